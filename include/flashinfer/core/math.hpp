@@ -1,0 +1,34 @@
+// Integer and constant arithmetic that every layer shares.
+#pragma once
+
+#include <flashinfer/core/std.hpp>
+
+namespace flashinfer {
+
+inline constexpr float kLog2e = 1.44269504088896340736f;
+inline constexpr float kLn2 = 0.69314718055994530942f;
+inline constexpr float kInfinity = __builtin_huge_valf();
+
+template <class T>
+FLASHINFER_HOST_DEVICE constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+template <class T>
+FLASHINFER_HOST_DEVICE constexpr T round_up(T a, T b) {
+  return ceil_div(a, b) * b;
+}
+template <class T>
+FLASHINFER_HOST_DEVICE constexpr T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+FLASHINFER_HOST_DEVICE constexpr T max(T a, T b) {
+  return a < b ? b : a;
+}
+template <class T>
+FLASHINFER_HOST_DEVICE constexpr T clamp(T x, T low, T high) {
+  return min(max(x, low), high);
+}
+FLASHINFER_HOST_DEVICE constexpr bool is_power_of_two(int64_t x) { return x > 0 && (x & (x - 1)) == 0; }
+
+}  // namespace flashinfer
