@@ -1,0 +1,17 @@
+# find_package(flashinfer): flashinfer::cpu and flashinfer::jit, always. COMPONENTS gpu: flashinfer::gpu too, which needs a CUDA toolkit.
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+include(${CMAKE_CURRENT_LIST_DIR}/flashinfer-targets.cmake)
+
+foreach(component IN LISTS flashinfer_FIND_COMPONENTS)
+  if(component STREQUAL "gpu" AND NOT TARGET flashinfer::gpu)
+    find_dependency(CUDAToolkit)
+    include(${CMAKE_CURRENT_LIST_DIR}/flashinfer-gpu.cmake)
+  endif()
+  if(TARGET flashinfer::${component})
+    set(flashinfer_${component}_FOUND TRUE)
+  elseif(flashinfer_FIND_REQUIRED_${component})
+    set(flashinfer_FOUND FALSE)
+    set(flashinfer_NOT_FOUND_MESSAGE "flashinfer has the components cpu, jit and gpu, not '${component}'")
+  endif()
+endforeach()
