@@ -1,0 +1,38 @@
+// Approximate scalar math: one MUFU instruction each, all accurate to about 2 ulp unless said otherwise.
+// Every architecture from sm_75 on has them. Results below the smallest normal float are flushed to zero.
+#pragma once
+
+#include <flashinfer/core/std.hpp>
+
+namespace flashinfer::gpu::ptx {
+
+/// 2^x; ex2(-inf) is 0.
+FLASHINFER_DEVICE float ex2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/// log2(x); lg2(0) is -inf.
+FLASHINFER_DEVICE float lg2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FLASHINFER_DEVICE float rcp(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FLASHINFER_DEVICE float rsqrt(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/// Relative error up to 2^-11: enough for 16-bit results, not for float ones.
+FLASHINFER_DEVICE float tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace flashinfer::gpu::ptx
