@@ -21,7 +21,7 @@ FLASHINFER_HOST_DEVICE constexpr int size_of(DType dtype) {
 }
 
 /// The enumerator's own spelling, as C++ source and error texts write it.
-constexpr const char* name_of(DType dtype) {
+FLASHINFER_HOST_DEVICE constexpr const char* name_of(DType dtype) {
   switch (dtype) {
     case DType::f32: return "f32";
     case DType::f16: return "f16";

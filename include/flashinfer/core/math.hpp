@@ -7,7 +7,7 @@ namespace flashinfer {
 
 inline constexpr float kLog2e = 1.44269504088896340736f;
 inline constexpr float kLn2 = 0.69314718055994530942f;
-inline constexpr float kInfinity = __builtin_huge_valf();
+inline constexpr float kInfinity = bit_cast<float>(0x7f800000u);  // NVRTC has no __builtin_huge_valf
 
 template <class T>
 FLASHINFER_HOST_DEVICE constexpr T ceil_div(T a, T b) {
