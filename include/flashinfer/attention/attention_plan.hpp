@@ -1,0 +1,250 @@
+// The work list of attention: who computes which keys of which rows, and where partial results meet. One pure function of the
+// lengths, the same code on host and device, so that both give the same bits.
+//
+// The work of a batch is a line of units. Requests follow one another; within a request its query tiles, within those the heads,
+// within those the keys:
+//     segment = (request, q_tile, head), unit = a run of kv tiles of one segment (at least one unit, even with no keys: it writes 0)
+// A worker (a CTA, or a CPU thread's turn) takes one contiguous piece of the line. Nothing else is stored: the items of a worker follow from
+// where it starts and the lengths (WorkIterator). Two ways to cut the line:
+//   balanced         unit = one kv tile. num_workers equal pieces; a segment cut by a border has partial results, of which a worker has
+//                    at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the batch. Stream-K.
+//   batch-invariant  unit = cut_tiles kv tiles, counted from key 0 of the request. Every unit of a segment with several has its own slot, merged in
+//                    key order: what a request gets does not depend on its neighbours, bit for bit. cut_tiles = 0: never cut.
+// Partials are (o, m, d) in fp32. The last worker to arrive at a segment's counter merges them in slot order and resets the counter,
+// so results do not depend on timing and a captured launch can be replayed.
+#pragma once
+
+#include <flashinfer/attention/variant.hpp>
+#include <flashinfer/core/math.hpp>
+
+namespace flashinfer {
+
+/// Where a worker's piece of the line begins.
+struct WorkerStart {
+  int32_t request, q_tile, head;
+  int32_t unit;  // of the segment, counted from its first
+  int32_t slot;  // batch-invariant: slot of that unit's segment's first unit
+  int32_t padding[3];
+};
+static_assert(sizeof(WorkerStart) == 32);
+
+/// Written by the planner in front of the worker starts.
+struct PlanHeader {
+  int64_t num_units;
+  int32_t num_workers;  // that have work; the launched grid may be larger
+  int32_t num_slots;    // batch-invariant: partial slots in use
+};
+
+/// One run of keys of one segment.
+struct WorkItem {
+  int32_t request, q_tile, head;
+  int32_t kv_begin, kv_end;  // keys to visit: begin is a multiple of kv_tile, end is not past the request's keys
+  int32_t slot;              // where the partial result goes; -1: the result is final
+  int32_t first_slot, num_slots;  // of the whole segment
+  int32_t slot_stride;            // slot i of a segment: i == 0 ? first_slot : first_slot + 1 + (i - 1) * slot_stride
+  FLASHINFER_HOST_DEVICE int32_t slot_at(int32_t i) const { return i == 0 ? first_slot : first_slot + 1 + (i - 1) * slot_stride; }
+};
+
+/// A plan is a value: shape, cuts, and pointers to the lengths and to the planner's output (device memory for a GPU plan).
+struct AttentionPlan {
+  int32_t batch_size = 0;
+  int32_t num_qo_heads = 0, num_kv_heads = 0;
+  int32_t num_vo_tiles = 1;  // "head" of an item runs over num_kv_heads * num_vo_tiles, kv head-major
+  int32_t q_tile = 64;       // packed rows: row = token * group_size + head in group
+  int32_t kv_tile = 64;
+  int32_t page_size = 0;     // 0: ragged
+  int32_t max_workers = 0;   // capacity: the launched grid, sizes of starts
+  int32_t max_slots = 0;     // capacity: partial slots, counters
+  int32_t min_units = 1;     // balanced: fewer units than this are not worth another worker and a merge
+  int32_t batch_invariant = 0;
+  int32_t cut_tiles = 0;     // batch-invariant: kv tiles per unit; 0: never cut
+  int32_t causal = 0;
+  int32_t window_left = -1;
+  int32_t uniform_qo_len = 1, uniform_kv_len = 0;  // of every request, where the indptr is null
+
+  const int32_t* qo_indptr = nullptr;      // [batch_size + 1] tokens
+  const int32_t* kv_indptr = nullptr;      // [batch_size + 1] pages, or tokens when ragged
+  const int32_t* last_page_len = nullptr;  // [batch_size], paged only
+  PlanHeader* header = nullptr;
+  WorkerStart* starts = nullptr;           // [max_workers]
+  int32_t* counters = nullptr;             // [max_slots], zero between launches; a segment's counter is that of its first slot
+  float* partial_out = nullptr;            // [max_slots, q_tile, vo_tile]
+  float* partial_max = nullptr;            // [max_slots, q_tile], log2 domain
+  float* partial_sum = nullptr;            // [max_slots, q_tile]
+
+  FLASHINFER_HOST_DEVICE int32_t group_size() const { return num_qo_heads / num_kv_heads; }
+  FLASHINFER_HOST_DEVICE int32_t num_heads() const { return num_kv_heads * num_vo_tiles; }
+  FLASHINFER_HOST_DEVICE int32_t qo_begin(int32_t r) const { return qo_indptr ? qo_indptr[r] : r * uniform_qo_len; }
+  FLASHINFER_HOST_DEVICE int32_t qo_len(int32_t r) const { return qo_indptr ? qo_indptr[r + 1] - qo_indptr[r] : uniform_qo_len; }
+  /// First page (paged) or token (ragged) of a request's keys.
+  FLASHINFER_HOST_DEVICE int32_t kv_begin(int32_t r) const { return kv_indptr ? kv_indptr[r] : r * uniform_kv_len; }
+  FLASHINFER_HOST_DEVICE int32_t kv_len(int32_t r) const {
+    if (!kv_indptr) return uniform_kv_len;
+    const int32_t n = kv_indptr[r + 1] - kv_indptr[r];
+    if (page_size == 0) return max(n, int32_t(0));
+    return n <= 0 ? 0 : (n - 1) * page_size + last_page_len[r];
+  }
+};
+
+/// The segments of one request: they differ by query tile only, heads are alike.
+struct RequestWork {
+  int32_t qo_len, kv_len, num_q_tiles;
+
+  FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, int32_t request)
+      : qo_len(max(plan.qo_len(request), int32_t(0))),
+        kv_len(plan.kv_len(request)),
+        num_q_tiles(ceil_div(qo_len * plan.group_size(), plan.q_tile)) {}
+
+  /// Keys that any row of the tile may see.
+  FLASHINFER_HOST_DEVICE KvRange keys(const AttentionPlan& plan, int32_t q_tile) const {
+    const int32_t group_size = plan.group_size();
+    const int32_t first = q_tile * plan.q_tile / group_size;
+    const int32_t last = min((q_tile + 1) * plan.q_tile - 1, qo_len * group_size - 1) / group_size;
+    return {kv_range(plan.causal, plan.window_left, first, qo_len, kv_len).begin, kv_range(plan.causal, plan.window_left, last, qo_len, kv_len).end};
+  }
+  FLASHINFER_HOST_DEVICE static int32_t unit_keys(const AttentionPlan& plan) {
+    if (!plan.batch_invariant) return plan.kv_tile;
+    return plan.cut_tiles > 0 ? plan.cut_tiles * plan.kv_tile : 0;
+  }
+  /// Units of one segment of this tile.
+  FLASHINFER_HOST_DEVICE int32_t num_units(const AttentionPlan& plan, int32_t q_tile) const {
+    const int32_t step = unit_keys(plan);
+    if (step == 0) return 1;
+    const KvRange range = keys(plan, q_tile);
+    return max(ceil_div(range.end, step) - range.begin / step, int32_t(1));
+  }
+  /// Units of the whole request.
+  FLASHINFER_HOST_DEVICE int64_t total_units(const AttentionPlan& plan) const {
+    int64_t units = 0;
+    if (!plan.causal && plan.window_left < 0) {  // all tiles are alike
+      units = num_q_tiles ? int64_t(num_q_tiles) * num_units(plan, 0) : 0;
+    } else {
+      for (int32_t t = 0; t < num_q_tiles; ++t) units += num_units(plan, t);
+    }
+    return units * plan.num_heads();
+  }
+  /// Slots of the whole request in a batch-invariant plan: the units of segments that have several.
+  FLASHINFER_HOST_DEVICE int64_t total_slots(const AttentionPlan& plan) const {
+    int64_t slots = 0;
+    for (int32_t t = 0; t < num_q_tiles; ++t) {
+      const int32_t n = num_units(plan, t);
+      slots += n > 1 ? n : 0;
+    }
+    return slots * plan.num_heads();
+  }
+};
+
+/// Workers that get work: every one at least min_units, and none an empty piece.
+FLASHINFER_HOST_DEVICE int32_t busy_workers(const AttentionPlan& plan, int64_t num_units) {
+  const int64_t least = plan.batch_invariant ? 1 : max(plan.min_units, int32_t(1));
+  return int32_t(min(int64_t(plan.max_workers), ceil_div(num_units, least)));
+}
+/// First unit of worker w's piece; w may equal num_workers.
+FLASHINFER_HOST_DEVICE int64_t piece_begin(int64_t num_units, int32_t num_workers, int32_t worker) {
+  return int64_t(worker) * num_units / num_workers;
+}
+/// The worker whose piece holds the unit.
+FLASHINFER_HOST_DEVICE int32_t worker_of(int64_t num_units, int32_t num_workers, int64_t unit) {
+  return int32_t(((unit + 1) * num_workers - 1) / num_units);
+}
+
+/// Finds the start of the worker whose piece begins at `unit` of the request's own units; `slot` is the request's first slot.
+FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t request, int64_t unit, int64_t slot) {
+  const RequestWork work(plan, request);
+  for (int32_t q_tile = 0;; ++q_tile) {
+    const int32_t n = work.num_units(plan, q_tile);
+    const int64_t tile_units = int64_t(n) * plan.num_heads();
+    const int32_t slots = n > 1 ? n : 0;
+    if (unit < tile_units || q_tile + 1 >= work.num_q_tiles) {
+      const int32_t head = int32_t(unit / n);
+      return {request, q_tile, head, int32_t(unit % n), int32_t(slot + int64_t(head) * slots), {}};
+    }
+    unit -= tile_units;
+    slot += int64_t(slots) * plan.num_heads();
+  }
+}
+
+/// Plans on one thread: two linear passes, no allocation. Fills header, starts and counters of `out` (host memory, max sizes).
+/// The GPU planner (gpu/attention_plan_kernel.cuh) computes the same with one block.
+FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& header, WorkerStart* starts, int32_t* counters) {
+  int64_t num_units = 0, num_slots = 0;
+  for (int32_t r = 0; r < plan.batch_size; ++r) {
+    const RequestWork work(plan, r);
+    num_units += work.total_units(plan);
+    if (plan.batch_invariant && plan.cut_tiles > 0) num_slots += work.total_slots(plan);
+  }
+  header = {num_units, num_units ? busy_workers(plan, num_units) : 0, int32_t(num_slots)};
+  int64_t unit = 0, slot = 0;
+  int32_t worker = 0;
+  for (int32_t r = 0; r < plan.batch_size && worker < header.num_workers; ++r) {
+    const RequestWork work(plan, r);
+    const int64_t units = work.total_units(plan);
+    for (int64_t begin; worker < header.num_workers && (begin = piece_begin(num_units, header.num_workers, worker)) < unit + units; ++worker)
+      starts[worker] = locate(plan, r, begin - unit, slot);
+    unit += units;
+    if (plan.batch_invariant && plan.cut_tiles > 0) slot += work.total_slots(plan);
+  }
+  for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
+}
+
+/// Walks the items of one worker.
+struct WorkIterator {
+  const AttentionPlan& plan;
+  int64_t num_units, unit, end;  // on the line
+  int32_t num_workers, worker;
+  WorkerStart at;
+
+  FLASHINFER_HOST_DEVICE WorkIterator(const AttentionPlan& plan, int32_t worker)
+      : plan(plan), num_units(plan.header->num_units), unit(0), end(0), num_workers(plan.header->num_workers), worker(worker), at{} {
+    if (worker >= num_workers) return;
+    unit = piece_begin(num_units, num_workers, worker);
+    end = piece_begin(num_units, num_workers, worker + 1);
+    at = plan.starts[worker];
+  }
+
+  /// False when the worker is done.
+  FLASHINFER_HOST_DEVICE bool next(WorkItem& item) {
+    if (unit >= end) return false;
+    RequestWork work(plan, at.request);
+    while (at.q_tile >= work.num_q_tiles) {  // requests without queries have no segments
+      at.q_tile = 0;
+      work = RequestWork(plan, ++at.request);
+    }
+    const int32_t n = work.num_units(plan, at.q_tile);
+    const KvRange range = work.keys(plan, at.q_tile);
+    // Balanced: all units of the segment that are this worker's, in one go. Batch-invariant: one unit.
+    const int32_t take = plan.batch_invariant ? 1 : int32_t(min(int64_t(n - at.unit), end - unit));
+    const int32_t step = RequestWork::unit_keys(plan);
+    const int32_t first_unit = step ? range.begin / step : 0;
+    const int32_t aligned_begin = range.begin / plan.kv_tile * plan.kv_tile;
+    item.request = at.request, item.q_tile = at.q_tile, item.head = at.head;
+    item.kv_begin = step ? max(aligned_begin, (first_unit + at.unit) * step) : aligned_begin;
+    item.kv_end = step && at.unit + take < n ? (first_unit + at.unit + take) * step : range.end;
+    item.slot = -1, item.first_slot = 0, item.num_slots = 0, item.slot_stride = 1;
+    if (take < n) place_partial(item, n);
+    unit += take;
+    at.unit += take;
+    if (at.unit == n) {
+      at.unit = 0;
+      at.slot += n > 1 ? n : 0;
+      if (++at.head == plan.num_heads()) at.head = 0, ++at.q_tile;
+    }
+    return true;
+  }
+
+ private:
+  FLASHINFER_HOST_DEVICE void place_partial(WorkItem& item, int32_t n) const {
+    if (plan.batch_invariant) {
+      item.first_slot = at.slot, item.num_slots = n, item.slot = at.slot + at.unit;
+      return;
+    }
+    // Worker w has slot 2w for the segment it continues and 2w + 1 for the one it leaves unfinished.
+    const int64_t segment_begin = unit - at.unit;
+    const int32_t first = worker_of(num_units, num_workers, segment_begin);
+    const int32_t last = worker_of(num_units, num_workers, segment_begin + n - 1);
+    item.first_slot = 2 * first + 1, item.num_slots = last - first + 1, item.slot_stride = 2;
+    item.slot = worker == first ? 2 * worker + 1 : 2 * worker;
+  }
+};
+
+}  // namespace flashinfer
