@@ -1,0 +1,62 @@
+"""Every op stands on both back ends, with a test and a benchmark: include/flashinfer/<op>/X.hpp has cpu/X.hpp and gpu/X.hpp
+beside it, gpu/X.hpp has a kernel, and X is named in cpp_tests/ or python_tests/, and in benchmarks/.
+And every folder of cpp_tests/ mirrors one of include/flashinfer."""
+
+import re
+from pathlib import PurePosixPath
+
+import layers
+import tree
+
+# "<op>/X: missing part" -> why it is missing. An entry that is no longer true fails too.
+EXPECTED = {}
+
+
+def missing(files):
+    """(op, part) for every part an op lacks."""
+    for path in files:
+        match = re.fullmatch(r"include/flashinfer/(\w+)/(\w+)\.hpp", path)
+        if not match or match[1] in layers.FOLDERS or layers.kind(path, files) != "entry":
+            continue
+        family, op = match.groups()
+        folder = f"include/flashinfer/{family}"
+        word = re.compile(rf"(?:(?<!\w)|(?<=test_)|(?<=bench_)){op}(?![A-Za-z0-9])")
+        named_in = lambda *tops: any(p.startswith(tops) and p.endswith(tuple(tree.SOURCE)) and word.search(p + "\n" + t) for p, t in files.items())
+        parts = {
+            f"cpu/{op}.hpp": f"{folder}/cpu/{op}.hpp" in files,
+            f"gpu/{op}.hpp": f"{folder}/gpu/{op}.hpp" in files,
+            "a test": named_in("cpp_tests/", "python_tests/"),
+            "a benchmark": named_in("benchmarks/"),
+        }
+        yield from ((f"{family}/{op}", part) for part, there in parts.items() if not there)
+
+
+def check(files):
+    found = {f"{op}: {part}" for op, part in missing(files)}
+    for item in found - EXPECTED.keys():
+        yield f"include/flashinfer/{item.replace(':', '.hpp:1: lacks')}"
+    if "cmake/checks/mirror.py" in files:  # not an example
+        for item in EXPECTED.keys() - found:
+            yield f"cmake/checks/mirror.py:1: '{item}' is not missing any more: take it from the list"
+    folders = {PurePosixPath(p).parts[2] for p in files if re.match(r"include/flashinfer/\w+/", p)}
+    for path in files:
+        match = re.match(r"cpp_tests/(\w+)/", path)
+        if match and match[1] not in folders:
+            yield f"{path}:1: cpp_tests/{match[1]} mirrors no folder of include/flashinfer"
+
+
+OP = {
+    "include/flashinfer/norm/rmsnorm.hpp": "#include <flashinfer/norm/cpu/rmsnorm.hpp>\n",
+    "include/flashinfer/norm/cpu/rmsnorm.hpp": "",
+    "include/flashinfer/norm/gpu/rmsnorm.hpp": "",
+    "include/flashinfer/norm/rmsnorm_params.hpp": "",
+    "cpp_tests/norm/test_norm.cpp": "TEST(Rmsnorm, matches) { rmsnorm(x); }",
+    "benchmarks/norm.py": "fused_add_rmsnorm, rmsnorm",
+}
+GOOD = [OP, {"include/flashinfer/attention/paged_kv.hpp": "#include <flashinfer/core/math.hpp>\n"}]
+NEEDED = [path for path in OP if not path.startswith("include/flashinfer/norm/rmsnorm")]
+BAD = [{path: text for path, text in OP.items() if path != gone} for gone in NEEDED]
+BAD += [OP | {"cpp_tests/norms/test_other.cpp": ""}, OP | {"benchmarks/norm.py": "fused_add_rmsnorm"}]
+
+if __name__ == "__main__":
+    tree.run(check, GOOD, BAD)
