@@ -1,0 +1,308 @@
+// The KernelSource of everyone without nvcc: a kernel is built at its first launch (kernel_builder.hpp), loaded through
+// the driver, and from then on found by its hash. Host only, no CUDA header.
+//
+//   a launch     hash -> loaded kernel -> cuLaunchKernelEx: no lock, no allocation, no string
+//   a miss       one thread builds and loads, outside every lock; others that want the same kernel wait for it
+//   devices      one library per architecture; per device its function, loaded, with its shared memory allowed
+//   graphs       launches and cold kernels are capture-safe; copies are not, and say so
+#pragma once
+
+#include <atomic>
+#include <cstring>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <flashinfer/jit/cuda_driver.hpp>
+#include <flashinfer/jit/kernel_builder.hpp>
+#include <flashinfer/runtime/kernel_source.hpp>
+
+namespace flashinfer {
+
+namespace jit {
+
+inline constexpr int kMaxDevices = 64;
+
+/// A GPU in use. Its primary context, the one that torch, JAX and CuPy use, is retained for good.
+struct Gpu {
+  int index = 0;
+  cu::DeviceOrdinal ordinal = 0;
+  cu::Context context = nullptr;
+  DeviceInfo info;
+};
+
+/// One kernel of one architecture. Never unloaded: graphs and other threads may hold it.
+struct LoadedKernel {
+  uint64_t key = 0;
+  cu::Kernel kernel = nullptr;
+  size_t params_bytes = 0;  // 0: this driver does not tell
+
+  struct OnDevice {
+    std::atomic<cu::Function> function{nullptr};  // set last
+    std::atomic<int32_t> smem_limit{0};           // the dynamic shared memory that launches may ask for
+    std::atomic<bool> large_clusters{false};      // of more than the 8 blocks that every GPU with clusters has
+  };
+  OnDevice on[kMaxDevices];
+  std::mutex mutex;  // of preparing it for a device
+};
+
+/// Key -> kernel, open addressing. Readers take no lock: slots go from null to a kernel once, and a table that has grown
+/// too small is replaced and kept, since a reader may still be in it.
+class KernelTable {
+ public:
+  LoadedKernel* find(uint64_t key) const {
+    const Slots& slots = *slots_.load(std::memory_order_acquire);
+    for (uint64_t at = key & slots.mask;; at = (at + 1) & slots.mask) {
+      LoadedKernel* kernel = slots.kernels[at].load(std::memory_order_acquire);
+      if (!kernel || kernel->key == key) return kernel;
+    }
+  }
+
+  /// The caller holds the writers' lock, and the key is not in the table.
+  void insert(LoadedKernel* kernel) {
+    Slots* slots = slots_.load(std::memory_order_relaxed);
+    if (2 * (size_ + 1) > slots->mask + 1) {
+      auto* larger = new Slots(2 * (slots->mask + 1));
+      for (uint64_t at = 0; at <= slots->mask; ++at)
+        if (LoadedKernel* moved = slots->kernels[at].load(std::memory_order_relaxed)) larger->put(moved);
+      slots_.store(larger, std::memory_order_release);
+      slots = larger;
+    }
+    slots->put(kernel);
+    ++size_;
+  }
+
+ private:
+  struct Slots {
+    uint64_t mask;
+    std::unique_ptr<std::atomic<LoadedKernel*>[]> kernels;
+    explicit Slots(uint64_t size) : mask(size - 1), kernels(new std::atomic<LoadedKernel*>[size]()) {}
+    void put(LoadedKernel* kernel) {
+      uint64_t at = kernel->key & mask;
+      while (kernels[at].load(std::memory_order_relaxed)) at = (at + 1) & mask;
+      kernels[at].store(kernel, std::memory_order_release);
+    }
+  };
+  std::atomic<Slots*> slots_{new Slots(256)};
+  uint64_t size_ = 0;
+};
+
+}  // namespace jit
+
+class JitKernels : public KernelSource {
+ public:
+  JitKernels() = default;
+  explicit JitKernels(jit::Settings settings, jit::Hooks hooks = {}) : builder_(std::move(settings), std::move(hooks)) {}
+
+  /// The one of the process. Never destroyed: the driver may be gone before static destructors run.
+  static JitKernels& global() {
+    static JitKernels* kernels = new JitKernels;
+    return *kernels;
+  }
+
+  jit::KernelBuilder& builder() { return builder_; }
+
+  int device_count() {
+    cu::Driver& driver = cu::Driver::get();
+    driver.initialise();
+    int count = 0;
+    cu::check(driver.device_get_count(&count), "cuDeviceGetCount");
+    return count;
+  }
+
+  const DeviceInfo& device_info(int device) override { return gpu(device).info; }
+
+  void launch(const KernelId& id, const LaunchShape& shape, const void* params, size_t params_bytes, const Context& context) override {
+    const jit::Gpu& gpu = this->gpu(context.device.index);
+    const cu::CurrentContext current(gpu.context);
+
+    const uint64_t key = mix(id.hash, uint64_t(gpu.info.arch.number));
+    jit::LoadedKernel* kernel = table_.find(key);
+    if (!kernel) [[unlikely]] kernel = load(id, key, gpu.info.arch);
+    if (kernel->params_bytes != params_bytes && kernel->params_bytes != 0) [[unlikely]]
+      throw CudaError("jit: " + id.text(id.config).kernel + ": Params have " + std::to_string(params_bytes) + " bytes on the host and " +
+                      std::to_string(kernel->params_bytes) + " on the device; a field's type differs between the two compilers");
+
+    jit::LoadedKernel::OnDevice& on_device = kernel->on[gpu.index];
+    const uint32_t cluster_size = shape.cluster.x * shape.cluster.y * shape.cluster.z;
+    cu::Function function = on_device.function.load(std::memory_order_acquire);
+    if (!function || shape.smem_bytes > on_device.smem_limit.load(std::memory_order_relaxed) ||
+        (cluster_size > 8 && !on_device.large_clusters.load(std::memory_order_relaxed))) [[unlikely]]
+      function = prepare(*kernel, gpu, shape.smem_bytes, cluster_size > 8);
+
+    cu::LaunchAttribute attributes[2];
+    cu::LaunchConfig config{shape.grid.x,  shape.grid.y,  shape.grid.z,
+                            shape.block.x, shape.block.y, shape.block.z,
+                            unsigned(shape.smem_bytes), static_cast<cu::Stream>(context.stream), attributes, 0};
+    if (cluster_size > 1) {
+      cu::LaunchAttribute& attribute = attributes[config.num_attributes++];
+      attribute.id = cu::kClusterDimension;
+      attribute.value.cluster = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
+    }
+    if (shape.pdl && gpu.info.arch.number >= 90) {
+      cu::LaunchAttribute& attribute = attributes[config.num_attributes++];
+      attribute.id = cu::kProgrammaticStreamSerialization;
+      attribute.value.programmatic_stream_serialization_allowed = 1;
+    }
+    void* arguments[] = {const_cast<void*>(params)};
+    const cu::Result result = cu::Driver::get().launch_kernel_ex(&config, function, arguments, nullptr);
+    if (result != 0) [[unlikely]] cu::fail(result, "launch of " + id.text(id.config).kernel + " " + describe(shape));
+  }
+
+  void copy_to_device(void* device, const void* host, size_t bytes, const Context& context) override {
+    if (bytes == 0) return;
+    const cu::CurrentContext current(gpu(context.device.index).context);
+    refuse_capture(context, "a copy from host memory; plan before the capture");
+    // The driver copies pageable memory aside before it returns, but reads pinned memory later, when the caller may have
+    // written the next plan there. Our own buffer is always pageable.
+    thread_local std::vector<unsigned char> pageable;
+    pageable.resize(bytes);
+    std::memcpy(pageable.data(), host, bytes);
+    cu::check(cu::Driver::get().memcpy_htod_async(cu::DevicePointer(uintptr_t(device)), pageable.data(), bytes,
+                                                  static_cast<cu::Stream>(context.stream)),
+              "cuMemcpyHtoDAsync");
+  }
+
+  void copy_to_host(void* host, const void* device, size_t bytes, const Context& context) override {
+    const cu::CurrentContext current(gpu(context.device.index).context);
+    refuse_capture(context, "reading device memory back; unset FLASHINFER_VALIDATE");
+    const auto stream = static_cast<cu::Stream>(context.stream);
+    if (bytes > 0)
+      cu::check(cu::Driver::get().memcpy_dtoh_async(host, cu::DevicePointer(uintptr_t(device)), bytes, stream), "cuMemcpyDtoHAsync");
+    cu::check(cu::Driver::get().stream_synchronize(stream), "cuStreamSynchronize");
+  }
+
+ private:
+  const jit::Gpu& gpu(int index) {
+    cu::Driver::get().initialise();
+    if (index < 0 || index >= jit::kMaxDevices)
+      throw InvalidArgument("jit", "device", "a CUDA device index below " + std::to_string(jit::kMaxDevices), std::to_string(index));
+    const jit::Gpu* gpu = gpus_[index].load(std::memory_order_acquire);
+    return gpu ? *gpu : retain(index);
+  }
+
+  const jit::Gpu& retain(int index) {
+    const std::lock_guard lock(mutex_);
+    if (const jit::Gpu* gpu = gpus_[index].load(std::memory_order_acquire)) return *gpu;
+    const cu::RelaxedCapture relaxed;
+    cu::Driver& driver = cu::Driver::get();
+    auto gpu = std::make_unique<jit::Gpu>();
+    gpu->index = index;
+    cu::check(driver.device_get(&gpu->ordinal, index), "cuDeviceGet");
+    auto attribute = [&](cu::DeviceAttribute which) {
+      int value = 0;
+      cu::check(driver.device_get_attribute(&value, which, gpu->ordinal), "cuDeviceGetAttribute");
+      return value;
+    };
+    gpu->info.arch = arch_of(attribute(cu::kComputeCapabilityMajor), attribute(cu::kComputeCapabilityMinor));
+    gpu->info.num_sms = attribute(cu::kMultiprocessorCount);
+    gpu->info.smem_per_block = attribute(cu::kMaxSharedMemoryPerBlockOptin);
+    gpu->info.smem_per_sm = attribute(cu::kMaxSharedMemoryPerMultiprocessor);
+    gpu->info.l2_bytes = attribute(cu::kL2CacheSize);
+    cu::check(driver.device_primary_ctx_retain(&gpu->context, gpu->ordinal), "cuDevicePrimaryCtxRetain");
+    gpus_[index].store(gpu.get(), std::memory_order_release);
+    return *gpu.release();
+  }
+
+  /// The miss: builds and loads, or waits for the thread that does. If it fails, so do all that waited; the next launch
+  /// tries again.
+  jit::LoadedKernel* load(const KernelId& id, uint64_t key, Arch arch) {
+    const std::shared_ptr<void> token = builder_.hooks.before_compile ? builder_.hooks.before_compile() : nullptr;
+    std::promise<jit::LoadedKernel*> promise;
+    std::shared_future<jit::LoadedKernel*> other;
+    {
+      const std::lock_guard lock(mutex_);
+      if (jit::LoadedKernel* kernel = table_.find(key)) return kernel;
+      if (const auto found = loading_.find(key); found != loading_.end()) other = found->second;
+      else loading_[key] = promise.get_future().share();
+    }
+    if (other.valid()) return other.get();
+    try {
+      jit::LoadedKernel* kernel = build_and_load(id.text(id.config), key, arch);
+      {
+        const std::lock_guard lock(mutex_);
+        table_.insert(kernel);
+        loading_.erase(key);
+      }
+      promise.set_value(kernel);
+      return kernel;
+    } catch (...) {
+      {
+        const std::lock_guard lock(mutex_);
+        loading_.erase(key);
+      }
+      promise.set_exception(std::current_exception());
+      throw;
+    }
+  }
+
+  jit::LoadedKernel* build_and_load(const KernelText& text, uint64_t key, Arch arch) {
+    const jit::Built built = builder_.build(text, arch);
+    cu::Driver& driver = cu::Driver::get();
+    const cu::RelaxedCapture relaxed;
+    cu::Library library = nullptr;
+    char log[4096] = "";
+    cu::JitOption options[] = {cu::kJitErrorLogBuffer, cu::kJitErrorLogBufferSizeBytes};
+    void* values[] = {log, reinterpret_cast<void*>(uintptr_t(sizeof(log)))};
+    const cu::Result loaded = driver.library_load_data(&library, built.cubin.code.data(), options, values, 2, nullptr, nullptr, 0);
+    if (loaded != 0)
+      cu::fail(loaded, "jit: loading " + text.kernel + " for " + to_string(arch) + " into a driver of CUDA " +
+                           std::to_string(driver.version() / 1000) + "." + std::to_string(driver.version() % 1000 / 10) +
+                           (log[0] ? std::string(" (") + log + ")" : "") + ", built by " + builder_.toolchain().nvrtc);
+    auto kernel = std::make_unique<jit::LoadedKernel>();
+    kernel->key = key;
+    cu::check(driver.library_get_kernel(&kernel->kernel, library, jit::kEntryPoint), "cuLibraryGetKernel");
+    size_t offset = 0, bytes = 0;
+    if (driver.kernel_get_param_info && driver.kernel_get_param_info(kernel->kernel, 0, &offset, &bytes) == 0) kernel->params_bytes = bytes;
+    return kernel.release();
+  }
+
+  /// Allows the shared memory (the most that any launch has asked for) and loads the function, so that a capture does not.
+  static cu::Function prepare(jit::LoadedKernel& kernel, const jit::Gpu& gpu, int32_t smem_bytes, bool large_cluster) {
+    const std::lock_guard lock(kernel.mutex);
+    const cu::RelaxedCapture relaxed;
+    cu::Driver& driver = cu::Driver::get();
+    jit::LoadedKernel::OnDevice& on_device = kernel.on[gpu.index];
+    if (smem_bytes > on_device.smem_limit.load(std::memory_order_relaxed)) {
+      if (smem_bytes > gpu.info.smem_per_block)
+        throw Unsupported("jit: a launch asks for " + std::to_string(smem_bytes) + " bytes of shared memory, " + to_string(gpu.info.arch) +
+                          " has " + std::to_string(gpu.info.smem_per_block));
+      cu::check(driver.kernel_set_attribute(cu::kMaxDynamicSharedSizeBytes, smem_bytes, kernel.kernel, gpu.ordinal), "cuKernelSetAttribute");
+      on_device.smem_limit.store(smem_bytes, std::memory_order_relaxed);
+    }
+    if (large_cluster && !on_device.large_clusters.load(std::memory_order_relaxed)) {
+      cu::check(driver.kernel_set_attribute(cu::kNonPortableClusterSizeAllowed, 1, kernel.kernel, gpu.ordinal), "cuKernelSetAttribute");
+      on_device.large_clusters.store(true, std::memory_order_relaxed);
+    }
+    cu::Function function = on_device.function.load(std::memory_order_relaxed);
+    if (!function) {
+      cu::check(driver.kernel_get_function(&function, kernel.kernel), "cuKernelGetFunction");
+      if (driver.func_load) cu::check(driver.func_load(function), "cuFuncLoad");
+      on_device.function.store(function, std::memory_order_release);
+    }
+    return function;
+  }
+
+  static void refuse_capture(const Context& context, const std::string& what) {
+    cu::StreamCaptureStatus status = cu::kCaptureStatusNone;
+    cu::check(cu::Driver::get().stream_is_capturing(static_cast<cu::Stream>(context.stream), &status), "cuStreamIsCapturing");
+    if (status != cu::kCaptureStatusNone) throw CudaError("the stream is being captured into a CUDA graph, which can not hold " + what);
+  }
+
+  static std::string describe(const LaunchShape& s) {
+    auto dim = [](Dim3 d) { return std::to_string(d.x) + "x" + std::to_string(d.y) + "x" + std::to_string(d.z); };
+    return "(grid " + dim(s.grid) + ", block " + dim(s.block) + ", " + std::to_string(s.smem_bytes) + " bytes of shared memory, cluster " +
+           dim(s.cluster) + ")";
+  }
+
+  jit::KernelBuilder builder_;
+  jit::KernelTable table_;
+  std::atomic<const jit::Gpu*> gpus_[jit::kMaxDevices] = {};
+  std::mutex mutex_;  // of the members below, and of writing those above
+  std::map<uint64_t, std::shared_future<jit::LoadedKernel*>> loading_;
+};
+
+}  // namespace flashinfer
