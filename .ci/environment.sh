@@ -22,6 +22,6 @@ create_environment() {  # [tests]
 }
 
 install_package() {  # extra,... The build lives on in .venv/wheel, so that the next one compiles only what changed.
-  pip install -q "scikit-build-core>=0.10" "nanobind>=2.9" cmake ninja &&
+  pip install -qq "scikit-build-core>=0.10" "nanobind>=2.9" cmake ninja &&
     pip install -q --no-build-isolation -C build-dir=.venv/wheel ".[$1]"
 }

@@ -66,7 +66,8 @@ def kind(path, files):
 
 def is_device(path, text):
     below = path.removeprefix("include/flashinfer/")
-    if text.startswith("// Host only") or below in {"core/std.hpp", "version.hpp", "runtime/compiled_kernels.cuh"}:
+    first_comment = re.match(r"(//[^\n]*\n)*", text)[0]
+    if "Host only" in first_comment or below in {"core/std.hpp", "version.hpp", "runtime/compiled_kernels.cuh"}:
         return False
     return below.startswith("core/") or below.endswith((".cuh", "_params.hpp", "_plan.hpp"))
 

@@ -30,8 +30,9 @@ class Nvrtc:
         created = self.lib.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"header.cu", 0, None, None)
         if created != 0:
             sys.exit(f"nvrtcCreateProgram: error {created}")
-        # --no-cache: else NVRTC initialises the driver. --modify-stack-limit: else it changes the limit of the whole process.
-        options = ["--std=c++20", "--no-cache", "--modify-stack-limit=false", *options]
+        # As in jit/kernel_builder.hpp. --no-cache: else NVRTC initialises the driver. --modify-stack-limit: else it changes
+        # the limit of the whole process.
+        options = ["-std=c++20", "--device-as-default-execution-space", "--no-cache", "--modify-stack-limit=false", *options]
         start = time.thread_time()
         result = self.lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*map(str.encode, options)))
         seconds = time.thread_time() - start
