@@ -1,0 +1,121 @@
+"""python -m flashinfer.demo: serve requests, show what it took."""
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import flashinfer
+from flashinfer.demo.arrays import NumPy, Torch
+from flashinfer.demo.engine import Engine, Request
+from flashinfer.demo.model import Llama, LlamaConfig
+
+
+def options():
+    parser = argparse.ArgumentParser(prog="python -m flashinfer.demo", description="Serves a Llama-architecture model with continuous "
+                                     "batching over a paged KV cache. Without --model it makes a small random one.")
+    parser.add_argument("--model", type=Path, help="Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer.json")
+    parser.add_argument("--prompt", action="append", help="a prompt (needs a tokenizer.json); may be given several times")
+    parser.add_argument("--framework", choices=["numpy", "torch"], help="default: torch where it is installed, else NumPy")
+    parser.add_argument("--device", default=None, help="cpu or cuda (torch); default: cuda where there is one")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: float32 on CPU, bfloat16 on CUDA")
+    parser.add_argument("--requests", type=int, default=8, help="how many random requests, without --prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--page-size", type=int, default=16)
+    parser.add_argument("--pages", type=int, default=256, help="pages of the KV cache")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def choose_arrays(args):
+    framework = args.framework
+    if framework is None:
+        try:
+            import torch  # noqa: F401
+
+            framework = "torch"
+        except ImportError:
+            framework = "numpy"
+    if framework == "numpy":
+        return NumPy(args.dtype or "float32")
+    import torch
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Torch(args.dtype or ("bfloat16" if device.startswith("cuda") else "float32"), device)
+
+
+def make_requests(args, config, tokenizer):
+    rng = random.Random(args.seed)
+    if args.prompt:
+        if tokenizer is None:
+            sys.exit("--prompt needs a --model folder with a tokenizer.json")
+        return [Request(tokenizer.encode(text).ids, args.max_new_tokens, name=text[:24]) for text in args.prompt]
+    requests = []
+    for i in range(args.requests):  # some at once, some while others decode
+        length = rng.choice([5, 17, 64, 130, 300])
+        prompt = [rng.randrange(config.vocab_size) for _ in range(length)]
+        requests.append(Request(prompt, rng.randint(args.max_new_tokens // 2, args.max_new_tokens), arrival=max(0, i - 3) * 6, name=f"request {i}"))
+    return requests
+
+
+def rate(tokens, seconds):
+    return f"{tokens / seconds:,.0f}" if seconds > 0 else "-"
+
+
+def main():
+    args = options()
+    console = Console()
+    arrays = choose_arrays(args)
+    begin = time.perf_counter()
+    if args.model:
+        model = Llama.from_folder(args.model, arrays, num_pages=args.pages, page_size=args.page_size)
+    else:
+        model = Llama(LlamaConfig(), arrays, num_pages=args.pages, page_size=args.page_size, seed=args.seed)
+    tokenizer = None
+    if args.model and (args.model / "tokenizer.json").exists():
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    c = model.config
+    console.print(f"flashinfer {flashinfer.__version__}: {c.num_layers} layers, hidden {c.hidden_size}, heads {c.num_qo_heads}/{c.num_kv_heads} x {c.head_dim}, "
+                  f"{type(arrays).__name__} on {arrays.device}, {arrays.dtype}; model ready in {time.perf_counter() - begin:.2f} s")
+    requests = make_requests(args, c, tokenizer)
+
+    bar = Progress(TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"),
+                   TimeRemainingColumn(), console=console)
+    begin = time.perf_counter()
+    with bar:
+        task = bar.add_task("generating", total=sum(request.max_new_tokens for request in requests))
+        engine = Engine(model, on_token=lambda request, token: bar.advance(task))
+        for request in requests:
+            engine.add(request)
+        engine.run()
+        bar.update(task, total=bar.tasks[0].completed)
+    seconds = time.perf_counter() - begin
+
+    table = Table("request", "arrived", "prompt", "new", "prefill tok/s", "decode tok/s", "KV pages", title="Requests")
+    for request in requests:
+        table.add_row(request.name, f"step {request.arrival}", str(len(request.prompt)), str(len(request.generated)),
+                      rate(request.prefill_tokens, request.prefill_seconds), rate(request.decode_tokens, request.decode_seconds), str(request.most_pages))
+    console.print(table)
+    totals = model.times.totals()
+    table = Table("op", "ms", "share", title="Time by op")
+    for name, spent in totals.items():
+        table.add_row(name, f"{spent * 1e3:,.1f}", f"{spent / sum(totals.values()):.0%}")
+    console.print(table)
+    pool = engine.pool
+    generated = sum(len(request.generated) for request in requests)
+    console.print(f"{generated} tokens in {engine.num_steps} steps, {seconds:.2f} s: {generated / seconds:,.0f} tokens/s; KV cache: at most {pool.most_used} of "
+                  f"{pool.num_pages} pages in use, {pool.num_taken} taken in all, {pool.num_pages - len(pool.free)} in use now")
+    if tokenizer is not None:
+        for request in requests:
+            console.print(f"[bold]{request.name}[/bold] {tokenizer.decode(request.generated)}")
+
+
+if __name__ == "__main__":
+    main()
