@@ -6,9 +6,6 @@
 #include <string>
 
 #include <flashinfer/core/check.hpp>
-#if __has_include(<flashinfer/jit/jit_kernels.hpp>)
-#include <flashinfer/jit/jit_kernels.hpp>
-#endif
 
 namespace flashinfer::bindings {
 namespace {
@@ -67,14 +64,6 @@ bool validate() {
     return text && *text && *text != '0';
   }();
   return on;
-}
-
-KernelSource* jit_kernels() {
-#if __has_include(<flashinfer/jit/jit_kernels.hpp>)
-  return &JitKernels::global();
-#else
-  return nullptr;
-#endif
 }
 
 }  // namespace
@@ -258,8 +247,7 @@ const Context& Call::context() {
   ready_ = true;
   context_.validate = validate();
   if (context_.device.type == DeviceType::cuda) {
-    context_.kernels = jit_kernels();
-    if (!context_.kernels) throw Unsupported(std::string(op_) + ": this build has no CUDA kernels");
+    context_.kernels = &jit_kernels();
     context_.pdl = enable_pdl_ ? *enable_pdl_ : context_.kernels->device_info(context_.device.index).arch.number >= 90;
   }
   return context_;

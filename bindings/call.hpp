@@ -19,6 +19,9 @@
 
 namespace flashinfer::bindings {
 
+/// The kernels of this process: compiled by NVRTC when first launched, with the compiler that the Python environment has.
+KernelSource& jit_kernels();
+
 /// An output: where the op writes, and what Python gets. Call result() after the op ran, for it may copy (JAX).
 struct Output {
   TensorView view;

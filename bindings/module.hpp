@@ -2,6 +2,8 @@
 //   const Family norm{[](nb::module_& m) { m.def("rmsnorm", &rmsnorm, "input"_a, "weight"_a, ...); }};
 #pragma once
 
+#include <functional>
+
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -29,6 +31,24 @@ class Family {
   }
   void (*bind_)(nb::module_&);
   const Family* next_;
+};
+
+/// The kernels that `python -m flashinfer precompile` builds, by the name of their op:
+///   const Tuned rmsnorm{"rmsnorm", [](Arch arch, const Tuned::Add& add) { for_each_tuned_rmsnorm(arch, [&](const auto& config) {
+///   add(kernel_id(config)); }); }};
+class Tuned {
+ public:
+  using Add = std::function<void(const KernelId&)>;
+  Tuned(const char* op, void (*list)(Arch, const Add&)) : op(op), list(list), next(first()) { first() = this; }
+  Tuned(const Tuned&) = delete;
+
+  static const Tuned*& first() {
+    static const Tuned* tuned = nullptr;
+    return tuned;
+  }
+  const char* op;
+  void (*list)(Arch, const Add&);
+  const Tuned* next;
 };
 
 }  // namespace flashinfer::bindings
