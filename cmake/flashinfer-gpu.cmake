@@ -3,4 +3,4 @@
 add_library(flashinfer_gpu INTERFACE)
 add_library(flashinfer::gpu ALIAS flashinfer_gpu)
 target_compile_features(flashinfer_gpu INTERFACE cuda_std_20)
-target_link_libraries(flashinfer_gpu INTERFACE flashinfer::cpu CUDA::cudart CUDA::cuda_driver)
+target_link_libraries(flashinfer_gpu INTERFACE flashinfer::cpu CUDA::toolkit)  # the CUDA runtime: as CMAKE_CUDA_RUNTIME_LIBRARY says
