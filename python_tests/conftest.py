@@ -1,0 +1,71 @@
+"""Fixtures of every test: the device, fresh random tensors, the comparison with a reference in float64."""
+
+import zlib
+
+import pytest
+import torch
+
+# ‖out - ref‖ / ‖ref‖ that rounding to the dtype explains; more is an error of the kernel.
+BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 7e-4, torch.bfloat16: 5e-3, torch.float8_e4m3fn: 4e-2, torch.float8_e5m2: 8e-2}
+
+
+def pytest_collection_modifyitems(config, items):
+    if torch.cuda.is_available():
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=gpu)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    return request.param
+
+
+@pytest.fixture
+def generator(request):
+    """Seeded by the test's name and parameters: other numbers in every test, the same ones in every run."""
+    return torch.Generator().manual_seed(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def randn(generator, device):
+    """randn(*shape, dtype=, scale=): normal numbers, drawn in float64 on the CPU, so that both devices get the same."""
+
+    def make(*shape, dtype=torch.float32, scale=1.0):
+        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype).to(device)
+
+    return make
+
+
+@pytest.fixture
+def nans(device):
+    """nans(*shape, dtype=): an output to write to. What the kernel leaves out stays NaN, and no comparison passes it."""
+
+    def make(*shape, dtype=torch.float32):
+        if dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+            return torch.full(shape, 0x7F, dtype=torch.uint8, device=device).view(dtype)
+        return torch.full(shape, float("nan"), dtype=dtype, device=device)
+
+    return make
+
+
+def relative_error(out, ref):
+    out, ref = out.detach().double().cpu(), ref.detach().double().cpu()
+    assert out.shape == ref.shape, f"shape {tuple(out.shape)}, expected {tuple(ref.shape)}"
+    if ref.numel() == 0:
+        return 0.0
+    assert not out.isnan().any(), f"{int(out.isnan().sum())} of {out.numel()} elements are NaN"
+    return float((out - ref).norm() / ref.norm().clamp_min(1e-300))
+
+
+@pytest.fixture
+def check():
+    """check(out, ref, bound=None): out against a float64 reference; the bound is the one of out's dtype unless given."""
+
+    def compare(out, ref, bound=None):
+        error = relative_error(out, ref)
+        bound = BOUNDS[out.dtype] if bound is None else bound
+        assert error < bound, f"relative error {error:.3g}, allowed {bound:.3g} for {out.dtype}"
+
+    return compare
