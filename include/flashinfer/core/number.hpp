@@ -51,7 +51,7 @@ FLASHINFER_HOST_DEVICE constexpr uint32_t narrow(float value) {
   const uint32_t magnitude = word & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return sign | kNan;
   uint32_t bits = 0;
-  const int exponent = int(magnitude >> 23) - 127 + kBias;
+  const int exponent = int(magnitude >> 23 ? magnitude >> 23 : 1) - 127 + kBias;  // a subnormal has the exponent of the smallest normal
   if (exponent >= 1) {
     const uint32_t rebiased = magnitude - (uint32_t(127 - kBias) << 23);
     constexpr int kDrop = 23 - kMantissaBits;
