@@ -12,6 +12,12 @@ import tree
 EXPECTED = {}
 
 
+def names(op, path, text):
+    """Is the file of the op, or does it call it?"""
+    word = rf"(?:(?<!\w)|(?<=test_)|(?<=bench_)){op}(?![A-Za-z0-9])"
+    return path.endswith(tuple(tree.SOURCE)) and re.search(word, path + "\n" + text)
+
+
 def missing(files):
     """(op, part) for every part an op lacks."""
     for path in files:
@@ -20,8 +26,7 @@ def missing(files):
             continue
         family, op = match.groups()
         folder = f"include/flashinfer/{family}"
-        word = re.compile(rf"(?:(?<!\w)|(?<=test_)|(?<=bench_)){op}(?![A-Za-z0-9])")
-        named_in = lambda *tops: any(p.startswith(tops) and p.endswith(tuple(tree.SOURCE)) and word.search(p + "\n" + t) for p, t in files.items())
+        named_in = lambda *tops: any(path.startswith(tops) and names(op, path, text) for path, text in files.items())
         parts = {
             f"cpu/{op}.hpp": f"{folder}/cpu/{op}.hpp" in files,
             f"gpu/{op}.hpp": f"{folder}/gpu/{op}.hpp" in files,
