@@ -80,56 +80,57 @@ struct SymbolName {
   }
 };
 
+/// Finds a function of the driver. A test may put a stand-in here, before the first call of Driver::get().
+inline void* (*find_symbol)(const char* name) = [](const char* name) -> void* {
+  static void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  return library ? dlsym(library, name) : nullptr;
+};
+
 /// One function of the driver: the exported name and the parameter types are part of the type, for the ABI test.
 template <SymbolName kSymbol, class... Args>
 struct Entry {
   static constexpr const char* kName = kSymbol.text;
-  Result (*function)(Args...) = nullptr;
+  using Function = Result (*)(Args...);
+  Function function = reinterpret_cast<Function>(find_symbol(kName));
 
-  explicit Entry(void* library) {
-    if (library) function = reinterpret_cast<Result (*)(Args...)>(dlsym(library, kName));
-  }
   explicit operator bool() const { return function != nullptr; }
   Result operator()(Args... args) const { return function(args...); }
 };
 
 /// The loaded driver library. Loading it initialises nothing: initialise() does, at the first use of a GPU.
 class Driver {
- private:
-  void* library_;
-
  public:
-  Entry<"cuInit", unsigned> init{library_};
-  Entry<"cuDriverGetVersion", int*> driver_get_version{library_};
-  Entry<"cuGetErrorName", Result, const char**> get_error_name{library_};
-  Entry<"cuGetErrorString", Result, const char**> get_error_string{library_};
-  Entry<"cuDeviceGet", DeviceOrdinal*, int> device_get{library_};
-  Entry<"cuDeviceGetCount", int*> device_get_count{library_};
-  Entry<"cuDeviceGetAttribute", int*, DeviceAttribute, DeviceOrdinal> device_get_attribute{library_};
-  Entry<"cuDevicePrimaryCtxRetain", Context*, DeviceOrdinal> device_primary_ctx_retain{library_};
-  Entry<"cuCtxGetCurrent", Context*> ctx_get_current{library_};
-  Entry<"cuCtxPushCurrent_v2", Context> ctx_push_current{library_};
-  Entry<"cuCtxPopCurrent_v2", Context*> ctx_pop_current{library_};
-  Entry<"cuLibraryLoadData", Library*, const void*, JitOption*, void**, unsigned, int*, void**, unsigned> library_load_data{library_};
-  Entry<"cuLibraryGetKernel", Kernel*, Library, const char*> library_get_kernel{library_};
-  Entry<"cuKernelGetFunction", Function*, Kernel> kernel_get_function{library_};
-  Entry<"cuKernelSetAttribute", FunctionAttribute, int, Kernel, DeviceOrdinal> kernel_set_attribute{library_};
-  Entry<"cuLaunchKernelEx", const LaunchConfig*, Function, void**, void**> launch_kernel_ex{library_};
-  Entry<"cuMemcpyHtoDAsync_v2", DevicePointer, const void*, size_t, Stream> memcpy_htod_async{library_};
-  Entry<"cuMemcpyDtoHAsync_v2", void*, DevicePointer, size_t, Stream> memcpy_dtoh_async{library_};
-  Entry<"cuStreamSynchronize", Stream> stream_synchronize{library_};
-  Entry<"cuStreamIsCapturing", Stream, StreamCaptureStatus*> stream_is_capturing{library_};
-  Entry<"cuThreadExchangeStreamCaptureMode", StreamCaptureMode*> thread_exchange_stream_capture_mode{library_};
+  Entry<"cuInit", unsigned> init;
+  Entry<"cuDriverGetVersion", int*> driver_get_version;
+  Entry<"cuGetErrorName", Result, const char**> get_error_name;
+  Entry<"cuGetErrorString", Result, const char**> get_error_string;
+  Entry<"cuDeviceGet", DeviceOrdinal*, int> device_get;
+  Entry<"cuDeviceGetCount", int*> device_get_count;
+  Entry<"cuDeviceGetAttribute", int*, DeviceAttribute, DeviceOrdinal> device_get_attribute;
+  Entry<"cuDevicePrimaryCtxRetain", Context*, DeviceOrdinal> device_primary_ctx_retain;
+  Entry<"cuCtxGetCurrent", Context*> ctx_get_current;
+  Entry<"cuCtxPushCurrent_v2", Context> ctx_push_current;
+  Entry<"cuCtxPopCurrent_v2", Context*> ctx_pop_current;
+  Entry<"cuLibraryLoadData", Library*, const void*, JitOption*, void**, unsigned, int*, void**, unsigned> library_load_data;
+  Entry<"cuLibraryGetKernel", Kernel*, Library, const char*> library_get_kernel;
+  Entry<"cuKernelGetFunction", Function*, Kernel> kernel_get_function;
+  Entry<"cuKernelSetAttribute", FunctionAttribute, int, Kernel, DeviceOrdinal> kernel_set_attribute;
+  Entry<"cuLaunchKernelEx", const LaunchConfig*, Function, void**, void**> launch_kernel_ex;
+  Entry<"cuMemcpyHtoDAsync_v2", DevicePointer, const void*, size_t, Stream> memcpy_htod_async;
+  Entry<"cuMemcpyDtoHAsync_v2", void*, DevicePointer, size_t, Stream> memcpy_dtoh_async;
+  Entry<"cuStreamSynchronize", Stream> stream_synchronize;
+  Entry<"cuStreamIsCapturing", Stream, StreamCaptureStatus*> stream_is_capturing;
+  Entry<"cuThreadExchangeStreamCaptureMode", StreamCaptureMode*> thread_exchange_stream_capture_mode;
   // Newer than CUDA 12.0, or not needed by every GPU: may be absent.
-  Entry<"cuFuncLoad", Function> func_load{library_};
-  Entry<"cuKernelGetParamInfo", Kernel, size_t, size_t*, size_t*> kernel_get_param_info{library_};
+  Entry<"cuFuncLoad", Function> func_load;
+  Entry<"cuKernelGetParamInfo", Kernel, size_t, size_t*, size_t*> kernel_get_param_info;
   Entry<"cuTensorMapEncodeTiled", TensorMap*, TensorMapDataType, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*,
         const uint32_t*, TensorMapInterleave, TensorMapSwizzle, TensorMapL2Promotion, TensorMapFloatOobFill>
-      tensor_map_encode_tiled{library_};
+      tensor_map_encode_tiled;
 
   /// The driver of this process, loaded at the first call and never unloaded: static destructors may still launch.
   static Driver& get() {
-    static Driver* driver = new Driver(dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL));
+    static Driver* driver = new Driver;
     return *driver;
   }
 
@@ -150,16 +151,19 @@ class Driver {
   }
 
  private:
-  explicit Driver(void* library) : library_(library) {
-    if (const char* reason = library ? nullptr : dlerror()) why_ = reason;
-    auto require = [&](const auto& entry) {
-      if (library && !entry && why_.empty()) why_ = std::string("it lacks ") + entry.kName + ": older than CUDA 12.0";
+  Driver() {
+    if (!init) {
+      dlerror();
+      const char* reason = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) ? nullptr : dlerror();
+      why_ = reason ? reason : "it lacks cuInit";
+    }
+    auto require = [this](const auto&... entries) {
+      ((why_ = why_.empty() && !entries ? std::string("it lacks ") + entries.kName + ": older than CUDA 12.0" : why_), ...);
     };
-    require(init), require(driver_get_version), require(get_error_name), require(get_error_string), require(device_get);
-    require(device_get_count), require(device_get_attribute), require(device_primary_ctx_retain), require(ctx_get_current);
-    require(ctx_push_current), require(ctx_pop_current), require(library_load_data), require(library_get_kernel);
-    require(kernel_get_function), require(kernel_set_attribute), require(launch_kernel_ex), require(memcpy_htod_async);
-    require(memcpy_dtoh_async), require(stream_synchronize), require(stream_is_capturing), require(thread_exchange_stream_capture_mode);
+    require(driver_get_version, get_error_name, get_error_string, device_get, device_get_count, device_get_attribute,
+            device_primary_ctx_retain, ctx_get_current, ctx_push_current, ctx_pop_current, library_load_data, library_get_kernel,
+            kernel_get_function, kernel_set_attribute, launch_kernel_ex, memcpy_htod_async, memcpy_dtoh_async, stream_synchronize,
+            stream_is_capturing, thread_exchange_stream_capture_mode);
   }
 
   void first_initialise();

@@ -86,7 +86,7 @@ inline Found read_entry(int folder, const std::string& name, Cubin& cubin, bool 
 }
 
 /// Writes folder/name so that no one ever sees a part of it. False where the folder can not take it (full, read-only).
-inline bool write_entry(int folder, const std::string& name, const Cubin& cubin) {
+inline bool write_entry(int folder, const std::string& name, const Cubin& cubin, mode_t mode = 0600) {
   EntryHeader header;
   std::memcpy(header.magic, kEntryMagic, 8);
   header.code_bytes = cubin.code.size(), header.log_bytes = cubin.log.size();
@@ -97,7 +97,7 @@ inline bool write_entry(int folder, const std::string& name, const Cubin& cubin)
   const auto now = std::chrono::system_clock::now().time_since_epoch().count();
   const std::string temporary =
       "." + name + "." + std::to_string(getpid()) + "." + std::to_string(now) + "." + std::to_string(counter.fetch_add(1)) + ".tmp";
-  const Handle file(openat(folder, temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600));
+  const Handle file(openat(folder, temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, mode));
   if (!file) return false;
   bool good = true;
   for (size_t at = 0; good && at < bytes.size();) {

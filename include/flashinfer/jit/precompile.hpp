@@ -77,7 +77,7 @@ inline std::vector<Precompiled> precompile(KernelBuilder& builder, const std::ve
         result.code_bytes = int64_t(built.cubin.code.size());
         result.log = built.cubin.log;
         read_ptxas_log(result.log, result);
-        if (out && !write_entry(out.get(), entry_name(built.content_key), built.cubin)) result.error = "can not write to " + out_dir;
+        if (out && !write_entry(out.get(), entry_name(built.content_key), built.cubin, 0644)) result.error = "can not write to " + out_dir;
       } catch (const std::exception& error) {
         result.error = error.what();
       }
