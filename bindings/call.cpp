@@ -120,7 +120,7 @@ TensorView Call::read(const char* argument, PyObject* object, bool write, bool o
   } else {
     view = read_dlpack(argument, object, write, type);
   }
-  if (on_device) use_device(argument, view.device, type);
+  if (on_device) use_device(argument, view.device, type, object);
   return view;
 }
 
@@ -182,7 +182,7 @@ TensorView Call::read_dlpack(const char* argument, PyObject* object, bool write,
           throw Unsupported(std::string(op_) + ": " + argument +
                             ": JAX arrays on a GPU are taken inside jax.jit through jax.ffi, not here");
         // The producer orders its own work before the stream that it is told: ours.
-        use_device(argument, {DeviceType::cuda, nb::cast<int>(device[1])}, type);
+        use_device(argument, {DeviceType::cuda, nb::cast<int>(device[1])}, type, object);
         options["stream"] = nb::int_(context_.stream ? uintptr_t(context_.stream) : uintptr_t(1));
       }
       const nb::object exporter = nb::handle(object).attr("__dlpack__");
@@ -222,7 +222,7 @@ TensorView Call::read_dlpack(const char* argument, PyObject* object, bool write,
   return view_of(argument, versioned->tensor);
 }
 
-void Call::use_device(const char* argument, Device device, const TensorType& type) {
+void Call::use_device(const char* argument, Device device, const TensorType& type, PyObject* object) {
   if (first_) {
     if (device == context_.device) [[likely]]
       return;
@@ -235,8 +235,11 @@ void Call::use_device(const char* argument, Device device, const TensorType& typ
   if (type.api) {
     if (type.api->current_stream(dlpack::kCuda, device.index, &context_.stream) != 0) throw nb::python_error();
   } else if (type.framework == TensorType::kCupy) {
-    context_.stream =
-        reinterpret_cast<void*>(nb::cast<uintptr_t>(nb::module_::import_("cupy").attr("cuda").attr("get_current_stream")().attr("ptr")));
+    const nb::object stream = nb::module_::import_("cupy").attr("cuda").attr("get_current_stream")();
+    context_.stream = reinterpret_cast<void*>(nb::cast<uintptr_t>(stream.attr("ptr")));
+  } else if (type.framework == TensorType::kTvmFfi) {
+    const nb::object stream = nb::module_::import_("tvm_ffi").attr("get_raw_stream")(nb::handle(object).attr("device"));
+    context_.stream = reinterpret_cast<void*>(nb::cast<uintptr_t>(stream));
   } else {
     context_.stream = reinterpret_cast<void*>(uintptr_t(1));  // CU_STREAM_LEGACY, which other streams wait for
   }

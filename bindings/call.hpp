@@ -71,7 +71,7 @@ class Call {
   TensorView read_numpy(const char* argument, PyObject* object, bool write);
   TensorView read_dlpack(const char* argument, PyObject* object, bool write, const TensorType& type);
   TensorView view_of(const char* argument, const dlpack::Tensor& t) const;
-  void use_device(const char* argument, Device device, const TensorType& type);
+  void use_device(const char* argument, Device device, const TensorType& type, PyObject* object);
   Output allocate(const char* argument, DType dtype, const int64_t* shape, int ndim);
 
   const char* op_;

@@ -133,7 +133,7 @@ nb::dict config() {
 }
 
 const Family family{[](nb::module_& m) {
-  nb::module_ jit = m.def_submodule("jit", "Building kernels.");
+  nb::module_ jit = m.def_submodule("_jit", "Building kernels.");
   jit.def("tuned_ops", &tuned_ops, "Names of the ops that precompile knows.");
   jit.def(
       "precompile", &precompile, "ops"_a, "archs"_a, "out"_a = "", "num_threads"_a = 0, "progress"_a = nb::none(),

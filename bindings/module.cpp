@@ -1,4 +1,6 @@
 // The module flashinfer._flashinfer: exceptions, then every Family.
+#include <nanobind/stl/vector.h>
+
 #include <bindings/module.hpp>
 
 #include <flashinfer/core/check.hpp>
@@ -48,6 +50,29 @@ nb::dict describe(const Tensor& tensor, bool writable) {
   return d;
 }
 
+DType parse_dtype(const std::string& name) {
+  std::string names;
+  for (int i = 0; i <= int(DType::boolean); ++i) {
+    if (name == name_of(DType(i))) return DType(i);
+    names += (i ? ", " : "") + to_string(DType(i));
+  }
+  throw InvalidArgument("empty", "dtype", names, "'" + name + "'");
+}
+
+Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, const std::string& dtype) {
+  Call call("empty");
+  call.in("like", like);
+  if (shape.size() > kMaxDims) throw InvalidArgument("empty", "shape", "at most 8 dimensions", std::to_string(shape.size()));
+  return call.out("out", std::nullopt, parse_dtype(dtype), shape.data(), int(shape.size())).result();
+}
+
+/// What every call costs before its op: for benchmarks/host_overhead.py.
+void read_four(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& out) {
+  Call call("read_four");
+  call.in("a", a), call.in("b", b), call.in("c", c), call.out("out", out);
+  call.run([](const Context&) {});
+}
+
 }  // namespace
 }  // namespace flashinfer::bindings
 
@@ -66,5 +91,8 @@ NB_MODULE(_flashinfer, m) {
   nb::register_exception_translator(translate);
   m.def("describe", &describe, "tensor"_a, "writable"_a = false,
         "Shape, strides in elements, dtype, device and address, as the kernels see them.");
+  m.def("_empty", &empty, "like"_a, "shape"_a, "dtype"_a,
+        "A new tensor of this shape and dtype (\"bf16\", \"f32\", ...), of the framework and on the device of `like`.");
+  m.def("_read_four", &read_four, "a"_a, "b"_a, "c"_a, "out"_a);
   Family::bind_all(m);
 }

@@ -80,6 +80,8 @@ TensorType examine(const char* op, const char* argument, PyTypeObject* type) {
     result.framework = TensorType::kCupy;
   } else if (in_package(module, "jax") || in_package(module, "jaxlib")) {
     result.framework = TensorType::kJax;
+  } else if (in_package(module, "tvm_ffi")) {
+    result.framework = TensorType::kTvmFfi;
   }
   return result;
 }
@@ -95,7 +97,6 @@ const TensorType& tensor_type(const char* op, const char* argument, PyObject* ob
   for (int i = 0; i < count; ++i)
     if (known[i].type == type) return known[i];
 
-  if (object == Py_None) refuse(op, argument, "None");
   const TensorType entry = examine(op, argument, type);
   int place = count;
   if (count < int(std::size(known))) {

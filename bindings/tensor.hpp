@@ -19,7 +19,7 @@ struct Tensor {
 
 /// What is known of a Python type, looked up once: how to read its tensors and where new ones come from.
 struct TensorType {
-  enum Framework : uint8_t { kExchange, kTorch, kNumpy, kCupy, kJax, kDlpack };
+  enum Framework : uint8_t { kExchange, kTorch, kNumpy, kCupy, kJax, kTvmFfi, kDlpack };
   PyTypeObject* type;
   const dlpack::ExchangeApi* api;  // the fast path; null for NumPy, CuPy, JAX and other producers of __dlpack__
   PyCFunction is_neg;              // torch: does the tensor stand for the negation of its memory?
@@ -51,9 +51,5 @@ struct type_caster<flashinfer::bindings::Tensor> {
   }
   static handle from_cpp(const Value& tensor, rv_policy, cleanup_list*) noexcept { return tensor.object.inc_ref(); }
 };
-
-/// None reaches the caster too: the refusal is Call's.
-template <>
-struct has_arg_defaults<flashinfer::bindings::Tensor> : std::true_type {};
 
 }  // namespace nanobind::detail

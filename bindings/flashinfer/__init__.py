@@ -1,29 +1,35 @@
 """Kernels for LLM serving on CUDA GPUs and CPUs, for the tensors of any array library that speaks DLPack.
 
-Importing it loads neither an array library nor the CUDA driver; names of ops are looked up when they are first used.
+Importing it loads neither an array library nor the CUDA driver. Ops are C++ functions, bound as they are; modules with
+Python in them are loaded when a name of theirs is first used.
 """
 
 import importlib
 
-from ._flashinfer import CompileError, CudaError, InvalidArgument, Unsupported, __version__, describe
+from . import _flashinfer
+from ._flashinfer import *
+from ._flashinfer import __version__
 
-# Where each name lives. A new op adds its name here and to its module.
-_NAMES = {
-    "norm": "rmsnorm",
-}
-_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+# What Python code adds to the functions of the extension module, by the module that has it.
+_ADDED = {}
+_HOME = {name: module for module, names in _ADDED.items() for name in names.split()}
 
-__all__ = ["CompileError", "CudaError", "InvalidArgument", "Unsupported", "__version__", "describe", *_HOME]
+__all__ = ["__version__", *(name for name in vars(_flashinfer) if not name.startswith("_")), *_HOME]
 
 
 def __getattr__(name):
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'flashinfer' has no attribute '{name}'")
-    value = getattr(importlib.import_module("." + home, __name__), name)
-    globals()[name] = value
-    return value
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f".{name}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__():
-    return sorted(set(globals()) | set(__all__))
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from . import __version__, _toolchain
-from ._flashinfer import jit
+from ._flashinfer import _jit as jit
 
 
 def config(args):
