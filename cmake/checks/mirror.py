@@ -1,6 +1,6 @@
-"""Every op stands on both back ends, with a test and a benchmark: include/flashinfer/<op>/X.hpp has cpu/X.hpp and gpu/X.hpp
-beside it, gpu/X.hpp has a kernel, and X is named in cpp_tests/ or python_tests/, and in benchmarks/.
-And every folder of cpp_tests/ mirrors one of include/flashinfer."""
+"""Every op stands on both back ends, with a test and a benchmark: an include/flashinfer/<op>/X.hpp that calls a back end has
+cpu/X.hpp and gpu/X.hpp beside it, and X is named in cpp_tests/ or python_tests/, and in benchmarks/. And every folder of
+cpp_tests/ mirrors one of include/flashinfer."""
 
 import re
 from pathlib import PurePosixPath
@@ -20,9 +20,9 @@ def names(op, path, text):
 
 def missing(files):
     """(op, part) for every part an op lacks."""
-    for path in files:
+    for path, text in files.items():
         match = re.fullmatch(r"include/flashinfer/(\w+)/(\w+)\.hpp", path)
-        if not match or match[1] in layers.FOLDERS or layers.kind(path, files) != "entry":
+        if not match or match[1] in layers.FOLDERS or not re.search(rf"<flashinfer/{match[1]}/(cpu|gpu)/", text):
             continue
         family, op = match.groups()
         folder = f"include/flashinfer/{family}"
