@@ -41,9 +41,9 @@ struct Dim3 {
 };
 
 struct LaunchShape {
-  Dim3 grid, block;
+  Dim3 grid = {}, block = {};
   int32_t smem_bytes = 0;  // dynamic shared memory
-  Dim3 cluster;
+  Dim3 cluster = {};
   bool pdl = false;  // programmatic dependent launch: only for kernels that wait (griddepcontrol) before their first dependent read
 };
 
@@ -63,7 +63,7 @@ class KernelSource {
 
 /// Where and how a call runs. The default runs on the CPU.
 struct Context {
-  Device device;
+  Device device = {};
   void* stream = nullptr;           // CUstream
   KernelSource* kernels = nullptr;  // required for CUDA tensors
   bool pdl = false;                 // let kernels overlap the tail of their predecessor (SM90 up)
