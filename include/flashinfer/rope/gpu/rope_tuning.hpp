@@ -1,0 +1,57 @@
+// Host only. How a RoPE kernel cuts its work.
+#pragma once
+
+#include <flashinfer/rope/rope_params.hpp>
+#include <flashinfer/runtime/device.hpp>
+
+namespace flashinfer::gpu {
+
+struct RopeProblem {
+  DType dtype = DType::bf16;
+  int head_dim = 128, rotary_dim = 128;
+  bool interleave = false;
+  RopeAngle angle = RopeAngle::positions;
+  DType index = DType::i32, cache = DType::f32;
+  int32_t num_tokens = 1;
+  int vec = 8;  // the widest vector that pointers, strides and dimensions allow
+};
+
+constexpr RopeConfig tune(const RopeProblem& problem, Arch) {
+  // A token a block while there are few, for the most threads; then four, so that a thread visits several heads and the sines
+  // cost less than the memory takes.
+  const int tokens = problem.num_tokens <= 256 ? 1 : 4;
+  const bool cached = problem.angle == RopeAngle::cache;
+  RopeConfig config{.dtype = problem.dtype,
+                    .head_dim = problem.head_dim,
+                    .rotary_dim = problem.rotary_dim,
+                    .vec = problem.vec,
+                    .interleave = problem.interleave,
+                    .angle = problem.angle,
+                    .index = problem.index,
+                    .cache = cached ? problem.cache : DType::f32,
+                    .tokens = 1};
+  if (config.threads_per_head() * tokens <= 256) config.tokens = tokens;
+  return config;
+}
+
+/// Configs as models use them, and the odd ones out: every path of the kernel.
+template <class Visit>
+constexpr void for_each_tuned_rope(Arch arch, Visit&& visit) {
+  for (DType dtype : {DType::bf16, DType::f16, DType::f32})
+    for (RopeAngle angle : {RopeAngle::offsets, RopeAngle::positions, RopeAngle::cache})
+      for (bool interleave : {false, true})
+        for (int head_dim : {64, 128, 256}) {
+          RopeProblem problem{dtype, head_dim, head_dim, interleave, angle, DType::i32, DType::f32, 1, dtype == DType::f32 ? 4 : 8};
+          visit(tune(problem, arch));
+          problem.num_tokens = 4096;
+          visit(tune(problem, arch));
+          problem.index = DType::i64;
+          problem.rotary_dim = head_dim / 2;
+          visit(tune(problem, arch));
+        }
+  visit(tune(RopeProblem{DType::bf16, 576, 64, true, RopeAngle::cache, DType::i64, DType::bf16, 4096, 8}, arch));
+  visit(tune(RopeProblem{DType::f16, 512, 512, false, RopeAngle::cache, DType::i32, DType::f16, 4096, 1}, arch));
+  visit(tune(RopeProblem{DType::f32, 7, 6, true, RopeAngle::offsets, DType::i64, DType::f32, 4096, 1}, arch));
+}
+
+}  // namespace flashinfer::gpu
