@@ -44,7 +44,9 @@ std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, con
       known = true;
       for (const std::string& name : archs) {
         const Arch arch = parse_arch(name);
-        tuned->list(arch, [&](const KernelId& id) { jobs.push_back({id.text(id.config), arch}); });
+        std::vector<KernelText> texts;
+        tuned->list(arch, Tuned::Add(texts));
+        for (KernelText& text : texts) jobs.push_back({std::move(text), arch});
       }
     }
     if (!known) throw InvalidArgument("precompile", "ops", "names of ops with kernels", "'" + op + "'");

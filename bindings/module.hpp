@@ -2,7 +2,7 @@
 //   const Family norm{[](nb::module_& m) { m.def("rmsnorm", &rmsnorm, "input"_a, "weight"_a, ...); }};
 #pragma once
 
-#include <functional>
+#include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
@@ -34,11 +34,23 @@ class Family {
 };
 
 /// The kernels that `python -m flashinfer precompile` builds, by the name of their op:
-///   const Tuned rmsnorm{"rmsnorm", [](Arch arch, const Tuned::Add& add) { for_each_tuned_rmsnorm(arch, [&](const auto& config) {
-///   add(kernel_id(config)); }); }};
+///   const Tuned rmsnorm_kernels{"rmsnorm", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_rmsnorm(arch, add); }};
 class Tuned {
  public:
-  using Add = std::function<void(const KernelId&)>;
+  /// Takes configs, and the id of a kernel that is more than its config.
+  class Add {
+   public:
+    explicit Add(std::vector<KernelText>& texts) : texts_(&texts) {}
+    void operator()(const KernelId& id) const { texts_->push_back(id.text(id.config)); }
+    template <class Config>
+    void operator()(const Config& config) const {
+      (*this)(kernel_id(config));
+    }
+
+   private:
+    std::vector<KernelText>* texts_;
+  };
+
   Tuned(const char* op, void (*list)(Arch, const Add&)) : op(op), list(list), next(first()) { first() = this; }
   Tuned(const Tuned&) = delete;
 

@@ -17,6 +17,12 @@ struct Tensor {
   nb::object object;
 };
 
+/// A number, or a tensor on the op's device that holds it: reading that on the host would synchronise.
+struct FloatOrTensor {
+  double value = 0;
+  nb::object tensor;  // null where it is a number
+};
+
 /// What is known of a Python type, looked up once: how to read its tensors and where new ones come from.
 struct TensorType {
   enum Framework : uint8_t { kExchange, kTorch, kNumpy, kCupy, kJax, kTvmFfi, kDlpack };
@@ -50,6 +56,21 @@ struct type_caster<flashinfer::bindings::Tensor> {
     return true;
   }
   static handle from_cpp(const Value& tensor, rv_policy, cleanup_list*) noexcept { return tensor.object.inc_ref(); }
+};
+
+template <>
+struct type_caster<flashinfer::bindings::FloatOrTensor> {
+  NB_TYPE_CASTER(flashinfer::bindings::FloatOrTensor, const_name("float | Tensor"))
+  bool from_python(handle source, uint32_t flags, cleanup_list* cleanup) noexcept {
+    if (!PyFloat_Check(source.ptr()) && !PyLong_Check(source.ptr())) {
+      value.tensor = borrow(source);
+      return true;
+    }
+    make_caster<double> number;
+    if (!number.from_python(source, flags, cleanup)) return false;
+    value.value = number.value;
+    return true;
+  }
 };
 
 }  // namespace nanobind::detail
