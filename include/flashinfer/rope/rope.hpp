@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <flashinfer/core/check.hpp>
+#include <flashinfer/core/rows_of.hpp>
 #include <flashinfer/rope/cpu/rope.hpp>
 #include <flashinfer/rope/gpu/rope.hpp>
 #include <flashinfer/runtime/kernel_source.hpp>
@@ -63,9 +64,7 @@ inline void check_rope_output(const Check& check, const char* name, const Tensor
   check.inner_stride(name, out);
   check.writable(name, out);
   check.device(name, out, context.device);
-  bool same = out.data == in.data;
-  for (int i = 0; i < 3; ++i) same = same && (out.stride(i) == in.stride(i) || in.size(i) <= 1);
-  check.that(same || !overlap(in, out), name, [&] { return std::string(in_name) + " itself or memory of its own"; },
+  check.that(same_memory(in, out) || !overlap(in, out), name, [&] { return std::string(in_name) + " itself or memory of its own"; },
              [&] { return std::string("a part of the memory of ") + in_name; });
 }
 
@@ -120,12 +119,19 @@ inline void check_index(const Check& check, const char* name, const TensorView& 
   check.device(name, x, context.device);
 }
 
-inline void run_rope(const gpu::RopeProblem& problem, const RopeFrequencyParams& params, const Context& context) {
-  if (context.device.type != DeviceType::cpu) return gpu::rope(problem, params, context);
-  const cpu::RopeShape shape{problem.head_dim, problem.rotary_dim / 2, problem.interleave};
-  if (problem.dtype == DType::f16) cpu::rope<f16>(params, shape, problem.angle, problem.index, problem.cache);
-  else if (problem.dtype == DType::bf16) cpu::rope<bf16>(params, shape, problem.angle, problem.index, problem.cache);
-  else cpu::rope<float>(params, shape, problem.angle, problem.index, problem.cache);
+inline void run_rope(gpu::RopeProblem problem, const RopeFrequencyParams& params, std::initializer_list<TensorView> vectors, const Context& context) {
+  if (context.device.type == DeviceType::cpu) {
+    const cpu::RopeShape shape{problem.head_dim, problem.rotary_dim / 2, problem.interleave};
+    if (problem.dtype == DType::f16) cpu::rope<f16>(params, shape, problem.angle, problem.index, problem.cache);
+    else if (problem.dtype == DType::bf16) cpu::rope<bf16>(params, shape, problem.angle, problem.index, problem.cache);
+    else cpu::rope<float>(params, shape, problem.angle, problem.index, problem.cache);
+    return;
+  }
+  problem.num_tokens = params.num_tokens;
+  problem.vec = 16 / size_of(problem.dtype);
+  while (problem.rotary_dim / 2 % problem.vec != 0) problem.vec /= 2;
+  for (const TensorView& t : vectors) problem.vec = aligned_width(problem.vec, t);
+  gpu::rope(problem, params, context);
 }
 
 }  // namespace detail
@@ -148,7 +154,7 @@ inline void apply_rope(const TensorView& q, const TensorView& k, const TensorVie
   params.batch_size = int32_t(offsets.size(0));
   params.indptr = indptr.data;
   params.offsets = offsets.data;
-  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::offsets, indptr.dtype}, params, context);
+  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::offsets, indptr.dtype}, params, {q, k, q_out, k_out}, context);
 }
 
 /// Token t is at position pos_ids[t], of either sign.
@@ -163,7 +169,7 @@ inline void apply_rope_pos_ids(const TensorView& q, const TensorView& k, const T
   check.shape("pos_ids", pos_ids, {{"num_tokens", q.size(0)}});
   detail::set_rope_frequencies(check, params, options, rotary_dim);
   params.positions = pos_ids.data;
-  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::positions, pos_ids.dtype}, params, context);
+  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::positions, pos_ids.dtype}, params, {q, k, q_out, k_out}, context);
 }
 
 /// Cosines and sines from a table, whose width is rotary_dim.
@@ -201,7 +207,8 @@ inline void apply_rope_with_cos_sin_cache(const TensorView& positions, const Ten
     context.kernels->copy_to_host(host.data(), positions.data, size_t(positions.size(0) * size_of(positions.dtype)), context);
     check_positions(host.data());
   }
-  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), interleave, RopeAngle::cache, positions.dtype, cos_sin_cache.dtype}, params, context);
+  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), interleave, RopeAngle::cache, positions.dtype, cos_sin_cache.dtype}, params,
+                   {q, k, q_out, k_out, cos_sin_cache}, context);
 }
 
 }  // namespace flashinfer

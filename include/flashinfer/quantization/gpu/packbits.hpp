@@ -7,7 +7,7 @@
 namespace flashinfer::gpu {
 
 inline void packbits(const PackbitsParams& params, BitOrder order, const Context& context) {
-  const PackbitsConfig config = tune(PackbitsProblem{order}, context.kernels->device_info(context.device.index).arch);
+  const PackbitsConfig config = tune(PackbitsProblem{order}, context.kernels->device_info(context.device.index));
   LaunchShape shape;
   shape.grid = {uint32_t(ceil_div(params.output_size, kPackbitsTile))};
   shape.block = {kPackbitsThreads};
@@ -17,7 +17,7 @@ inline void packbits(const PackbitsParams& params, BitOrder order, const Context
 
 /// Blocks of one segment: as many as would cover the input if the segments were of one length. They loop over longer ones.
 inline void segment_packbits(const PackbitsParams& params, BitOrder order, DType indptr, const Context& context) {
-  const PackbitsConfig config = tune(PackbitsProblem{order, true, indptr}, context.kernels->device_info(context.device.index).arch);
+  const PackbitsConfig config = tune(PackbitsProblem{order, true, indptr}, context.kernels->device_info(context.device.index));
   // Without segments, one block writes packed_indptr[0].
   const int64_t num_segments = max(params.num_segments, 1);
   LaunchShape shape;

@@ -16,16 +16,17 @@ struct PackbitsProblem {
   DType indptr = DType::i32;
 };
 
-constexpr PackbitsConfig tune(const PackbitsProblem& problem, Arch) {
+constexpr PackbitsConfig tune(const PackbitsProblem& problem, const DeviceInfo&) {
   return {.order = problem.order, .segments = problem.segments, .indptr = problem.segments ? problem.indptr : DType::i32};
 }
 
 /// Every config that tune() can return.
 template <class Visit>
 constexpr void for_each_tuned_packbits(Arch arch, Visit&& visit) {
+  const DeviceInfo device = device_info_of(arch);
   for (BitOrder order : {BitOrder::big, BitOrder::little}) {
-    visit(tune(PackbitsProblem{order, false, DType::i32}, arch));
-    for (DType indptr : {DType::i32, DType::i64}) visit(tune(PackbitsProblem{order, true, indptr}, arch));
+    visit(tune(PackbitsProblem{order, false, DType::i32}, device));
+    for (DType indptr : {DType::i32, DType::i64}) visit(tune(PackbitsProblem{order, true, indptr}, device));
   }
 }
 

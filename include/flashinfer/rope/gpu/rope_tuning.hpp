@@ -12,11 +12,11 @@ struct RopeProblem {
   bool interleave = false;
   RopeAngle angle = RopeAngle::positions;
   DType index = DType::i32, cache = DType::f32;
-  int32_t num_tokens = 1;
-  int vec = 8;  // the widest vector that pointers, strides and dimensions allow
+  int64_t num_tokens = 1;
+  int vec = 8;  // elements that every head's halves and its rest can be loaded by
 };
 
-constexpr RopeConfig tune(const RopeProblem& problem, Arch) {
+constexpr RopeConfig tune(const RopeProblem& problem, const DeviceInfo&) {
   // A token a block while there are few, for the most threads; then four, so that a thread visits several heads and the sines
   // cost less than the memory takes.
   const int tokens = problem.num_tokens <= 256 ? 1 : 4;
@@ -34,24 +34,21 @@ constexpr RopeConfig tune(const RopeProblem& problem, Arch) {
   return config;
 }
 
-/// Configs as models use them, and the odd ones out: every path of the kernel.
+/// What a kernel is likely to be asked for: precompiled without a GPU. Then one of each odd kind.
 template <class Visit>
 constexpr void for_each_tuned_rope(Arch arch, Visit&& visit) {
-  for (DType dtype : {DType::bf16, DType::f16, DType::f32})
+  const DeviceInfo device = device_info_of(arch);
+  for (DType dtype : {DType::bf16, DType::f16})
     for (RopeAngle angle : {RopeAngle::offsets, RopeAngle::positions, RopeAngle::cache})
-      for (bool interleave : {false, true})
-        for (int head_dim : {64, 128, 256}) {
-          RopeProblem problem{dtype, head_dim, head_dim, interleave, angle, DType::i32, DType::f32, 1, dtype == DType::f32 ? 4 : 8};
-          visit(tune(problem, arch));
-          problem.num_tokens = 4096;
-          visit(tune(problem, arch));
-          problem.index = DType::i64;
-          problem.rotary_dim = head_dim / 2;
-          visit(tune(problem, arch));
-        }
-  visit(tune(RopeProblem{DType::bf16, 576, 64, true, RopeAngle::cache, DType::i64, DType::bf16, 4096, 8}, arch));
-  visit(tune(RopeProblem{DType::f16, 512, 512, false, RopeAngle::cache, DType::i32, DType::f16, 4096, 1}, arch));
-  visit(tune(RopeProblem{DType::f32, 7, 6, true, RopeAngle::offsets, DType::i64, DType::f32, 4096, 1}, arch));
+      for (int head_dim : {64, 128})
+        for (DType index : {DType::i32, DType::i64})
+          for (int64_t num_tokens : {1, 4096})
+            visit(tune(RopeProblem{dtype, head_dim, head_dim, false, angle, index, DType::f32, num_tokens, 8}, device));
+  visit(tune(RopeProblem{DType::bf16, 64, 64, true, RopeAngle::positions, DType::i32, DType::f32, 4096, 8}, device));
+  visit(tune(RopeProblem{DType::bf16, 576, 64, true, RopeAngle::cache, DType::i64, DType::bf16, 4096, 8}, device));
+  visit(tune(RopeProblem{DType::f16, 512, 512, false, RopeAngle::cache, DType::i32, DType::f16, 4096, 1}, device));
+  visit(tune(RopeProblem{DType::f32, 128, 64, false, RopeAngle::positions, DType::i64, DType::f32, 4096, 4}, device));
+  visit(tune(RopeProblem{DType::f32, 7, 6, true, RopeAngle::offsets, DType::i64, DType::f32, 4096, 1}, device));
 }
 
 }  // namespace flashinfer::gpu
