@@ -57,9 +57,9 @@ TEST(KernelTable, FindsEveryKernelWhileItGrows) {
       }
     });
   for (uint64_t i = 0; i < kCount; ++i) {
-    auto* kernel = new jit::LoadedKernel;
+    auto kernel = std::make_unique<jit::LoadedKernel>();
     kernel->key = key(i);
-    table.insert(kernel);
+    table.insert(std::move(kernel));
     inserted = i + 1;
   }
   for (auto& reader : readers) reader.join();

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <flashinfer/jit/cuda_driver.hpp>
@@ -34,7 +35,7 @@ struct Gpu {
   DeviceInfo info;
 };
 
-/// One kernel of one architecture. Never unloaded: graphs and other threads may hold it.
+/// One kernel of one architecture. Never unloaded from the driver: graphs may hold it.
 struct LoadedKernel {
   uint64_t key = 0;
   cu::Kernel kernel = nullptr;
@@ -49,10 +50,12 @@ struct LoadedKernel {
   std::mutex mutex;  // of preparing it for a device
 };
 
-/// Key -> kernel, open addressing. Readers take no lock: slots go from null to a kernel once, and a table that has grown
-/// too small is replaced and kept, since a reader may still be in it.
+/// Key -> kernel, open addressing. Readers take no lock: slots go from null to a kernel once, and slots that have become
+/// too few are replaced but kept, since a reader may still be in them.
 class KernelTable {
  public:
+  KernelTable() { grow_to(256); }
+
   LoadedKernel* find(uint64_t key) const {
     const Slots& slots = *slots_.load(std::memory_order_acquire);
     for (uint64_t at = key & slots.mask;; at = (at + 1) & slots.mask) {
@@ -62,17 +65,11 @@ class KernelTable {
   }
 
   /// The caller holds the writers' lock, and the key is not in the table.
-  void insert(LoadedKernel* kernel) {
-    Slots* slots = slots_.load(std::memory_order_relaxed);
-    if (2 * (size_ + 1) > slots->mask + 1) {
-      auto* larger = new Slots(2 * (slots->mask + 1));
-      for (uint64_t at = 0; at <= slots->mask; ++at)
-        if (LoadedKernel* moved = slots->kernels[at].load(std::memory_order_relaxed)) larger->put(moved);
-      slots_.store(larger, std::memory_order_release);
-      slots = larger;
-    }
-    slots->put(kernel);
-    ++size_;
+  void insert(std::unique_ptr<LoadedKernel> kernel) {
+    const uint64_t size = generations_.back()->mask + 1;
+    if (2 * (kernels_.size() + 1) > size) grow_to(2 * size);
+    generations_.back()->put(kernel.get());
+    kernels_.push_back(std::move(kernel));
   }
 
  private:
@@ -86,8 +83,17 @@ class KernelTable {
       kernels[at].store(kernel, std::memory_order_release);
     }
   };
-  std::atomic<Slots*> slots_{new Slots(256)};
-  uint64_t size_ = 0;
+
+  void grow_to(uint64_t size) {
+    auto slots = std::make_unique<Slots>(size);
+    for (const auto& kernel : kernels_) slots->put(kernel.get());
+    slots_.store(slots.get(), std::memory_order_release);
+    generations_.push_back(std::move(slots));
+  }
+
+  std::atomic<const Slots*> slots_{nullptr};
+  std::vector<std::unique_ptr<Slots>> generations_;  // the last one is in use
+  std::vector<std::unique_ptr<LoadedKernel>> kernels_;
 };
 
 }  // namespace jit
@@ -204,7 +210,8 @@ class JitKernels : public KernelSource {
     gpu->info.l2_bytes = attribute(cu::kL2CacheSize);
     cu::check(driver.device_primary_ctx_retain(&gpu->context, gpu->ordinal), "cuDevicePrimaryCtxRetain");
     gpus_[index].store(gpu.get(), std::memory_order_release);
-    return *gpu.release();
+    retained_.push_back(std::move(gpu));
+    return *retained_.back();
   }
 
   /// The miss: builds and loads, or waits for the thread that does. If it fails, so do all that waited; the next launch
@@ -221,10 +228,11 @@ class JitKernels : public KernelSource {
     }
     if (other.valid()) return other.get();
     try {
-      jit::LoadedKernel* kernel = build_and_load(id.text(id.config), key, arch);
+      std::unique_ptr<jit::LoadedKernel> loaded = build_and_load(id.text(id.config), key, arch);
+      jit::LoadedKernel* kernel = loaded.get();
       {
         const std::lock_guard lock(mutex_);
-        table_.insert(kernel);
+        table_.insert(std::move(loaded));
         loading_.erase(key);
       }
       promise.set_value(kernel);
@@ -239,7 +247,7 @@ class JitKernels : public KernelSource {
     }
   }
 
-  jit::LoadedKernel* build_and_load(const KernelText& text, uint64_t key, Arch arch) {
+  std::unique_ptr<jit::LoadedKernel> build_and_load(const KernelText& text, uint64_t key, Arch arch) {
     const jit::Built built = builder_.build(text, arch);
     cu::Driver& driver = cu::Driver::get();
     const cu::RelaxedCapture relaxed;
@@ -257,7 +265,7 @@ class JitKernels : public KernelSource {
     cu::check(driver.library_get_kernel(&kernel->kernel, library, jit::kEntryPoint), "cuLibraryGetKernel");
     size_t offset = 0, bytes = 0;
     if (driver.kernel_get_param_info && driver.kernel_get_param_info(kernel->kernel, 0, &offset, &bytes) == 0) kernel->params_bytes = bytes;
-    return kernel.release();
+    return kernel;
   }
 
   /// Allows the shared memory (the most that any launch has asked for) and loads the function, so that a capture does not.
@@ -302,6 +310,7 @@ class JitKernels : public KernelSource {
   jit::KernelTable table_;
   std::atomic<const jit::Gpu*> gpus_[jit::kMaxDevices] = {};
   std::mutex mutex_;  // of the members below, and of writing those above
+  std::vector<std::unique_ptr<jit::Gpu>> retained_;
   std::map<uint64_t, std::shared_future<jit::LoadedKernel*>> loading_;
 };
 
