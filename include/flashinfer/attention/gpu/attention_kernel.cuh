@@ -1,0 +1,177 @@
+// The generic attention kernel: decode, append, prefill, any page size, head dimension, group and variant, from Turing on.
+// Called by gpu/attention.hpp; its twin is cpu/attention.hpp.
+//
+// Bound by: memory when an item has few rows (decode), else by mma.sync, whose operands ldmatrix brings from shared memory.
+// Threads:  a block of 1 to 8 warps is a worker of the plan and walks its items. Warps share the keys (each has 16 or 32 of the rows)
+//           or, when rows are few, the rows (each has its own keys, and they merge at the end of the item).
+// Memory:   q's tile, a ring of num_stages tiles of keys and of values, filled by cp.async ahead of their use: keys by num_stages tiles,
+//           values by one less, as the slot of a tile's keys is free half a step earlier.
+// Sync:     two waits a tile, one for its keys, one for its values; each also frees what the previous step has read. Barriers are a
+//           block's when warps share the keys, a warp's when each has its own. Blocks meet at a segment's counter only and none waits.
+#pragma once
+
+#include <flashinfer/attention/gpu/attention_load.cuh>
+#include <flashinfer/attention/gpu/attention_merge.cuh>
+#include <flashinfer/attention/gpu/attention_rope.cuh>
+#include <flashinfer/attention/gpu/attention_softmax.cuh>
+#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+
+namespace flashinfer::gpu {
+
+template <AttentionConfig config, class Variant = BuiltinVariant<config.variant_flags()>>
+struct AttentionKernel {
+  static_assert(why_invalid(config) == nullptr, "there is no kernel of this config: see why_invalid() in attention_launch_params.hpp");
+  static_assert(AttentionVariant<Variant>, "the functor lacks a member of BuiltinVariant (attention/variant.hpp)");
+
+  using Params = AttentionParams;
+  static constexpr AttentionConfig kConfig = config;
+  using Tile = AttentionTile<kConfig>;
+  static constexpr int kThreads = Tile::kThreads;
+  static constexpr int kMinBlocks = min_blocks(kConfig);
+  static constexpr int kStages = Tile::kStages;
+  static constexpr AttentionSmem kSmem = Tile::kSmem;
+
+  static FLASHINFER_DEVICE void run(const Params& p) {
+    ptx::griddep_wait();  // the plan itself may come from the previous kernel
+    if constexpr (kConfig.rope) Rope<kConfig>::make_table(p.variant);
+    for (bool first = true;; first = false) {
+      __syncthreads();  // nobody reads the previous item or its tiles any more
+      if (threadIdx.x == 0) next_item(p, first);
+      __syncthreads();
+      if (!Tile::work().has_item) break;
+      attend(p);
+    }
+    ptx::griddep_launch_dependents();
+  }
+
+ private:
+  using State = WarpState<kConfig, Variant>;
+  using Loader = KvLoader<kConfig>;
+
+  /// By one thread, so that the walk over the plan costs the others no registers.
+  static FLASHINFER_DEVICE void next_item(const Params& p, bool first) {
+    AttentionWork& work = Tile::work();
+    WorkIterator items(p.plan, int32_t(blockIdx.x));
+    if (!first) items.unit = work.next_unit, items.at = work.next;
+    WorkItem item;
+    work.has_item = items.next(item);
+    if (!work.has_item) return;
+    work.item = item;
+    work.next_unit = items.unit;
+    work.next = items.at;
+    work.qo_begin = p.plan.qo_begin(item.request);
+    work.qo_len = max(p.plan.qo_len(item.request), int32_t(0));
+    work.kv_begin = p.plan.kv_begin(item.request);
+    work.kv_len = p.plan.kv_len(item.request);
+  }
+
+  static FLASHINFER_DEVICE void attend(const Params& p) {
+    const AttentionWork& work = Tile::work();
+    State state;
+    const int32_t num_tiles = ceil_div(max(work.item.kv_end - work.item.kv_begin, int32_t(0)), int32_t(kConfig.kv_tile));
+    if (num_tiles > 0) visit_keys(p, work, num_tiles, state);
+    state.finish();
+    if constexpr (kConfig.warps_kv > 1) {
+      const WarpMerge<kConfig> merged(state.o, state.m, state.d);
+      store_fragments<kConfig, Variant, kConfig.warps_kv>(p, work, state.m, state.d, merged.o, Tile::warp());
+    } else {
+      store_fragments<kConfig, Variant, 1>(p, work, state.m, state.d, state.o, 0);
+    }
+    if (work.item.slot >= 0 && arrives_last<kConfig>(p)) merge_slots<kConfig, Variant>(p, work);
+  }
+
+  static FLASHINFER_DEVICE void visit_keys(const Params& p, const AttentionWork& work, int32_t num_tiles, State& state) {
+    const Loader loader(p, work);
+    typename Loader::KCopy k_copy;
+    typename Loader::VCopy v_copy;
+    load_q<kConfig>(p);
+    ptx::cp_async_commit();
+    loader.template publish_first<kStages>();
+    Tile::sync_keys();  // the places of the first tiles are known
+    if constexpr (Tile::kKvAsync) {
+#pragma unroll
+      for (int i = 0; i < kStages; ++i) {
+        if (i < num_tiles) loader.copy_k(k_copy, i, i);
+        ptx::cp_async_commit();
+        if (i + 1 < kStages) {
+          if (i < num_tiles) loader.copy_v(v_copy, i, i);
+          ptx::cp_async_commit();
+        }
+      }
+      ptx::cp_async_wait<2 * kStages - 1>();
+    } else {
+      loader.copy_k(k_copy, 0, 0);
+      ptx::cp_async_wait<0>();
+    }
+    __syncthreads();  // q is there
+    if constexpr (kConfig.rope) rotate_q(p, work);
+    state.keep_q();
+
+    const WarpRows<kConfig> rows(p, work);
+    for (int32_t tile = 0, stage = 0; tile < num_tiles; ++tile) {
+      const int32_t first_key = work.item.kv_begin + tile * kConfig.kv_tile + Tile::warp_kv() * Tile::kKeysPerWarp;
+      const bool sees = rows.sees(first_key);
+      uint32_t probabilities[Tile::kRowFragments][Tile::kScoreFragments / 2][4];
+
+      // The tile's keys are there, and nobody reads the values of the tile before any more.
+      if constexpr (Tile::kKvAsync) ptx::cp_async_wait<2 * kStages - 2>();
+      Tile::sync_keys();
+      begin_values(loader, v_copy, tile, stage, num_tiles);
+      const typename Loader::Row ahead = loader.find_own(tile + kStages);
+      if constexpr (kConfig.rope) rotate_k(loader, tile, stage);
+      if (sees) {
+        float s[Tile::kRowFragments][Tile::kScoreFragments][4];
+        state.scores(s, stage);
+        const float scale = state.logits(s, p, work, rows, first_key);
+        state.softmax(s, scale, probabilities);
+      }
+      loader.publish_own(tile + kStages, ahead);
+      if constexpr (!Tile::kKvAsync) v_copy.store(Tile::loader(), Loader::v_smem(0), loader.v_place(tile));
+
+      // The tile's values are there, and nobody reads its keys any more.
+      if constexpr (Tile::kKvAsync) ptx::cp_async_wait<2 * kStages - 2>();
+      Tile::sync_keys();
+      begin_keys(loader, k_copy, tile, stage, num_tiles);
+      if (sees) state.accumulate(probabilities, stage);
+      if constexpr (!Tile::kKvAsync) {
+        if (tile + 1 < num_tiles) k_copy.store(Tile::loader(), Loader::k_smem(0), loader.k_place(tile + 1));
+      } else {
+        stage = stage + 1 == kStages ? 0 : stage + 1;
+      }
+    }
+  }
+
+  /// Starts the values that are due at the first wait of a step: of the tile kStages - 1 ahead, into the slot before this one.
+  static FLASHINFER_DEVICE void begin_values(const Loader& loader, typename Loader::VCopy& copy, int32_t tile, int32_t stage, int32_t num_tiles) {
+    if constexpr (Tile::kKvAsync) {
+      if (tile + kStages - 1 < num_tiles) loader.copy_v(copy, tile + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
+      ptx::cp_async_commit();
+    } else {
+      copy.fetch(Tile::loader(), loader.v_place(tile));
+    }
+  }
+  /// At the second wait: the keys kStages ahead, into this slot.
+  static FLASHINFER_DEVICE void begin_keys(const Loader& loader, typename Loader::KCopy& copy, int32_t tile, int32_t stage, int32_t num_tiles) {
+    if constexpr (Tile::kKvAsync) {
+      if (tile + kStages < num_tiles) loader.copy_k(copy, tile + kStages, stage);
+      ptx::cp_async_commit();
+    } else {
+      if (tile + 1 < num_tiles) copy.fetch(Tile::loader(), loader.k_place(tile + 1));
+    }
+  }
+
+  static FLASHINFER_DEVICE void rotate_q(const Params& p, const AttentionWork& work) {
+    const int32_t group_size = p.plan.group_size(), first_row = work.item.q_tile * kConfig.q_tile;
+    Rope<kConfig>::template rotate<kConfig.q_tile, kSmem.q_pitch, kThreads>(
+        int(threadIdx.x), dynamic_smem() + kSmem.q, [&](int row) { return work.kv_len - work.qo_len + (first_row + row) / group_size; });
+    __syncthreads();
+  }
+  static FLASHINFER_DEVICE void rotate_k(const Loader& loader, int32_t tile, int32_t stage) {
+    const int32_t first_key = loader.kv_begin + tile * kConfig.kv_tile + Tile::first_load_key();
+    Rope<kConfig>::template rotate<Tile::kLoadKeys, kSmem.k_pitch, Tile::kLoadThreads>(Tile::loader(), Loader::k_smem(stage),
+                                                                                      [&](int row) { return first_key + row; });
+    Tile::sync_keys();
+  }
+};
+
+}  // namespace flashinfer::gpu

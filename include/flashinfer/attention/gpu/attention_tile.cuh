@@ -1,0 +1,90 @@
+// What every part of the generic attention kernel derives from its config: types, counts, the thread's place in the tile.
+#pragma once
+
+#include <flashinfer/attention/gpu/attention_launch_params.hpp>
+#include <flashinfer/gpu/dynamic_smem.cuh>
+#include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
+#include <flashinfer/gpu/ptx/ldmatrix.cuh>
+#include <flashinfer/gpu/ptx/mma_sm80.cuh>
+#include <flashinfer/gpu/vec.cuh>
+#include <flashinfer/gpu/warp_reduce.cuh>
+
+namespace flashinfer::gpu {
+
+/// The item at hand, in shared memory: one thread asks the plan, the others read.
+struct AttentionWork {
+  WorkItem item;
+  WorkerStart next;  // with next_unit, where the worker's next item begins
+  int64_t next_unit;
+  int32_t has_item;
+  int32_t qo_begin, qo_len, kv_begin, kv_len;  // of the request
+  int32_t is_last;                             // did this block arrive last at the segment's counter?
+};
+static_assert(sizeof(AttentionWork) <= AttentionSmem::kWorkBytes);
+
+template <AttentionConfig kConfig>
+struct AttentionTile {
+  using Q = number_t<kConfig.q>;
+  using Kv = number_t<kConfig.kv>;
+  using Out = number_t<kConfig.out>;
+  /// What lies in shared memory and enters mma. FP8 becomes f16 or bf16, exactly. Turing has no bf16 mma: there bf16
+  /// becomes f16, exactly within f16's range; magnitudes above 65504 saturate, below 2^-24 vanish.
+  using Operand = conditional_t<kConfig.q == DType::bf16 && ptx::kHasBf16Mma, bf16, f16>;
+
+  static constexpr AttentionSmem kSmem{kConfig};
+  static constexpr int kThreads = num_threads(kConfig);
+  static constexpr int kRowFragments = rows_per_warp(kConfig) / 16;   // of 16 rows
+  static constexpr int kKeysPerWarp = keys_per_warp(kConfig);
+  static constexpr int kScoreFragments = kKeysPerWarp / 8;            // of 8 keys
+  static constexpr int kOutFragments = padded(kConfig.vo_tile) / 8;   // of 8 columns
+  static constexpr int kQkSteps = padded(kConfig.head_dim_qk) / 16;
+  static constexpr int kStages = kConfig.num_stages;
+
+  /// cp.async moves q, or keys and values, that need no conversion; else a thread loads, converts and stores.
+  static constexpr bool kQAsync = ptx::kHasCpAsync && is_same_v<Q, Operand>;
+  static constexpr bool kKvAsync = ptx::kHasCpAsync && is_same_v<Kv, Operand>;
+
+  /// Warps that share the rows have keys of their own: each loads and consumes its part of a tile alone, without a barrier.
+  static constexpr bool kOwnKeys = kConfig.warps_q == 1;
+  static constexpr int kLoadKeys = kOwnKeys ? kKeysPerWarp : kConfig.kv_tile;
+  static constexpr int kLoadThreads = kOwnKeys ? kWarpSize : kThreads;
+
+  static FLASHINFER_DEVICE int lane() { return int(threadIdx.x % kWarpSize); }
+  static FLASHINFER_DEVICE int warp() { return int(threadIdx.x / kWarpSize); }
+  static FLASHINFER_DEVICE int warp_q() { return kConfig.warps_kv == 1 ? warp() : 0; }
+  static FLASHINFER_DEVICE int warp_kv() { return kConfig.warps_kv == 1 ? 0 : warp(); }
+  /// The thread among those that load keys together, and their first key in the tile.
+  static FLASHINFER_DEVICE int loader() { return kOwnKeys ? lane() : int(threadIdx.x); }
+  static FLASHINFER_DEVICE int first_load_key() { return kOwnKeys ? warp() * kKeysPerWarp : 0; }
+  /// Row of the tile of the thread's accumulators c0 c1 (half 0) and c2 c3 (half 1).
+  static FLASHINFER_DEVICE int row(int fragment, int half) {
+    return warp_q() * rows_per_warp(kConfig) + fragment * 16 + half * 8 + lane() / 4;
+  }
+  /// Those who load keys together wait for each other: what one has copied, all may read; what all have read, one may overwrite.
+  static FLASHINFER_DEVICE void sync_keys() {
+    if constexpr (kOwnKeys) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  }
+  static FLASHINFER_DEVICE AttentionWork& work() { return *reinterpret_cast<AttentionWork*>(dynamic_smem() + kSmem.work); }
+};
+
+/// Eight elements as the tensor cores take them.
+template <class Operand, class T>
+FLASHINFER_DEVICE Vec<Operand, 8> to_operand(const Vec<T, 8>& v) {
+  if constexpr (is_same_v<Operand, T>) {
+    return v;
+  } else {
+    float x[8];
+    v.to_float(x);
+    if constexpr (is_same_v<T, bf16>) {
+#pragma unroll
+      for (float& e : x) e = e > largest_v<f16> ? largest_v<f16> : e < -largest_v<f16> ? -largest_v<f16> : e;  // keeps NaN
+    }
+    return Vec<Operand, 8>::from_float(x);
+  }
+}
+
+}  // namespace flashinfer::gpu
