@@ -2,7 +2,9 @@
 // An error names the op, the argument, what was expected and what was given; Python sees the same types and texts.
 #pragma once
 
+#include <cstdlib>
 #include <initializer_list>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -19,6 +21,8 @@ struct InvalidArgument : Error {
   std::string op, argument;
   InvalidArgument(std::string op, std::string argument, const std::string& expected, const std::string& given)
       : Error(op + ": " + argument + ": expected " + expected + ", got " + given), op(std::move(op)), argument(std::move(argument)) {}
+  /// With a text of its own, where callers already match one.
+  InvalidArgument(std::string op, std::string argument, const std::string& text) : Error(op + ": " + text), op(std::move(op)), argument(std::move(argument)) {}
 };
 /// Well-formed, but no kernel takes it. Python: flashinfer.Unsupported, a NotImplementedError.
 struct Unsupported : Error {
@@ -120,10 +124,22 @@ struct Check {
     if (t.is_contiguous()) [[likely]] return;
     fail(argument, "a contiguous tensor", "shape " + shape_of(t) + " with strides " + strides_of(t));
   }
-  /// Every element of an output has its own place: no broadcast strides.
+  /// Every element of an output has its own place: no broadcast strides, no windows that overlap.
   void writable(const char* argument, const TensorView& t) const {
-    for (int i = 0; i < t.ndim; ++i)
-      if (t.shape[i] > 1 && t.strides[i] == 0) fail(argument, "an output without broadcast (zero) strides", "strides " + strides_of(t));
+    int order[kMaxDims], count = 0;  // dimensions, smallest stride first
+    for (int i = 0; i < t.ndim; ++i) {
+      if (t.shape[i] == 0) return;
+      if (t.shape[i] == 1) continue;
+      int at = count++;
+      for (; at > 0 && std::abs(t.strides[order[at - 1]]) > std::abs(t.strides[i]); --at) order[at] = order[at - 1];
+      order[at] = i;
+    }
+    int64_t span = 0;  // from the first element to the last of the dimensions seen
+    for (int k = 0; k < count; ++k) {
+      const int64_t stride = std::abs(t.strides[order[k]]);
+      if (stride <= span) fail(argument, "an output whose elements do not overlap", "shape " + shape_of(t) + " with strides " + strides_of(t));
+      span += (t.shape[order[k]] - 1) * stride;
+    }
   }
   template <class T>
   void positive(const char* argument, T value) const {
@@ -145,7 +161,8 @@ struct Check {
   }
 };
 
-/// Do the byte ranges that two tensors span share a byte? Strided tensors are taken by their extent (conservative).
+/// Do two tensors share a byte? Exact for slices of one buffer that lie side by side, such as q and k of a packed qkv; otherwise
+/// strided tensors are taken by their extent, which may say yes where gaps interleave.
 inline bool overlap(const TensorView& a, const TensorView& b) {
   if (a.device != b.device || a.numel() == 0 || b.numel() == 0) return false;
   auto range = [](const TensorView& t, uintptr_t& begin, uintptr_t& end) {
@@ -159,7 +176,25 @@ inline bool overlap(const TensorView& a, const TensorView& b) {
   uintptr_t a_begin, a_end, b_begin, b_end;
   range(a, a_begin, a_end);
   range(b, b_begin, b_end);
-  return a_begin < b_end && b_begin < a_end;
+  if (a_begin >= b_end || b_begin >= a_end) return false;
+
+  // If all strides but the last are multiples of `period` bytes, each tensor is its last dimension, repeated with that period.
+  int64_t period = 0;
+  for (const TensorView* t : {&a, &b})
+    for (int i = 0; i < t->ndim - 1; ++i)
+      if (t->shape[i] > 1) period = std::gcd(period, t->strides[i] * size_of(t->dtype));
+  auto width = [](const TensorView& t) { return t.ndim == 0 ? size_of(t.dtype) : ((t.size(-1) - 1) * t.stride(-1) + 1) * size_of(t.dtype); };
+  if (period == 0 || width(a) <= 0 || width(b) <= 0) return true;
+  const int64_t distance = ((int64_t(uintptr_t(b.data) - uintptr_t(a.data))) % period + period) % period;
+  return distance < width(a) || distance + width(b) > period;
+}
+
+/// Are two tensors one and the same view, so that an op may read one and write the other element by element?
+inline bool same_memory(const TensorView& a, const TensorView& b) {
+  if (a.data != b.data || a.dtype != b.dtype || a.device != b.device || a.ndim != b.ndim) return false;
+  for (int i = 0; i < a.ndim; ++i)
+    if (a.shape[i] != b.shape[i] || (a.shape[i] > 1 && a.strides[i] != b.strides[i])) return false;
+  return true;
 }
 
 }  // namespace flashinfer

@@ -7,6 +7,14 @@
 
 namespace flashinfer::cpu {
 
+/// f(i) for every whole vector of n elements, then f(i, count) for the rest: for Isa::load(p + i, count...).
+template <class Isa, class F>
+void for_each_vec(int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + Isa::kLanes <= n; i += Isa::kLanes) f(i);
+  if (i < n) f(i, int(n - i));
+}
+
 namespace detail {
 /// c[0] x^n + ... + c[n].
 template <class Isa, int kCount>

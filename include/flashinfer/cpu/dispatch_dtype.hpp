@@ -1,0 +1,14 @@
+// Host only. From a DType that is known when the op is called to a type that is known when it is compiled.
+#pragma once
+
+#include <flashinfer/core/number.hpp>
+
+namespace flashinfer::cpu {
+
+/// f(T{}) with the element type T of `dtype`, one of kAllowed: what is not among them the op has refused before.
+template <DType... kAllowed, class F>
+void dispatch_dtype(DType dtype, const F& f) {
+  (void)((dtype == kAllowed && (f(number_t<kAllowed>{}), true)) || ...);
+}
+
+}  // namespace flashinfer::cpu
