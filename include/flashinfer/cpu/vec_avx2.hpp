@@ -67,6 +67,22 @@ struct Avx2 {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
 
+  FLASHINFER_AVX2 static void transpose(F (&x)[kLanes]) {
+    __m256 pair[8], quad[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) pair[i] = _mm256_unpacklo_ps(x[i].v, x[i + 1].v), pair[i + 1] = _mm256_unpackhi_ps(x[i].v, x[i + 1].v);
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      quad[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44), quad[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
+      quad[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44), quad[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      x[i].v = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
+      x[i + 4].v = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
+    }
+  }
+
   FLASHINFER_AVX2 static F load(const float* p) { return F(_mm256_loadu_ps(p)); }
   FLASHINFER_AVX2 static F load(const f16* p) { return F(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
   FLASHINFER_AVX2 static F load(const bf16* p) {

@@ -67,6 +67,25 @@ struct Avx512 {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
 
+  FLASHINFER_AVX512 static void transpose(F (&x)[kLanes]) {
+    __m512 pair[16], quad[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) pair[i] = _mm512_unpacklo_ps(x[i].v, x[i + 1].v), pair[i + 1] = _mm512_unpackhi_ps(x[i].v, x[i + 1].v);
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+      quad[i] = _mm512_shuffle_ps(pair[i], pair[i + 2], 0x44), quad[i + 1] = _mm512_shuffle_ps(pair[i], pair[i + 2], 0xee);
+      quad[i + 2] = _mm512_shuffle_ps(pair[i + 1], pair[i + 3], 0x44), quad[i + 3] = _mm512_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
+    }
+    // quad[4b + i] holds column i of every 4x4 block of rows 4b to 4b + 3; what is left is a transpose of 4x4 blocks.
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512 a = _mm512_shuffle_f32x4(quad[i], quad[i + 4], 0x88), b = _mm512_shuffle_f32x4(quad[i], quad[i + 4], 0xdd);
+      const __m512 c = _mm512_shuffle_f32x4(quad[i + 8], quad[i + 12], 0x88), d = _mm512_shuffle_f32x4(quad[i + 8], quad[i + 12], 0xdd);
+      x[i].v = _mm512_shuffle_f32x4(a, c, 0x88), x[i + 8].v = _mm512_shuffle_f32x4(a, c, 0xdd);
+      x[i + 4].v = _mm512_shuffle_f32x4(b, d, 0x88), x[i + 12].v = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+  }
+
   FLASHINFER_AVX512 static F load(const float* p) { return F(_mm512_loadu_ps(p)); }
   FLASHINFER_AVX512 static F load(const f16* p) { return widen_f16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   FLASHINFER_AVX512 static F load(const bf16* p) { return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
@@ -138,6 +157,35 @@ struct Avx512Bf16 : Avx512 {
   /// Lane i of the result: acc[i] + a[2i] b[2i] + a[2i+1] b[2i+1], for 32 elements at a and at b.
   FLASHINFER_AVX512_BF16 static F dot_bf16(const F& acc, const bf16* a, const bf16* b) {
     return F(_mm512_dpbf16_ps(acc.v, (__m512bh)_mm512_loadu_si512(a), (__m512bh)_mm512_loadu_si512(b)));
+  }
+
+  // Lanes of "pairs" are two bf16 each, the one of the lower index in the lower half.
+  FLASHINFER_AVX512_BF16 static F dot_pairs(const F& acc, const F& a, const F& b) {
+    return F(_mm512_dpbf16_ps(acc.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v)));
+  }
+  /// 32 neighbouring elements; `count` of them, zeros behind. bf16 holds every FP8 number.
+  FLASHINFER_AVX512_BF16 static F load_pairs(const bf16* p) { return F(_mm512_loadu_ps(p)); }
+  FLASHINFER_AVX512_BF16 static F load_pairs(const bf16* p, int count) {
+    return F(_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(__mmask32((uint64_t(1) << count) - 1), p)));
+  }
+  template <class T>
+  FLASHINFER_AVX512_BF16 static F load_pairs(const T* p) {
+    return F(_mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(load(p + 16).v, load(p).v)));
+  }
+  template <class T>
+  FLASHINFER_AVX512_BF16 static F load_pairs(const T* p, int count) {
+    const F low = count < 16 ? load(p, count) : load(p), high = count > 16 ? load(p + 16, count - 16) : set(0.0f);
+    return F(_mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(high.v, low.v)));
+  }
+  /// Pairs of floats that bf16 holds exactly.
+  FLASHINFER_AVX512_BF16 static F interleave(const F& even, const F& odd) {
+    const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even.v), 16);
+    const __m512i high = _mm512_and_si512(_mm512_castps_si512(odd.v), _mm512_set1_epi32(int(0xffff0000u)));
+    return F(_mm512_castsi512_ps(_mm512_or_si512(low, high)));
+  }
+  /// Rounds to nearest even, subnormals to zero.
+  FLASHINFER_AVX512_BF16 static void store_bf16(bf16* p, const F& a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(a.v));
   }
 };
 

@@ -63,6 +63,14 @@ struct Baseline {
     return x < y ? y : x;
   }
 
+  /// Lane j of x[i] becomes lane i of x[j]. Moves bits: the lanes need not be floats.
+  static void transpose(F (&x)[kLanes]) {
+    const Floats a = __builtin_shufflevector(x[0].v, x[1].v, 0, 4, 1, 5), b = __builtin_shufflevector(x[2].v, x[3].v, 0, 4, 1, 5);
+    const Floats c = __builtin_shufflevector(x[0].v, x[1].v, 2, 6, 3, 7), d = __builtin_shufflevector(x[2].v, x[3].v, 2, 6, 3, 7);
+    x[0].v = __builtin_shufflevector(a, b, 0, 1, 4, 5), x[1].v = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    x[2].v = __builtin_shufflevector(c, d, 0, 1, 4, 5), x[3].v = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+  }
+
   /// kLanes elements of memory, unaligned, as floats.
   template <class T>
   static F load(const T* p) {
