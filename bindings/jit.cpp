@@ -35,7 +35,8 @@ std::vector<std::string> tuned_ops() {
   return names;
 }
 
-std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, const std::vector<std::string>& archs) {
+std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, const std::vector<std::string>& archs,
+                                        const std::string& match) {
   std::vector<jit::PrecompileJob> jobs;
   for (const std::string& op : ops) {
     bool known = false;
@@ -46,7 +47,8 @@ std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, con
         const Arch arch = parse_arch(name);
         std::vector<KernelText> texts;
         tuned->list(arch, Tuned::Add(texts));
-        for (KernelText& text : texts) jobs.push_back({std::move(text), arch});
+        for (KernelText& text : texts)
+          if (text.kernel.find(match) != std::string::npos) jobs.push_back({std::move(text), arch});
       }
     }
     if (!known) throw InvalidArgument("precompile", "ops", "names of ops with kernels", "'" + op + "'");
@@ -54,9 +56,9 @@ std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, con
   return jobs;
 }
 
-nb::list precompile(const std::vector<std::string>& ops, const std::vector<std::string>& archs, const std::string& out, int num_threads,
-                    nb::handle progress) {
-  const std::vector<jit::PrecompileJob> jobs = jobs_of(ops, archs);
+nb::list precompile(const std::vector<std::string>& ops, const std::vector<std::string>& archs, const std::string& match,
+                    const std::string& out, int num_threads, nb::handle progress) {
+  const std::vector<jit::PrecompileJob> jobs = jobs_of(ops, archs, match);
   jit::Hooks hooks;
   hooks.locate = locate;
   hooks.on_compile = [&](const std::string& kernel, Arch arch, double seconds) {
@@ -137,10 +139,10 @@ nb::dict config() {
 const Family family{[](nb::module_& m) {
   nb::module_ jit = m.def_submodule("_jit", "Building kernels.");
   jit.def("tuned_ops", &tuned_ops, "Names of the ops that precompile knows.");
-  jit.def(
-      "precompile", &precompile, "ops"_a, "archs"_a, "out"_a = "", "num_threads"_a = 0, "progress"_a = nb::none(),
-      "Builds the kernels of these ops, needs no GPU. Into the cache, and into the folder `out` for FLASHINFER_AOT_PATH. progress(kernel, "
-      "arch, seconds) is called after each compile.");
+  jit.def("precompile", &precompile, "ops"_a, "archs"_a, "match"_a = "", "out"_a = "", "num_threads"_a = 0, "progress"_a = nb::none(),
+          "Builds the kernels of these ops whose text has `match` in it; needs no GPU. Into the cache, and into the folder `out` for "
+          "FLASHINFER_AOT_PATH. progress(kernel, "
+          "arch, seconds) is called after each compile.");
   jit.def("cache", &cache, "clear"_a = false, "Where compiled kernels are kept, how many, and why not.");
   jit.def("config", &config, "The compiler, the driver and the GPUs that would be used.");
 }};

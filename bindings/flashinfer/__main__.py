@@ -44,7 +44,7 @@ def precompile(args):
     def progress(kernel, arch, seconds):
         print(f"{arch:8} {seconds:5.2f} s  {kernel}", flush=True)
 
-    results = jit.precompile(ops, archs, args.out or "", args.jobs, None if args.quiet else progress)
+    results = jit.precompile(ops, archs, args.match, args.out or "", args.jobs, None if args.quiet else progress)
     wrong = []
     for result in results:
         problems = [result["error"]] if result["error"] else []
@@ -79,6 +79,7 @@ def main():
     command = commands.add_parser("precompile", help="build kernels without a GPU, into the cache or a folder to ship")
     command.add_argument("--arch", nargs="+", required=True, help="sm_80 sm_90a ...")
     command.add_argument("--ops", nargs="+", default=["all"], help="names of ops, or all")
+    command.add_argument("--match", default="", help="only kernels with this in their text, such as .input=DType::bf16")
     command.add_argument("--out", help="folder to write to as well, for FLASHINFER_AOT_PATH")
     command.add_argument("--jobs", type=int, default=0, help="threads; 0: one per core")
     command.add_argument("--check", action="store_true", help="spilled registers and serialized wgmma are errors")
