@@ -76,11 +76,12 @@ inline Toolchain find_toolchain(const Locator& locator) {
   for (int major : majors)
     if (found.nvrtc.empty()) found.nvrtc = loaded_path("libnvrtc.so." + std::to_string(major));
 
-  // The headers of the toolkit or the wheel that NVRTC came from fit it best: <root>/lib*/libnvrtc.so -> <root>/include.
+  // The headers of the toolkit or the wheel that NVRTC came from fit it best: <root>/lib/libnvrtc.so -> <root>/include, in
+  // a toolkit also <root>/targets/<machine>/lib, in wheels of CUDA 12 nvidia/cuda_nvrtc/lib -> nvidia/cuda_runtime/include.
   if (!found.nvrtc.empty()) {
     std::error_code ignored;
-    const auto folder = std::filesystem::weakly_canonical(found.nvrtc, ignored).parent_path();
-    roots.insert(roots.begin(), {folder.parent_path(), folder.parent_path().parent_path().parent_path()});
+    const auto root = std::filesystem::weakly_canonical(found.nvrtc, ignored).parent_path().parent_path();
+    roots.insert(roots.begin(), {root, root.parent_path().parent_path(), root.parent_path() / "cuda_runtime"});
   }
   roots.emplace_back("/usr");
   for (const auto& root : roots)
