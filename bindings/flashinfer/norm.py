@@ -5,6 +5,8 @@ from ._flashinfer import (
     fused_add_rmsnorm_quant,
     gemma_fused_add_rmsnorm,
     gemma_rmsnorm,
+    layernorm,
+    layernorm_quant,
     rmsnorm,
     rmsnorm_quant,
 )
@@ -14,6 +16,8 @@ __all__ = [
     "fused_add_rmsnorm_quant",
     "gemma_fused_add_rmsnorm",
     "gemma_rmsnorm",
+    "layernorm",
+    "layernorm_quant",
     "rmsnorm",
     "rmsnorm_quant",
 ]
