@@ -43,12 +43,15 @@ inline std::string read_file(const std::filesystem::path& path) {
 /// Sets a variable of the environment for a scope.
 class ScopedVariable {
  public:
-  ScopedVariable(const char* name, const std::string& value) : name_(name), had_(std::getenv(name) != nullptr), old_(jit::environment(name)) {
+  ScopedVariable(const char* name, const std::string& value)
+      : name_(name), had_(std::getenv(name) != nullptr), old_(jit::environment(name)) {
     setenv(name, value.c_str(), 1);
   }
   ~ScopedVariable() {
-    if (had_) setenv(name_, old_.c_str(), 1);
-    else unsetenv(name_);
+    if (had_)
+      setenv(name_, old_.c_str(), 1);
+    else
+      unsetenv(name_);
   }
   ScopedVariable(const ScopedVariable&) = delete;
 

@@ -72,48 +72,67 @@ struct StandInDriver {
         {"cuGetErrorString", (void*)+[](Result, const char** text) -> Result { return *text = "as the test asked", 0; }},
         {"cuDeviceGet", (void*)+[](int* device, int ordinal) -> Result { return *device = ordinal, ordinal < 2 ? 0 : 101; }},
         {"cuDeviceGetCount", (void*)+[](int* count) -> Result { return *count = 2, 0; }},
-        {"cuDeviceGetAttribute", (void*)+[](int* value, int which, int device) -> Result {
+        {"cuDeviceGetAttribute",
+         (void*)+[](int* value, int which, int device) -> Result {
            const int cc = get().compute_capability[device];
-           *value = which == 75 ? cc / 10 : which == 76 ? cc % 10 : which == 16 ? 132 : which == 97 ? 232448 : which == 81 ? 233472 : 50 << 20;
+           *value = which == 75   ? cc / 10
+                    : which == 76 ? cc % 10
+                    : which == 16 ? 132
+                    : which == 97 ? 232448
+                    : which == 81 ? 233472
+                                  : 50 << 20;
            return 0;
          }},
-        {"cuDevicePrimaryCtxRetain", (void*)+[](cu::Context* context, int device) -> Result {
+        {"cuDevicePrimaryCtxRetain",
+         (void*)+[](cu::Context* context, int device) -> Result {
            *context = reinterpret_cast<cu::Context>(uintptr_t(1000 + device));
            return get().note("retain " + std::to_string(device)), 0;
          }},
         {"cuCtxGetCurrent", (void*)+[](cu::Context* context) -> Result { return *context = current, 0; }},
-        {"cuCtxPushCurrent_v2", (void*)+[](cu::Context context) -> Result { return current = context, get().note("push " + number(context)), 0; }},
+        {"cuCtxPushCurrent_v2",
+         (void*)+[](cu::Context context) -> Result { return current = context, get().note("push " + number(context)), 0; }},
         {"cuCtxPopCurrent_v2", (void*)+[](cu::Context*) -> Result { return current = nullptr, get().note("pop"), 0; }},
-        {"cuLibraryLoadData", (void*)+[](cu::Library* library, const void* code, int*, void** values, unsigned, int*, void**, unsigned) -> Result {
+        {"cuLibraryLoadData",
+         (void*)+[](cu::Library* library, const void* code, int*, void** values, unsigned, int*, void**, unsigned) -> Result {
            if (get().load_result) return std::strcpy(static_cast<char*>(values[0]), "bad image"), get().load_result.load();
-           if (std::memcmp(code, "\x7f" "ELF", 4) != 0) return 200;
+           if (std::memcmp(code,
+                           "\x7f"
+                           "ELF",
+                           4) != 0)
+             return 200;
            *library = reinterpret_cast<cu::Library>(uintptr_t(2000 + ++get().loads));
            return get().note("load mode=" + std::to_string(capture_mode)), 0;
          }},
-        {"cuLibraryGetKernel", (void*)+[](cu::Kernel* kernel, cu::Library library, const char* name) -> Result {
+        {"cuLibraryGetKernel",
+         (void*)+[](cu::Kernel* kernel, cu::Library library, const char* name) -> Result {
            *kernel = reinterpret_cast<cu::Kernel>(library);
            return get().note(std::string("get ") + name), 0;
          }},
-        {"cuKernelGetFunction", (void*)+[](cu::Function* function, cu::Kernel kernel) -> Result {
+        {"cuKernelGetFunction",
+         (void*)+[](cu::Function* function, cu::Kernel kernel) -> Result {
            *function = reinterpret_cast<cu::Function>(kernel);
            return get().note("function in " + number(current)), 0;
          }},
-        {"cuKernelSetAttribute", (void*)+[](int which, int value, cu::Kernel, int device) -> Result {
+        {"cuKernelSetAttribute",
+         (void*)+[](int which, int value, cu::Kernel, int device) -> Result {
            return get().note("set " + std::to_string(which) + "=" + std::to_string(value) + " on " + std::to_string(device)), 0;
          }},
         {"cuFuncLoad", (void*)+[](cu::Function) -> Result { return get().note("load function"), 0; }},
-        {"cuKernelGetParamInfo", (void*)+[](cu::Kernel, size_t, size_t* offset, size_t* bytes) -> Result {
+        {"cuKernelGetParamInfo",
+         (void*)+[](cu::Kernel, size_t, size_t* offset, size_t* bytes) -> Result {
            return *offset = 0, *bytes = get().params_bytes, get().params_bytes ? 0 : 1;
          }},
-        {"cuLaunchKernelEx", (void*)+[](const cu::LaunchConfig* c, cu::Function, void** arguments, void**) -> Result {
+        {"cuLaunchKernelEx",
+         (void*)+[](const cu::LaunchConfig* c, cu::Function, void** arguments, void**) -> Result {
            if (get().launch_result) return get().launch_result;
            if (!get().write_down) return 0;
-           std::string call = "launch " + std::to_string(c->grid_x) + "," + std::to_string(c->grid_y) + "," + std::to_string(c->grid_z) + " of " +
-                              std::to_string(c->block_x) + " smem " + std::to_string(c->shared_bytes) + " stream " + number(c->stream) + " in " +
-                              number(current);
+           std::string call = "launch " + std::to_string(c->grid.x) + "," + std::to_string(c->grid.y) + "," + std::to_string(c->grid.z) +
+                              " of " + std::to_string(c->block.x) + " smem " + std::to_string(c->shared_bytes) + " stream " +
+                              number(c->stream) + " in " + number(current);
            for (unsigned i = 0; i < c->num_attributes; ++i) {
              const cu::LaunchAttribute& a = c->attributes[i];
-             if (a.id == cu::kClusterDimension) call += " cluster " + std::to_string(a.value.cluster.x) + "," + std::to_string(a.value.cluster.y);
+             if (a.id == cu::kClusterDimension)
+               call += " cluster " + std::to_string(a.value.cluster.x) + "," + std::to_string(a.value.cluster.y);
              if (a.id == cu::kProgrammaticStreamSerialization) call += " pdl";
            }
            const auto* bytes = static_cast<const unsigned char*>(arguments[0]);
@@ -122,11 +141,13 @@ struct StandInDriver {
            get().last_params.assign(bytes, bytes + get().params_to_read);
            return 0;
          }},
-        {"cuMemcpyHtoDAsync_v2", (void*)+[](cu::DevicePointer to, const void* from, size_t bytes, cu::Stream) -> Result {
+        {"cuMemcpyHtoDAsync_v2",
+         (void*)+[](cu::DevicePointer to, const void* from, size_t bytes, cu::Stream) -> Result {
            get().copied_from = from;
            return std::memcpy(reinterpret_cast<void*>(uintptr_t(to)), from, bytes), get().note("copy to device"), 0;
          }},
-        {"cuMemcpyDtoHAsync_v2", (void*)+[](void* to, cu::DevicePointer from, size_t bytes, cu::Stream) -> Result {
+        {"cuMemcpyDtoHAsync_v2",
+         (void*)+[](void* to, cu::DevicePointer from, size_t bytes, cu::Stream) -> Result {
            return std::memcpy(to, reinterpret_cast<void*>(uintptr_t(from)), bytes), get().note("copy to host"), 0;
          }},
         {"cuStreamSynchronize", (void*)+[](cu::Stream) -> Result { return get().note("synchronize"), 0; }},

@@ -68,7 +68,7 @@ TEST(DiskCache, GivesBackWhatWasStored) {
 TEST(DiskCache, FolderIsForItsUserAlone) {
   const TemporaryFolder folder;
   ASSERT_TRUE(DiskCache(folder / "kernels", kPlenty).store("key", random_cubin(1, 100)));
-  struct stat status {};
+  struct stat status{};
   ASSERT_EQ(stat((folder / "kernels").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0700u);
   ASSERT_EQ(stat((folder / "kernels/key.cubin").c_str(), &status), 0);

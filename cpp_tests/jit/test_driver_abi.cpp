@@ -26,11 +26,12 @@ namespace {
 template <class Ours, class Theirs>
 constexpr bool same_argument() {
   if constexpr (std::is_pointer_v<Ours> && std::is_pointer_v<Theirs>) {
-    using A = std::remove_cv_t<std::remove_pointer_t<Ours>>;
-    using B = std::remove_cv_t<std::remove_pointer_t<Theirs>>;
+    using A = std::remove_cv_t<std::remove_pointer_t<Ours> >;
+    using B = std::remove_cv_t<std::remove_pointer_t<Theirs> >;
     if constexpr (std::is_arithmetic_v<A> || std::is_enum_v<A> || std::is_pointer_v<A>)
-      return std::is_const_v<std::remove_pointer_t<Ours>> == std::is_const_v<std::remove_pointer_t<Theirs>> && same_argument<A, B>();
-    else return true;
+      return std::is_const_v<std::remove_pointer_t<Ours> > == std::is_const_v<std::remove_pointer_t<Theirs> > && same_argument<A, B>();
+    else
+      return true;
   } else {
     return !std::is_pointer_v<Ours> && !std::is_pointer_v<Theirs> && sizeof(Ours) == sizeof(Theirs) && !std::is_floating_point_v<Ours>;
   }
@@ -41,16 +42,18 @@ struct SameFunction : std::false_type {};
 template <class... Ours, class... Theirs>
 struct SameFunction<Result (*)(Ours...), CUresult (*)(Theirs...)> {
   static constexpr bool value = [] {
-    if constexpr (sizeof...(Ours) == sizeof...(Theirs)) return (same_argument<Ours, Theirs>() && ...);
-    else return false;
+    if constexpr (sizeof...(Ours) == sizeof...(Theirs))
+      return (same_argument<Ours, Theirs>() && ...);
+    else
+      return false;
   }();
 };
 
 // cuda.h renames functions by macros (cuCtxPushCurrent is cuCtxPushCurrent_v2): the exported name is what they expand to.
 #define FLASHINFER_EXPANDED_(name) #name
 #define FLASHINFER_EXPANDED(name) FLASHINFER_EXPANDED_(name)
-#define FLASHINFER_SAME(ours, theirs)                                                       \
-  static_assert(SameFunction<decltype(Driver::ours)::Function, decltype(&theirs)>::value);  \
+#define FLASHINFER_SAME(ours, theirs)                                                      \
+  static_assert(SameFunction<decltype(Driver::ours)::Function, decltype(&theirs)>::value); \
   static_assert(std::string_view(decltype(Driver::ours)::kName) == FLASHINFER_EXPANDED(theirs))
 
 FLASHINFER_SAME(init, cuInit);
@@ -90,10 +93,10 @@ static_assert(offsetof(LaunchAttribute, value.programmatic_stream_serialization_
 static_assert(sizeof(LaunchAttribute::value) == sizeof(CUlaunchAttributeValue));
 
 static_assert(sizeof(LaunchConfig) == sizeof(CUlaunchConfig));
-static_assert(offsetof(LaunchConfig, grid_x) == offsetof(CUlaunchConfig, gridDimX));
-static_assert(offsetof(LaunchConfig, grid_z) == offsetof(CUlaunchConfig, gridDimZ));
-static_assert(offsetof(LaunchConfig, block_x) == offsetof(CUlaunchConfig, blockDimX));
-static_assert(offsetof(LaunchConfig, block_z) == offsetof(CUlaunchConfig, blockDimZ));
+static_assert(offsetof(LaunchConfig, grid.x) == offsetof(CUlaunchConfig, gridDimX));
+static_assert(offsetof(LaunchConfig, grid.z) == offsetof(CUlaunchConfig, gridDimZ));
+static_assert(offsetof(LaunchConfig, block.x) == offsetof(CUlaunchConfig, blockDimX));
+static_assert(offsetof(LaunchConfig, block.z) == offsetof(CUlaunchConfig, blockDimZ));
 static_assert(offsetof(LaunchConfig, shared_bytes) == offsetof(CUlaunchConfig, sharedMemBytes));
 static_assert(offsetof(LaunchConfig, stream) == offsetof(CUlaunchConfig, hStream));
 static_assert(offsetof(LaunchConfig, attributes) == offsetof(CUlaunchConfig, attrs));

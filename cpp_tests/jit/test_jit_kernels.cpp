@@ -81,7 +81,9 @@ class StandIn : public ::testing::Test {
   }
   void TearDown() override { driver.write_down = true; }
 
-  Context context(KernelSource& kernels, int device = 0) { return {.device = {DeviceType::cuda, device}, .stream = (void*)7, .kernels = &kernels}; }
+  Context context(KernelSource& kernels, int device = 0) {
+    return {.device = {DeviceType::cuda, device}, .stream = (void*)7, .kernels = &kernels};
+  }
 
   StandInDriver& driver = StandInDriver::get();
   TemporaryFolder folder;
@@ -157,7 +159,8 @@ TEST_F(StandIn, SharedMemoryIsAllowedOnceForTheMostAsked) {
       if (call.rfind("set", 0) == 0) set.push_back(call);
   }
   EXPECT_EQ(set, (Calls{"set 8=4000 on 0", "set 8=100000 on 0"}));
-  EXPECT_THROW(launch(ScaleConfig{}, LaunchShape{.grid = {1}, .block = {128}, .smem_bytes = 300000}, params, context(kernels)), Unsupported);
+  EXPECT_THROW(launch(ScaleConfig{}, LaunchShape{.grid = {1}, .block = {128}, .smem_bytes = 300000}, params, context(kernels)),
+               Unsupported);
 }
 
 TEST_F(StandIn, ClustersAndOverlapAreLaunchAttributes) {
@@ -262,7 +265,8 @@ TEST_F(StandIn, ErrorsSayWhichKernelAndWhatTheDriverSaid) {
 TEST_F(StandIn, HostAndDeviceAgreeOnParams) {
   JitKernels kernels(settings_in(folder), headers_in(folder / "include"));
   driver.params_bytes = sizeof(params) + 8;
-  const std::string error = error_of<CudaError>([&] { launch(ScaleConfig{}, LaunchShape{.grid = {1}, .block = {32}}, params, context(kernels)); });
+  const std::string error =
+      error_of<CudaError>([&] { launch(ScaleConfig{}, LaunchShape{.grid = {1}, .block = {32}}, params, context(kernels)); });
   EXPECT_NE(error.find("Params have 16 bytes on the host and 24 on the device"), std::string::npos) << error;
 }
 
@@ -317,8 +321,8 @@ TEST(OnTheGpu, BuildsLoadsAndRuns) {
   void* data = reinterpret_cast<void*>(uintptr_t(device));
   kernels.copy_to_device(data, host.data(), 4000, context);
   for (int round = 0; round < 2; ++round)
-    launch(ScaleConfig{64}, LaunchShape{.grid = {16}, .block = {64}, .smem_bytes = 60 * 1024, .pdl = round == 1}, ScaleParams{static_cast<float*>(data), -3.0f, 999},
-           context);
+    launch(ScaleConfig{64}, LaunchShape{.grid = {16}, .block = {64}, .smem_bytes = 60 * 1024, .pdl = round == 1},
+           ScaleParams{static_cast<float*>(data), -3.0f, 999}, context);
   kernels.copy_to_host(result.data(), data, 4000, context);
   for (size_t i = 0; i < host.size(); ++i) ASSERT_EQ(result[i], i < 999 ? host[i] * 9.0f : host[i]) << i;
 }

@@ -54,8 +54,10 @@ TEST(Unit, UserTextKeepsItsOwnLines) {
 }
 
 TEST(Settings, ComeFromTheEnvironment) {
-  const ScopedVariable home("HOME", "/home/me"), xdg("XDG_CACHE_HOME", ""), dir("FLASHINFER_CACHE_DIR", ""), size("FLASHINFER_CACHE_SIZE", "");
-  const ScopedVariable aot("FLASHINFER_AOT_PATH", "/a:/b/c"), off("FLASHINFER_JIT", "off"), options("FLASHINFER_JIT_OPTIONS", "-lineinfo  -G");
+  const ScopedVariable home("HOME", "/home/me"), xdg("XDG_CACHE_HOME", ""), dir("FLASHINFER_CACHE_DIR", ""),
+      size("FLASHINFER_CACHE_SIZE", "");
+  const ScopedVariable aot("FLASHINFER_AOT_PATH", "/a:/b/c"), off("FLASHINFER_JIT", "off"),
+      options("FLASHINFER_JIT_OPTIONS", "-lineinfo  -G");
   Settings settings = Settings::from_environment();
   EXPECT_EQ(settings.cache_dir, "/home/me/.cache/flashinfer");
   EXPECT_EQ(settings.cache_capacity, 1ll << 30);
@@ -136,7 +138,9 @@ TEST_F(KernelBuilderTest, CompilesOnceAndThenReadsTheDisk) {
   const Built compiled = first.build(scale_text(), kHopper);
   EXPECT_EQ(compiled.origin, Origin::compiled);
   EXPECT_GT(compiled.seconds, 0);
-  EXPECT_EQ(compiled.cubin.code.substr(0, 4), "\x7f" "ELF");
+  EXPECT_EQ(compiled.cubin.code.substr(0, 4),
+            "\x7f"
+            "ELF");
   expect_contains(compiled.cubin.log, "registers");
   expect_contains(compiled.cubin.log, "flashinfer_kernel");
   auto second = builder();

@@ -49,22 +49,24 @@ struct alignas(64) TensorMap {
   uint64_t opaque[16];
 };
 
+struct Extent {
+  unsigned x, y, z;
+};
+
 /// CUlaunchAttribute: an id, and a union of 64 bytes of which two members are used.
 struct LaunchAttribute {
   LaunchAttributeId id;
   char pad[4];
   union {
     char raw[64];
-    struct {
-      unsigned x, y, z;
-    } cluster;
+    Extent cluster;
     int programmatic_stream_serialization_allowed;
   } value;
 };
 
 /// CUlaunchConfig.
 struct LaunchConfig {
-  unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z;
+  Extent grid, block;
   unsigned shared_bytes;
   Stream stream;
   LaunchAttribute* attributes;
@@ -147,7 +149,8 @@ class Driver {
       throw CudaError(
           "CUDA: this process was forked after its parent had used the GPU, and the driver does not survive a fork; "
           "start workers with the 'spawn' method, or fork before the first GPU call");
-    if (!initialised_.load(std::memory_order_acquire)) [[unlikely]] first_initialise();
+    if (!initialised_.load(std::memory_order_acquire)) [[unlikely]]
+      first_initialise();
   }
 
  private:
@@ -179,10 +182,12 @@ class Driver {
   Driver& driver = Driver::get();
   driver.get_error_name(result, &name);
   driver.get_error_string(result, &text);
-  throw CudaError(what + ": " + (name ? name : "CUDA error") + " (" + std::to_string(result) + ")" + (text ? std::string(": ") + text : ""));
+  throw CudaError(what + ": " + (name ? name : "CUDA error") + " (" + std::to_string(result) + ")" +
+                  (text ? std::string(": ") + text : ""));
 }
 inline void check(Result result, const char* what) {
-  if (result != 0) [[unlikely]] fail(result, what);
+  if (result != 0) [[unlikely]]
+    fail(result, what);
 }
 
 inline void Driver::first_initialise() {
@@ -200,7 +205,8 @@ class CurrentContext {
   explicit CurrentContext(Context context) {
     Context current = nullptr;
     check(Driver::get().ctx_get_current(&current), "cuCtxGetCurrent");
-    if (current == context) [[likely]] return;
+    if (current == context) [[likely]]
+      return;
     check(Driver::get().ctx_push_current(context), "cuCtxPushCurrent");
     pushed_ = true;
   }

@@ -72,7 +72,7 @@ inline Found read_entry(int folder, const std::string& name, Cubin& cubin, bool 
     return true;
   };
   EntryHeader header;
-  struct stat status {};
+  struct stat status{};
   if (fstat(file.get(), &status) != 0 || !read_whole(&header, sizeof(header))) return Found::corrupt;
   if (std::memcmp(header.magic, kEntryMagic, 8) != 0 || header.code_bytes > kLargestEntry || header.log_bytes > kLargestEntry ||
       uint64_t(status.st_size) != sizeof(header) + header.code_bytes + header.log_bytes)
@@ -213,7 +213,7 @@ class DiskCache {
     }
     Handle folder(open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!folder) return refuse(path_ + ": " + std::strerror(errno));
-    struct stat status {};
+    struct stat status{};
     if (fstat(folder.get(), &status) != 0) return refuse(path_ + ": " + std::strerror(errno));
     if (status.st_uid != geteuid()) return refuse(path_ + " belongs to user " + std::to_string(status.st_uid));
     if (status.st_mode & (S_IWGRP | S_IWOTH)) return refuse(path_ + " is writable by others");
@@ -226,7 +226,7 @@ class DiskCache {
     if (!listing) return found;
     while (const dirent* item = readdir(listing)) {
       const std::string name = item->d_name;
-      struct stat status {};
+      struct stat status{};
       if (fstatat(folder, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(status.st_mode)) continue;
       found.push_back({name, name[0] != '.' && name.ends_with(".cubin"), int64_t(status.st_size), status.st_mtim});
     }

@@ -127,7 +127,8 @@ class JitKernels : public KernelSource {
 
     const uint64_t key = mix(id.hash, uint64_t(gpu.info.arch.number));
     jit::LoadedKernel* kernel = table_.find(key);
-    if (!kernel) [[unlikely]] kernel = load(id, key, gpu.info.arch);
+    if (!kernel) [[unlikely]]
+      kernel = load(id, key, gpu.info.arch);
     if (kernel->params_bytes != params_bytes && kernel->params_bytes != 0) [[unlikely]]
       throw CudaError("jit: " + id.text(id.config).kernel + ": Params have " + std::to_string(params_bytes) + " bytes on the host and " +
                       std::to_string(kernel->params_bytes) + " on the device; a field's type differs between the two compilers");
@@ -140,13 +141,11 @@ class JitKernels : public KernelSource {
       function = prepare(*kernel, gpu, shape.smem_bytes, cluster_size > 8);
 
     cu::LaunchAttribute attributes[2];
-    cu::LaunchConfig config{shape.grid.x,  shape.grid.y,  shape.grid.z,
-                            shape.block.x, shape.block.y, shape.block.z,
-                            unsigned(shape.smem_bytes), static_cast<cu::Stream>(context.stream), attributes, 0};
+    cu::LaunchConfig config{extent_of(shape.grid), extent_of(shape.block), unsigned(shape.smem_bytes), stream_of(context), attributes, 0};
     if (cluster_size > 1) {
       cu::LaunchAttribute& attribute = attributes[config.num_attributes++];
       attribute.id = cu::kClusterDimension;
-      attribute.value.cluster = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
+      attribute.value.cluster = extent_of(shape.cluster);
     }
     if (shape.pdl && gpu.info.arch.number >= 90) {
       cu::LaunchAttribute& attribute = attributes[config.num_attributes++];
@@ -155,7 +154,8 @@ class JitKernels : public KernelSource {
     }
     void* arguments[] = {const_cast<void*>(params)};
     const cu::Result result = cu::Driver::get().launch_kernel_ex(&config, function, arguments, nullptr);
-    if (result != 0) [[unlikely]] cu::fail(result, "launch of " + id.text(id.config).kernel + " " + describe(shape));
+    if (result != 0) [[unlikely]]
+      cu::fail(result, "launch of " + id.text(id.config).kernel + " " + describe(shape));
   }
 
   void copy_to_device(void* device, const void* host, size_t bytes, const Context& context) override {
@@ -167,21 +167,23 @@ class JitKernels : public KernelSource {
     thread_local std::vector<unsigned char> pageable;
     pageable.resize(bytes);
     std::memcpy(pageable.data(), host, bytes);
-    cu::check(cu::Driver::get().memcpy_htod_async(cu::DevicePointer(uintptr_t(device)), pageable.data(), bytes,
-                                                  static_cast<cu::Stream>(context.stream)),
+    cu::check(cu::Driver::get().memcpy_htod_async(cu::DevicePointer(uintptr_t(device)), pageable.data(), bytes, stream_of(context)),
               "cuMemcpyHtoDAsync");
   }
 
   void copy_to_host(void* host, const void* device, size_t bytes, const Context& context) override {
     const cu::CurrentContext current(gpu(context.device.index).context);
     refuse_capture(context, "reading device memory back; unset FLASHINFER_VALIDATE");
-    const auto stream = static_cast<cu::Stream>(context.stream);
+    const cu::Stream stream = stream_of(context);
     if (bytes > 0)
       cu::check(cu::Driver::get().memcpy_dtoh_async(host, cu::DevicePointer(uintptr_t(device)), bytes, stream), "cuMemcpyDtoHAsync");
     cu::check(cu::Driver::get().stream_synchronize(stream), "cuStreamSynchronize");
   }
 
  private:
+  static cu::Extent extent_of(Dim3 d) { return {d.x, d.y, d.z}; }
+  static cu::Stream stream_of(const Context& context) { return static_cast<cu::Stream>(context.stream); }
+
   const jit::Gpu& gpu(int index) {
     cu::Driver::get().initialise();
     if (index < 0 || index >= jit::kMaxDevices)
@@ -223,8 +225,10 @@ class JitKernels : public KernelSource {
     {
       const std::lock_guard lock(mutex_);
       if (jit::LoadedKernel* kernel = table_.find(key)) return kernel;
-      if (const auto found = loading_.find(key); found != loading_.end()) other = found->second;
-      else loading_[key] = promise.get_future().share();
+      if (const auto found = loading_.find(key); found != loading_.end())
+        other = found->second;
+      else
+        loading_[key] = promise.get_future().share();
     }
     if (other.valid()) return other.get();
     try {
@@ -278,7 +282,8 @@ class JitKernels : public KernelSource {
       if (smem_bytes > gpu.info.smem_per_block)
         throw Unsupported("jit: a launch asks for " + std::to_string(smem_bytes) + " bytes of shared memory, " + to_string(gpu.info.arch) +
                           " has " + std::to_string(gpu.info.smem_per_block));
-      cu::check(driver.kernel_set_attribute(cu::kMaxDynamicSharedSizeBytes, smem_bytes, kernel.kernel, gpu.ordinal), "cuKernelSetAttribute");
+      cu::check(driver.kernel_set_attribute(cu::kMaxDynamicSharedSizeBytes, smem_bytes, kernel.kernel, gpu.ordinal),
+                "cuKernelSetAttribute");
       on_device.smem_limit.store(smem_bytes, std::memory_order_relaxed);
     }
     if (large_cluster && !on_device.large_clusters.load(std::memory_order_relaxed)) {
@@ -296,7 +301,7 @@ class JitKernels : public KernelSource {
 
   static void refuse_capture(const Context& context, const std::string& what) {
     cu::StreamCaptureStatus status = cu::kCaptureStatusNone;
-    cu::check(cu::Driver::get().stream_is_capturing(static_cast<cu::Stream>(context.stream), &status), "cuStreamIsCapturing");
+    cu::check(cu::Driver::get().stream_is_capturing(stream_of(context), &status), "cuStreamIsCapturing");
     if (status != cu::kCaptureStatusNone) throw CudaError("the stream is being captured into a CUDA graph, which can not hold " + what);
   }
 

@@ -19,11 +19,11 @@
 namespace flashinfer::jit {
 
 struct Settings {
-  std::string cache_dir;              // empty: no disk cache
+  std::string cache_dir;               // empty: no disk cache
   int64_t cache_capacity = 1ll << 30;  // bytes
-  std::vector<std::string> aot_dirs;  // read-only folders of precompiled kernels, looked up first
-  bool compile = true;                // false: a kernel that is in none of them is an error
-  std::vector<std::string> options;   // more NVRTC options, for profiling and debugging; part of the key
+  std::vector<std::string> aot_dirs;   // read-only folders of precompiled kernels, looked up first
+  bool compile = true;                 // false: a kernel that is in none of them is an error
+  std::vector<std::string> options;    // more NVRTC options, for profiling and debugging; part of the key
 
   /// FLASHINFER_CACHE_DIR (else XDG_CACHE_HOME/flashinfer, ~/.cache/flashinfer), FLASHINFER_CACHE_SIZE ("2G", "500M", 0 for none),
   /// FLASHINFER_AOT_PATH (colon-separated), FLASHINFER_JIT=off, FLASHINFER_JIT_OPTIONS (space-separated, such as -lineinfo).
@@ -173,20 +173,19 @@ class KernelBuilder {
   /// Changed when the same inputs have to give another entry.
   static constexpr const char* kSchema = "flashinfer-kernel-1";
 
-  static std::string kernels_folder(const Settings& settings) {
-    return settings.cache_dir.empty() ? "" : settings.cache_dir + "/kernels";
-  }
+  static std::string kernels_folder(const Settings& settings) { return settings.cache_dir.empty() ? "" : settings.cache_dir + "/kernels"; }
 
   static std::string describe(const KernelText& text, Arch arch) {
-    return "jit: kernel " + text.kernel + (text.user_name.empty() ? "" : " with variant " + text.user_name) + " of <flashinfer/" + text.header +
-           "> for " + to_string(arch);
+    return "jit: kernel " + text.kernel + (text.user_name.empty() ? "" : " with variant " + text.user_name) + " of <flashinfer/" +
+           text.header + "> for " + to_string(arch);
   }
 
   /// Files that the key does not know of would leave stale kernels.
   static void check_user_text(const KernelText& text) {
     for (size_t at = text.user_text.find("#include"); at != std::string::npos; at = text.user_text.find("#include", at + 1)) {
       const size_t name = text.user_text.find_first_not_of(" \t", at + 8);
-      if (name != std::string::npos && (text.user_text.compare(name, 12, "<flashinfer/") == 0 || text.user_text.compare(name, 6, "<cuda_") == 0))
+      if (name != std::string::npos &&
+          (text.user_text.compare(name, 12, "<flashinfer/") == 0 || text.user_text.compare(name, 6, "<cuda_") == 0))
         continue;
       throw InvalidArgument("jit", "variant " + text.user_name, "only includes of <flashinfer/...> and <cuda_*.h>",
                             text.user_text.substr(at, text.user_text.find('\n', at) - at));
@@ -252,9 +251,12 @@ inline std::vector<std::string> split(const std::string& text, char separator) {
 
 inline Settings Settings::from_environment() {
   Settings settings;
-  if (const std::string path = environment("FLASHINFER_CACHE_DIR"); !path.empty()) settings.cache_dir = path;
-  else if (const std::string xdg = environment("XDG_CACHE_HOME"); !xdg.empty()) settings.cache_dir = xdg + "/flashinfer";
-  else if (const std::string home = environment("HOME"); !home.empty()) settings.cache_dir = home + "/.cache/flashinfer";
+  if (const std::string path = environment("FLASHINFER_CACHE_DIR"); !path.empty())
+    settings.cache_dir = path;
+  else if (const std::string xdg = environment("XDG_CACHE_HOME"); !xdg.empty())
+    settings.cache_dir = xdg + "/flashinfer";
+  else if (const std::string home = environment("HOME"); !home.empty())
+    settings.cache_dir = home + "/.cache/flashinfer";
   if (const std::string size = environment("FLASHINFER_CACHE_SIZE"); !size.empty()) settings.cache_capacity = parse_bytes(size);
   settings.aot_dirs = split(environment("FLASHINFER_AOT_PATH"), ':');
   settings.compile = environment("FLASHINFER_JIT") != "off";

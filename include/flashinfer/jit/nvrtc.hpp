@@ -44,8 +44,10 @@ void on_big_stack(Body&& body) {
   pthread_t thread;
   const bool started = pthread_create(&thread, &attributes, run, &work) == 0;
   pthread_attr_destroy(&attributes);
-  if (started) pthread_join(thread, nullptr);
-  else run(&work);  // out of threads or address space: the caller's stack may do
+  if (started)
+    pthread_join(thread, nullptr);
+  else
+    run(&work);  // out of threads or address space: the caller's stack may do
   if (work.error) std::rethrow_exception(work.error);
 }
 

@@ -99,7 +99,7 @@ inline Toolchain find_toolchain(const Locator& locator) {
 inline std::string build_id(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return "absent";
-  struct stat status {};
+  struct stat status{};
   fstat(file, &status);
   std::string id = std::to_string(static_cast<long long>(status.st_size)) + ":";
   Elf64_Ehdr elf;

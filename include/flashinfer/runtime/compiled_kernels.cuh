@@ -112,7 +112,8 @@ class CompiledKernels : public KernelSource {
     thread_local std::vector<unsigned char> pageable;
     pageable.resize(bytes);
     std::memcpy(pageable.data(), host, bytes);
-    check(cudaMemcpyAsync(device, pageable.data(), bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(context.stream)), "cudaMemcpyAsync");
+    check(cudaMemcpyAsync(device, pageable.data(), bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(context.stream)),
+          "cudaMemcpyAsync");
   }
 
   void copy_to_host(void* host, const void* device, size_t bytes, const Context& context) override {
@@ -129,7 +130,7 @@ class CompiledKernels : public KernelSource {
   struct Kernel {
     const void* entry;
     size_t params_bytes;
-    std::atomic<int32_t> smem_limit[kMaxDevices] = {};  // the dynamic shared memory that launches may ask for
+    std::atomic<int32_t> smem_limit[kMaxDevices] = {};   // the dynamic shared memory that launches may ask for
     std::atomic<bool> large_clusters[kMaxDevices] = {};  // of more than the 8 blocks that every GPU with clusters has
     Kernel(const void* entry, size_t params_bytes) : entry(entry), params_bytes(params_bytes) {}
   };
@@ -138,10 +139,13 @@ class CompiledKernels : public KernelSource {
    public:
     explicit CurrentDevice(int device) {
       if (device < 0 || device >= kMaxDevices)
-        throw InvalidArgument("CompiledKernels", "device", "a CUDA device index below " + std::to_string(kMaxDevices), std::to_string(device));
+        throw InvalidArgument("CompiledKernels", "device", "a CUDA device index below " + std::to_string(kMaxDevices),
+                              std::to_string(device));
       check(cudaGetDevice(&previous_), "cudaGetDevice");
-      if (previous_ == device) previous_ = -1;
-      else check(cudaSetDevice(device), "cudaSetDevice");
+      if (previous_ == device)
+        previous_ = -1;
+      else
+        check(cudaSetDevice(device), "cudaSetDevice");
     }
     ~CurrentDevice() {
       if (previous_ >= 0) cudaSetDevice(previous_);
@@ -158,7 +162,8 @@ class CompiledKernels : public KernelSource {
       return smem_bytes <= kernel.smem_limit[device].load(std::memory_order_acquire) &&
              (!large_cluster || kernel.large_clusters[device].load(std::memory_order_acquire));
     };
-    if (ready()) [[likely]] return;
+    if (ready()) [[likely]]
+      return;
     const std::lock_guard lock(mutex_);
     if (ready()) return;
     if (smem_bytes > kernel.smem_limit[device].load(std::memory_order_relaxed)) {
@@ -173,7 +178,8 @@ class CompiledKernels : public KernelSource {
 
   template <class What>
   static void check(cudaError_t error, const What& what) {
-    if (error == cudaSuccess) [[likely]] return;
+    if (error == cudaSuccess) [[likely]]
+      return;
     cudaGetLastError();  // ours to report: the user's next check must not find it
     throw CudaError(std::string(what) + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
   }
@@ -181,7 +187,8 @@ class CompiledKernels : public KernelSource {
   static void refuse_capture(const Context& context, const std::string& what) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(static_cast<cudaStream_t>(context.stream), &status), "cudaStreamIsCapturing");
-    if (status != cudaStreamCaptureStatusNone) throw CudaError("the stream is being captured into a CUDA graph, which can not hold " + what);
+    if (status != cudaStreamCaptureStatusNone)
+      throw CudaError("the stream is being captured into a CUDA graph, which can not hold " + what);
   }
 
   std::unordered_map<uint64_t, Kernel> kernels_;
