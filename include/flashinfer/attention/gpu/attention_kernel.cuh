@@ -84,23 +84,23 @@ struct AttentionKernel {
     const Loader loader(p, work);
     typename Loader::KCopy k_copy;
     typename Loader::VCopy v_copy;
-    load_q<kConfig>(p);
+    load_q<kConfig>(p, work);
     ptx::cp_async_commit();
     loader.template publish_first<kStages>();
     Tile::sync_keys();  // the places of the first tiles are known
     if constexpr (Tile::kKvAsync) {
 #pragma unroll
       for (int i = 0; i < kStages; ++i) {
-        if (i < num_tiles) loader.copy_k(k_copy, i, i);
+        if (i < num_tiles) k_copy.copy(Tile::loader(), Loader::k_smem(i), loader.keys(i));
         ptx::cp_async_commit();
         if (i + 1 < kStages) {
-          if (i < num_tiles) loader.copy_v(v_copy, i, i);
+          if (i < num_tiles) v_copy.copy(Tile::loader(), Loader::v_smem(i), loader.values(i));
           ptx::cp_async_commit();
         }
       }
       ptx::cp_async_wait<2 * kStages - 1>();
     } else {
-      loader.copy_k(k_copy, 0, 0);
+      k_copy.copy(Tile::loader(), Loader::k_smem(0), loader.keys(0));
       ptx::cp_async_wait<0>();
     }
     __syncthreads();  // q is there
@@ -126,7 +126,7 @@ struct AttentionKernel {
         state.softmax(s, scale, probabilities);
       }
       loader.publish_own(tile + kStages, ahead);
-      if constexpr (!Tile::kKvAsync) v_copy.store(Tile::loader(), Loader::v_smem(0), loader.v_place(tile));
+      if constexpr (!Tile::kKvAsync) v_copy.store(Tile::loader(), Loader::v_smem(0), loader.values(tile));
 
       // The tile's values are there, and nobody reads its keys any more.
       if constexpr (Tile::kKvAsync) ptx::cp_async_wait<2 * kStages - 2>();
@@ -134,7 +134,7 @@ struct AttentionKernel {
       begin_keys(loader, k_copy, tile, stage, num_tiles);
       if (sees) state.accumulate(probabilities, stage);
       if constexpr (!Tile::kKvAsync) {
-        if (tile + 1 < num_tiles) k_copy.store(Tile::loader(), Loader::k_smem(0), loader.k_place(tile + 1));
+        if (tile + 1 < num_tiles) k_copy.store(Tile::loader(), Loader::k_smem(0), loader.keys(tile + 1));
       } else {
         stage = stage + 1 == kStages ? 0 : stage + 1;
       }
@@ -144,19 +144,19 @@ struct AttentionKernel {
   /// Starts the values that are due at the first wait of a step: of the tile kStages - 1 ahead, into the slot before this one.
   static FLASHINFER_DEVICE void begin_values(const Loader& loader, typename Loader::VCopy& copy, int32_t tile, int32_t stage, int32_t num_tiles) {
     if constexpr (Tile::kKvAsync) {
-      if (tile + kStages - 1 < num_tiles) loader.copy_v(copy, tile + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
+      if (tile + kStages - 1 < num_tiles) copy.copy(Tile::loader(), Loader::v_smem(stage == 0 ? kStages - 1 : stage - 1), loader.values(tile + kStages - 1));
       ptx::cp_async_commit();
     } else {
-      copy.fetch(Tile::loader(), loader.v_place(tile));
+      copy.fetch(Tile::loader(), loader.values(tile));
     }
   }
   /// At the second wait: the keys kStages ahead, into this slot.
   static FLASHINFER_DEVICE void begin_keys(const Loader& loader, typename Loader::KCopy& copy, int32_t tile, int32_t stage, int32_t num_tiles) {
     if constexpr (Tile::kKvAsync) {
-      if (tile + kStages < num_tiles) loader.copy_k(copy, tile + kStages, stage);
+      if (tile + kStages < num_tiles) copy.copy(Tile::loader(), Loader::k_smem(stage), loader.keys(tile + kStages));
       ptx::cp_async_commit();
     } else {
-      if (tile + 1 < num_tiles) copy.fetch(Tile::loader(), loader.k_place(tile + 1));
+      if (tile + 1 < num_tiles) copy.fetch(Tile::loader(), loader.keys(tile + 1));
     }
   }
 
@@ -167,7 +167,7 @@ struct AttentionKernel {
     __syncthreads();
   }
   static FLASHINFER_DEVICE void rotate_k(const Loader& loader, int32_t tile, int32_t stage) {
-    const int32_t first_key = loader.kv_begin + tile * kConfig.kv_tile + Tile::first_load_key();
+    const int32_t first_key = loader.first_key(tile);
     Rope<kConfig>::template rotate<Tile::kLoadKeys, kSmem.k_pitch, Tile::kLoadThreads>(Tile::loader(), Loader::k_smem(stage),
                                                                                       [&](int row) { return first_key + row; });
     Tile::sync_keys();

@@ -6,13 +6,16 @@
 
 namespace flashinfer::gpu {
 
-/// Copies a thread's chunks of `kRows` rows of `kDim` elements, eight elements a chunk, padded to a multiple of 16 with zeros.
-/// The kGroup threads of a group share the rows. `place(row, valid)` is the row's first element.
+/// Copies kRows rows of kDim elements, eight elements a chunk, padded to a multiple of 16 with zeros, by the kGroup threads of a group.
+/// A source has: base (const char*), offset(row) in bytes, valid(row, column): what is not valid is not read, zeros are written.
 template <class T, class Operand, bool kAsync, int kRows, int kDim, int kPitch, int kGroup>
 struct RowCopy {
   static constexpr int kChunks = padded(kDim) / 8;
-  static constexpr int kTotal = kRows * kChunks;
-  static constexpr int kPerThread = ceil_div(kTotal, kGroup);
+  /// Neighbouring threads share a row: a power of two that divides its chunks, so that all of a thread's addresses are one register
+  /// and constants.
+  static constexpr int kSharers = min(kChunks & -kChunks, kGroup);
+  static constexpr int kRowsAtOnce = kGroup / kSharers, kColumnSteps = kChunks / kSharers;
+  static constexpr int kPerThread = ceil_div(kRows, kRowsAtOnce) * kColumnSteps;
   /// Through registers a whole tile is under way at a time if it takes few of them; else it is moved in parts, without overlap.
   static constexpr int kWords = Vec<T, 8>::kBytes / 4;
   static constexpr bool kOverlaps = !kAsync && kPerThread * kWords <= 32;
@@ -20,86 +23,108 @@ struct RowCopy {
 
   Vec<T, 8> held[kAsync ? 1 : kPart];
 
-  template <class Place>
-  FLASHINFER_DEVICE void copy(int thread, unsigned char* smem, const Place& place) {
+  template <class Source>
+  FLASHINFER_DEVICE void copy(int thread, unsigned char* smem, const Source& source) {
     if constexpr (kAsync) {
-      const uint32_t base = ptx::smem_address(smem);
+      const uint32_t to = ptx::smem_address(smem);
 #pragma unroll
       for (int i = 0; i < kPerThread; ++i) {
-        const unsigned chunk = unsigned(thread) + i * kGroup, row = chunk / kChunks, column = chunk % kChunks;
-        if (kTotal % kGroup != 0 && chunk >= kTotal) break;
-        bool valid = kDim % 16 == 0 || column < kDim / 8;
-        const T* from = place(int(row), int(column), valid);
-        ptx::cp_async_16(base + row * kPitch + column * 16, from, valid);
+        const Chunk at(thread, i);
+        if (at.exists()) ptx::cp_async_16(to + at.to(), source.base + at.column * Vec<T, 8>::kBytes + source.offset(at.row), at.valid(source));
       }
     } else {
-      fetch(thread, place);
-      store(thread, smem, place);
+      fetch(thread, source);
+      store(thread, smem, source);
     }
   }
 
   /// The two halves of a copy through registers; compute in between.
-  template <class Place>
-  FLASHINFER_DEVICE void fetch(int thread, const Place& place) {
-    if constexpr (kOverlaps) fetch_part<0>(thread, place);
+  template <class Source>
+  FLASHINFER_DEVICE void fetch(int thread, const Source& source) {
+    if constexpr (kOverlaps) fetch_part<0>(thread, source);
   }
-  template <class Place>
-  FLASHINFER_DEVICE void store(int thread, unsigned char* smem, const Place& place) {
+  template <class Source>
+  FLASHINFER_DEVICE void store(int thread, unsigned char* smem, const Source& source) {
     if constexpr (kOverlaps) {
       store_part<0>(thread, smem);
     } else {
-      move_parts<0>(thread, smem, place);
+      move_parts<0>(thread, smem, source);
     }
   }
 
  private:
-  template <int kFirst, class Place>
-  FLASHINFER_DEVICE void fetch_part(int thread, const Place& place) {
+  /// The i-th chunk of a thread.
+  struct Chunk {
+    int row, column;
+    FLASHINFER_DEVICE Chunk(int thread, int i)
+        : row(int(unsigned(thread) / kSharers) + i / kColumnSteps * kRowsAtOnce), column(int(unsigned(thread) % kSharers) + i % kColumnSteps * kSharers) {}
+    FLASHINFER_DEVICE bool exists() const { return kRows % kRowsAtOnce == 0 || row < kRows; }
+    FLASHINFER_DEVICE int to() const { return row * kPitch + column * 16; }
+    template <class Source>
+    FLASHINFER_DEVICE bool valid(const Source& source) const {
+      return (kDim % 16 == 0 || column < kDim / 8) && source.valid(row, column);
+    }
+  };
+  template <int kFirst, class Source>
+  FLASHINFER_DEVICE void fetch_part(int thread, const Source& source) {
 #pragma unroll
     for (int i = 0; i < kPart; ++i) {
-      const unsigned chunk = unsigned(thread) + (kFirst + i) * kGroup, row = chunk / kChunks, column = chunk % kChunks;
-      bool valid = chunk < kTotal && (kDim % 16 == 0 || column < kDim / 8);
-      const T* from = place(int(row), int(column), valid);
-      held[i] = valid ? Vec<T, 8>::load(from) : Vec<T, 8>::zero();
+      const Chunk at(thread, kFirst + i);
+      if (kFirst + i >= kPerThread) break;
+      const char* from = source.base + at.column * Vec<T, 8>::kBytes + (at.exists() ? source.offset(at.row) : 0);
+      held[i] = at.exists() && at.valid(source) ? Vec<T, 8>::load(reinterpret_cast<const T*>(from)) : Vec<T, 8>::zero();
     }
   }
   template <int kFirst>
   FLASHINFER_DEVICE void store_part(int thread, unsigned char* smem) const {
 #pragma unroll
     for (int i = 0; i < kPart; ++i) {
-      const unsigned chunk = unsigned(thread) + (kFirst + i) * kGroup, row = chunk / kChunks, column = chunk % kChunks;
-      if (chunk < kTotal) to_operand<Operand>(held[i]).store(reinterpret_cast<Operand*>(smem + row * kPitch + column * 16));
+      const Chunk at(thread, kFirst + i);
+      if (kFirst + i < kPerThread && at.exists()) to_operand<Operand>(held[i]).store(reinterpret_cast<Operand*>(smem + at.to()));
     }
   }
-  template <int kFirst, class Place>
-  FLASHINFER_DEVICE void move_parts(int thread, unsigned char* smem, const Place& place) {
+  template <int kFirst, class Source>
+  FLASHINFER_DEVICE void move_parts(int thread, unsigned char* smem, const Source& source) {
     if constexpr (kFirst < kPerThread) {
-      fetch_part<kFirst>(thread, place);
+      fetch_part<kFirst>(thread, source);
       store_part<kFirst>(thread, smem);
-      move_parts<kFirst + kPart>(thread, smem, place);
+      move_parts<kFirst + kPart>(thread, smem, source);
     }
   }
 };
 
-/// Moves q's rows of an item, which all threads load together. Rows past the request or past q are zeros.
+/// q's rows of an item. Rows past the request or past q are zeros.
 template <AttentionConfig kConfig>
-FLASHINFER_DEVICE void load_q(const AttentionParams& p) {
+struct QSource {
+  using T = typename AttentionTile<kConfig>::Q;
+  const AttentionParams& p;
+  const char* base;  // of the kv head's first query head
+  int32_t first_row, num_rows, qo_begin;
+
+  FLASHINFER_DEVICE QSource(const AttentionParams& p, const AttentionWork& work)
+      : p(p),
+        base(reinterpret_cast<const char*>(static_cast<const T*>(p.q) + int64_t(work.item.head / p.plan.num_vo_tiles) * p.plan.group_size() * p.q_stride_head)),
+        first_row(work.item.q_tile * kConfig.q_tile),
+        num_rows(work.qo_len * p.plan.group_size()),
+        qo_begin(work.qo_begin) {}
+  FLASHINFER_DEVICE int64_t offset(int row) const {
+    const int32_t group_size = p.plan.group_size(), token = (first_row + row) / group_size, head = first_row + row - token * group_size;
+    return ((qo_begin + token) * p.q_stride_token + head * p.q_stride_head) * int64_t(sizeof(T));
+  }
+  FLASHINFER_DEVICE bool valid(int row, int) const {
+    return first_row + row < num_rows && uint32_t(qo_begin + (first_row + row) / p.plan.group_size()) < uint32_t(p.total_qo_len);
+  }
+};
+
+/// By all threads of the block.
+template <AttentionConfig kConfig>
+FLASHINFER_DEVICE void load_q(const AttentionParams& p, const AttentionWork& work) {
   using Tile = AttentionTile<kConfig>;
-  using T = typename Tile::Q;
-  const AttentionWork& work = Tile::work();
-  const int32_t group_size = p.plan.group_size();
-  const int32_t first_row = work.item.q_tile * kConfig.q_tile, num_rows = work.qo_len * group_size;
-  const int32_t qo_begin = work.qo_begin;
-  const T* q = static_cast<const T*>(p.q) + int64_t(work.item.head / p.plan.num_vo_tiles) * group_size * p.q_stride_head;
-  RowCopy<T, typename Tile::Operand, Tile::kQAsync, kConfig.q_tile, kConfig.head_dim_qk, Tile::kSmem.q_pitch, Tile::kThreads> rows;
-  rows.copy(int(threadIdx.x), dynamic_smem() + Tile::kSmem.q, [&](int row, int column, bool& valid) {
-    const int32_t packed = first_row + row, token = packed / group_size, head = packed - token * group_size;
-    valid = valid && packed < num_rows && unsigned(qo_begin + token) < unsigned(p.total_qo_len);
-    return q + (valid ? (qo_begin + token) * p.q_stride_token + head * p.q_stride_head + column * 8 : 0);
-  });
+  RowCopy<typename Tile::Q, typename Tile::Operand, Tile::kQAsync, kConfig.q_tile, kConfig.head_dim_qk, Tile::kSmem.q_pitch, Tile::kThreads> rows;
+  rows.copy(int(threadIdx.x), dynamic_smem() + Tile::kSmem.q, QSource<kConfig>(p, work));
 }
 
-/// Where a key's rows of k and v begin, in elements from the head's first.
+/// Where a key's rows of k and v begin, in bytes from the head's first.
 struct KvPlace {
   int64_t k, v;
 };
@@ -119,49 +144,51 @@ struct KvLoader {
     int32_t page, row;
   };
 
+  // What is not here is read again from parameters and shared memory: registers are the kernel's scarcest good.
   const KvView& kv;
-  const T *k, *v;      // of the head; v: of the item's columns
-  int32_t request_begin;  // first page or token
-  int32_t page_size;
-  int32_t kv_begin, kv_end;  // of the item; past kv_end there are zeros
-  int32_t v_columns;         // fewer than vo_tile in the last part of an output that vo_tile does not divide
+  const uint32_t page_size;
+  const AttentionWork& work;
+  const T *k, *v;  // of the head; v: of the item's columns
 
-  FLASHINFER_DEVICE KvLoader(const AttentionParams& p, const AttentionWork& work)
-      : kv(p.kv), request_begin(work.kv_begin), page_size(p.plan.page_size), kv_begin(work.item.kv_begin),
-        kv_end(p.kv.num_pages > 0 ? work.item.kv_end : 0) {
+  FLASHINFER_DEVICE KvLoader(const AttentionParams& p, const AttentionWork& work) : kv(p.kv), page_size(p.plan.page_size), work(work) {
     const int32_t head = work.item.head / p.plan.num_vo_tiles, part = work.item.head - head * p.plan.num_vo_tiles;
     k = static_cast<const T*>(kv.k) + head * kv.k_stride_head;
     v = static_cast<const T*>(kv.v) + head * kv.v_stride_head + part * kConfig.vo_tile;
-    v_columns = kConfig.head_dim_vo - part * kConfig.vo_tile;
   }
 
-  /// The key that this thread looks up in a tile.
-  FLASHINFER_DEVICE int32_t own_key(int32_t tile) const { return kv_begin + tile * kConfig.kv_tile + Tile::first_load_key() + Tile::loader(); }
+  /// This loader's first key of a tile.
+  FLASHINFER_DEVICE int32_t first_key(int32_t tile) const { return work.item.kv_begin + tile * kConfig.kv_tile + Tile::first_load_key(); }
+  /// From here on there are zeros.
+  FLASHINFER_DEVICE int32_t kv_end() const { return kv.num_pages > 0 ? work.item.kv_end : 0; }
+  /// Columns of v; fewer than vo_tile in the last part of an output that vo_tile does not divide.
+  FLASHINFER_DEVICE int32_t v_columns() const {
+    if constexpr (kConfig.head_dim_vo % kConfig.vo_tile == 0) return kConfig.vo_tile;
+    return kConfig.head_dim_vo - work.item.head % ceil_div(kConfig.head_dim_vo, kConfig.vo_tile) * kConfig.vo_tile;
+  }
 
   FLASHINFER_DEVICE Row find(int32_t key) const {
-    if (key >= kv_end) return {0, 0};
+    if (key >= kv_end()) return {0, 0};
     if constexpr (kConfig.paged) {
-      const int32_t page = int32_t(uint32_t(key) / uint32_t(page_size)), at = request_begin + page;
+      const int32_t page = int32_t(uint32_t(key) / page_size), at = work.kv_begin + page;
       const int32_t id = uint32_t(at) < uint32_t(kv.num_indices) ? kv.indices[at] : 0;
-      return {uint32_t(id) < uint32_t(kv.num_pages) ? id : 0, key - page * page_size};
+      return {uint32_t(id) < uint32_t(kv.num_pages) ? id : 0, key - page * int32_t(page_size)};
     } else {
-      const int32_t token = request_begin + key;
+      const int32_t token = work.kv_begin + key;
       return {uint32_t(token) < uint32_t(kv.num_pages) ? token : 0, 0};
     }
   }
   FLASHINFER_DEVICE void publish(int32_t tile, int32_t key_in_tile, const Row& found) const {
     KvPlace place;
     if constexpr (kConfig.paged) {
-      place.k = found.page * kv.k_stride_page + found.row * kv.k_stride_token;
-      place.v = found.page * kv.v_stride_page + found.row * kv.v_stride_token;
+      place = {found.page * kv.k_stride_page + found.row * kv.k_stride_token, found.page * kv.v_stride_page + found.row * kv.v_stride_token};
     } else {
-      place.k = found.page * kv.k_stride_token;
-      place.v = found.page * kv.v_stride_token;
+      place = {found.page * kv.k_stride_token, found.page * kv.v_stride_token};
     }
-    places(tile)[key_in_tile] = place;
+    constexpr int64_t kBytes = sizeof(T);
+    places(tile)[key_in_tile] = {place.k * kBytes, place.v * kBytes};
   }
   /// In the loop: this thread's key of the tile.
-  FLASHINFER_DEVICE Row find_own(int32_t tile) const { return Tile::loader() < Tile::kLoadKeys ? find(own_key(tile)) : Row{0, 0}; }
+  FLASHINFER_DEVICE Row find_own(int32_t tile) const { return Tile::loader() < Tile::kLoadKeys ? find(first_key(tile) + Tile::loader()) : Row{0, 0}; }
   FLASHINFER_DEVICE void publish_own(int32_t tile, const Row& found) const {
     if (Tile::loader() < Tile::kLoadKeys) publish(tile, Tile::first_load_key() + Tile::loader(), found);
   }
@@ -173,7 +200,7 @@ struct KvLoader {
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       const int at = Tile::loader() + i * Tile::kLoadThreads, tile = at / Tile::kLoadKeys, key = at % Tile::kLoadKeys;
-      found[i] = find(tile < kTiles ? kv_begin + tile * kConfig.kv_tile + Tile::first_load_key() + key : kv_end);
+      found[i] = tile < kTiles ? find(first_key(tile) + key) : Row{0, 0};
     }
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
@@ -182,25 +209,22 @@ struct KvLoader {
     }
   }
 
-  FLASHINFER_DEVICE void copy_k(KCopy& rows, int32_t tile, int32_t stage) const {
-    rows.copy(Tile::loader(), k_smem(stage), k_place(tile));
+  /// A tile of keys, or of values.
+  template <bool kOfValues>
+  struct Source {
+    const char* base;
+    const KvPlace* places;
+    int32_t rows, columns;  // that are there
+    FLASHINFER_DEVICE int64_t offset(int row) const { return kOfValues ? places[row].v : places[row].k; }
+    FLASHINFER_DEVICE bool valid(int row, int column) const {
+      return row < rows && (!kOfValues || kConfig.head_dim_vo % kConfig.vo_tile == 0 || column * 8 < columns);
+    }
+  };
+  FLASHINFER_DEVICE Source<false> keys(int32_t tile) const {
+    return {reinterpret_cast<const char*>(k), places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), kConfig.head_dim_qk};
   }
-  FLASHINFER_DEVICE void copy_v(VCopy& rows, int32_t tile, int32_t stage) const {
-    rows.copy(Tile::loader(), v_smem(stage), v_place(tile));
-  }
-  FLASHINFER_DEVICE auto k_place(int32_t tile) const {
-    return [this, at = places(tile) + Tile::first_load_key(), first = kv_begin + tile * kConfig.kv_tile + Tile::first_load_key()](
-               int row, int column, bool& valid) {
-      valid = valid && first + row < kv_end;
-      return k + (valid ? at[row].k + column * 8 : 0);
-    };
-  }
-  FLASHINFER_DEVICE auto v_place(int32_t tile) const {
-    return [this, at = places(tile) + Tile::first_load_key(), first = kv_begin + tile * kConfig.kv_tile + Tile::first_load_key()](
-               int row, int column, bool& valid) {
-      valid = valid && first + row < kv_end && (kConfig.head_dim_vo % kConfig.vo_tile == 0 || column * 8 < v_columns);
-      return v + (valid ? at[row].v + column * 8 : 0);
-    };
+  FLASHINFER_DEVICE Source<true> values(int32_t tile) const {
+    return {reinterpret_cast<const char*>(v), places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), v_columns()};
   }
   /// Shared memory of this loader's first row of a stage.
   static FLASHINFER_DEVICE unsigned char* k_smem(int32_t stage) {

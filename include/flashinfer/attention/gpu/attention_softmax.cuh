@@ -7,48 +7,35 @@
 
 namespace flashinfer::gpu {
 
-/// The rows of a warp against the keys of an item: computed once an item, asked for every tile.
+/// The rows of a warp against the keys of an item: which tiles are skipped, and which need no mask.
 template <AttentionConfig kConfig>
 struct WarpRows {
   using Tile = AttentionTile<kConfig>;
-  static constexpr int kLimited = kConfig.limits ? Tile::kRowFragments : 1;
 
-  int32_t first_row, num_rows;  // of the tile and of the request, packed
-  KvRange visible, full;        // keys that some row, that every row of this warp may see
-  KvRange limits[kLimited][2];  // of each of this thread's rows
+  KvRange visible, full;  // keys that some row, that every row of this warp may see
 
-  FLASHINFER_DEVICE WarpRows(const AttentionParams& p, const AttentionWork& work)
-      : first_row(work.item.q_tile * kConfig.q_tile), num_rows(work.qo_len * p.plan.group_size()) {
+  FLASHINFER_DEVICE WarpRows(const AttentionParams& p, const AttentionWork& work) {
     const int32_t group_size = p.plan.group_size();
-    const int32_t first = first_row + Tile::warp_q() * rows_per_warp(kConfig);
-    const int32_t last = min(first + rows_per_warp(kConfig), num_rows) - 1;
+    const int32_t first = work.item.q_tile * kConfig.q_tile + Tile::warp_q() * rows_per_warp(kConfig);
+    const int32_t last = min(first + rows_per_warp(kConfig), work.qo_len * group_size) - 1;
     if (last < first) {  // padding only: nothing to compute
       visible = full = {0, 0};
-    } else if constexpr (kConfig.limits) {  // limits grow with the token
-      const KvRange a = range(p, work, first / group_size), b = range(p, work, last / group_size);
+    } else {  // limits grow with the token
+      const KvRange a = limits(p, work, first / group_size), b = limits(p, work, last / group_size);
       visible = {a.begin, b.end};
       full = {b.begin, a.end};
-    } else {
-      visible = full = {0, work.kv_len};
     }
-#pragma unroll
-    for (int f = 0; f < kLimited; ++f)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        if constexpr (kConfig.limits) {
-          const int32_t row = first_row + Tile::row(f, h);
-          limits[f][h] = row < num_rows ? range(p, work, row / group_size) : KvRange{0, 0};
-        } else {
-          limits[f][h] = {0, work.kv_len};
-        }
-      }
   }
   FLASHINFER_DEVICE bool sees(int32_t key) const { return key < visible.end && key + Tile::kKeysPerWarp > visible.begin; }
   FLASHINFER_DEVICE bool sees_all(int32_t key) const { return key >= full.begin && key + Tile::kKeysPerWarp <= full.end; }
 
- private:
-  static FLASHINFER_DEVICE KvRange range(const AttentionParams& p, const AttentionWork& work, int32_t token) {
-    return kv_range(p.plan.causal, p.plan.window_left, token, work.qo_len, work.kv_len);
+  /// Keys that a token may see.
+  static FLASHINFER_DEVICE KvRange limits(const AttentionParams& p, const AttentionWork& work, int32_t token) {
+    if constexpr (kConfig.limits) {
+      return kv_range(p.plan.causal, p.plan.window_left, token, work.qo_len, work.kv_len);
+    } else {
+      return {0, work.kv_len};
+    }
   }
 };
 
@@ -132,23 +119,24 @@ struct WarpState {
                                  const WarpRows<kConfig>& rows, int32_t first_key) const {
     const bool partial = !rows.sees_all(first_key);
     const int32_t lane_key = first_key + Tile::lane() % 4 * 2;
+    const int32_t group_size = p.plan.group_size(), num_rows = work.qo_len * group_size, first_row = work.item.q_tile * kConfig.q_tile;
     if constexpr (Variant::kTransformsLogits || Variant::kMasks) {
-      const int32_t group_size = p.plan.group_size(), kv_head = work.item.head / p.plan.num_vo_tiles;
+      const int32_t kv_head = work.item.head / p.plan.num_vo_tiles;
 #pragma unroll
       for (int f = 0; f < kRowFragments; ++f)
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           // A padding row takes the last one's place: functors never see an index out of range.
-          const int32_t row = rows.first_row + Tile::row(f, h), packed = min(row, rows.num_rows - 1), token = packed / group_size;
-          const KvRange limits = rows.limits[kConfig.limits ? f : 0][kConfig.limits ? h : 0];
+          const int32_t row = min(first_row + Tile::row(f, h), num_rows - 1), token = row / group_size;
+          const KvRange limits = partial ? rows.limits(p, work, token) : rows.full;
 #pragma unroll
           for (int n = 0; n < kScoreFragments; ++n)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
               const LogitPosition at = {work.item.request, token, work.qo_len, lane_key + n * 8 + e, work.kv_len,
-                                        kv_head * group_size + packed - token * group_size, kv_head};
+                                        kv_head * group_size + row - token * group_size, kv_head};
               float& x = s[f][n][2 * h + e];
-              bool visible = !partial || (row < rows.num_rows && at.kv_idx >= limits.begin && at.kv_idx < limits.end);
+              bool visible = at.kv_idx >= limits.begin && at.kv_idx < limits.end;
               if constexpr (Variant::kMasks) visible = visible && Variant::visible(p.variant, at);
               x = visible ? Variant::logit(p.variant, x * p.variant.sm_scale, at) * kLog2e : -kInfinity;
             }
@@ -169,13 +157,16 @@ struct WarpState {
 #pragma unroll
         for (int f = 0; f < kRowFragments; ++f)
 #pragma unroll
-          for (int n = 0; n < kScoreFragments; ++n)
+          for (int h = 0; h < 2; ++h) {
+            const KvRange limits = rows.limits(p, work, min(first_row + Tile::row(f, h), num_rows - 1) / group_size);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const KvRange limits = rows.limits[kConfig.limits ? f : 0][kConfig.limits ? e / 2 : 0];
-              const int32_t key = lane_key + n * 8 + e % 2;
-              if (key < limits.begin || key >= limits.end) s[f][n][e] = -kInfinity;
-            }
+            for (int n = 0; n < kScoreFragments; ++n)
+#pragma unroll
+              for (int e = 0; e < 2; ++e) {
+                const int32_t key = lane_key + n * 8 + e;
+                if (key < limits.begin || key >= limits.end) s[f][n][2 * h + e] = -kInfinity;
+              }
+          }
       }
       return folds ? scale : 1.0f;
     }
