@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <future>
 #include <map>
@@ -210,10 +211,20 @@ class JitKernels : public KernelSource {
     gpu->info.smem_per_block = attribute(cu::kMaxSharedMemoryPerBlockOptin);
     gpu->info.smem_per_sm = attribute(cu::kMaxSharedMemoryPerMultiprocessor);
     gpu->info.l2_bytes = attribute(cu::kL2CacheSize);
+    if (const char* older = std::getenv("FLASHINFER_TEST_ARCH")) act_as(gpu->info, parse_arch(older));
     cu::check(driver.device_primary_ctx_retain(&gpu->context, gpu->ordinal), "cuDevicePrimaryCtxRetain");
     gpus_[index].store(gpu.get(), std::memory_order_release);
     retained_.push_back(std::move(gpu));
     return *retained_.back();
+  }
+
+  /// Tests of the paths of older GPUs, on the GPU at hand: "compute_80" gives the tuner an sm_80 with this GPU's SMs, and the kernels
+  /// are that architecture's PTX, which the driver finishes.
+  static void act_as(DeviceInfo& info, Arch arch) {
+    const DeviceInfo older = device_info_of(arch);
+    info.arch = arch;
+    info.smem_per_block = min(info.smem_per_block, older.smem_per_block);
+    info.smem_per_sm = min(info.smem_per_sm, older.smem_per_sm);
   }
 
   /// The miss: builds and loads, or waits for the thread that does. If it fails, so do all that waited; the next launch

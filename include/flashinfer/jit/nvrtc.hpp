@@ -77,7 +77,7 @@ class Nvrtc {
   const std::string& path() const { return path_; }
 
   /// "sm_90a" where NVRTC knows the architecture. For a GPU newer than NVRTC: "compute_121", PTX for the driver to
-  /// finish, of the highest base architecture (never an 'a' one: those run on no other GPU).
+  /// finish, of the highest base architecture (never an 'a' one: those run on no other GPU). A virtual one is taken as it is.
   std::string target(Arch arch) const {
     if (std::find(supported_.begin(), supported_.end(), arch.number) != supported_.end()) return to_string(arch);
     const auto above = std::lower_bound(supported_.begin(), supported_.end(), arch.number);

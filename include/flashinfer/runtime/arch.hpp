@@ -10,7 +10,7 @@ namespace flashinfer {
 
 struct Arch {
   int16_t number = 0;  // major * 10 + minor
-  char feature = 0;    // 'a' where instructions of exactly this architecture are used (wgmma, setmaxnreg), else 0
+  char feature = 0;    // 'a' where instructions of exactly this architecture are used (wgmma, setmaxnreg); 'p': PTX of it, for any later GPU
 
   friend constexpr bool operator==(Arch, Arch) = default;
   constexpr bool has_bf16_mma() const { return number >= 80; }
@@ -26,11 +26,13 @@ constexpr Arch arch_of(int major, int minor) {
 }
 
 inline std::string to_string(Arch arch) {
+  if (arch.feature == 'p') return "compute_" + std::to_string(arch.number);
   return "sm_" + std::to_string(arch.number) + (arch.feature ? std::string(1, arch.feature) : std::string());
 }
 
-/// "sm_90a", "90a" or "9.0a".
+/// "sm_90a", "90a", "9.0a" or "compute_80".
 inline Arch parse_arch(const std::string& text) {
+  if (text.rfind("compute_", 0) == 0) return {parse_arch(text.substr(8)).number, 'p'};
   std::string digits;
   char feature = 0;
   for (char c : text.rfind("sm_", 0) == 0 ? text.substr(3) : text) {
