@@ -7,6 +7,7 @@
 //   graphs       launches and cold kernels are capture-safe; copies are not, and say so
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -223,8 +224,8 @@ class JitKernels : public KernelSource {
   static void act_as(DeviceInfo& info, Arch arch) {
     const DeviceInfo older = device_info_of(arch);
     info.arch = arch;
-    info.smem_per_block = min(info.smem_per_block, older.smem_per_block);
-    info.smem_per_sm = min(info.smem_per_sm, older.smem_per_sm);
+    info.smem_per_block = std::min(info.smem_per_block, older.smem_per_block);
+    info.smem_per_sm = std::min(info.smem_per_sm, older.smem_per_sm);
   }
 
   /// The miss: builds and loads, or waits for the thread that does. If it fails, so do all that waited; the next launch
