@@ -4,7 +4,7 @@
 
 #include <flashinfer/attention/attention_params.hpp>
 
-namespace flashinfer {
+namespace flashinfer::gpu {
 
 FLASHINFER_HOST_DEVICE constexpr int num_threads(const AttentionConfig& c) { return 32 * c.warps_q * c.warps_kv; }
 /// Columns of mma tiles.
@@ -98,7 +98,7 @@ FLASHINFER_HOST_DEVICE constexpr int min_blocks(const AttentionConfig& c) {
 
 /// The planner on the device (gpu/attention_plan_kernel.cuh): one block.
 struct AttentionPlanConfig {
-  int threads = 1024;
+  int threads = 512;  // 1024 would leave 64 registers, too few for its 64-bit counts
 
   static constexpr const char* kName = "AttentionPlanConfig";
   static constexpr const char* kKernel = "AttentionPlanKernel";
@@ -109,4 +109,4 @@ struct AttentionPlanConfig {
   }
 };
 
-}  // namespace flashinfer
+}  // namespace flashinfer::gpu

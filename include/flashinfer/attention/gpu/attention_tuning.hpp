@@ -1,10 +1,10 @@
-// Which generic attention kernel runs a problem on a device. Everything is constexpr: chosen and tested on machines without a GPU.
+// Host only. Which generic attention kernel runs a problem on a device. Everything is constexpr: chosen and tested on machines without a GPU.
 #pragma once
 
 #include <flashinfer/attention/gpu/attention_launch_params.hpp>
 #include <flashinfer/runtime/device.hpp>
 
-namespace flashinfer {
+namespace flashinfer::gpu {
 
 /// Why a config can not run on a device, or null.
 constexpr const char* why_invalid(const AttentionConfig& c, const DeviceInfo& device) {
@@ -55,13 +55,18 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
   constexpr Shape kWide[] = {{128, 64, 8, 1, 2}, {128, 32, 8, 1, 2}, {128, 16, 8, 1, 2}, {128, 32, 8, 1, 1}, {128, 16, 8, 1, 1}};
   constexpr Shape kShort[] = {{64, 64, 4, 1, 2}, {64, 32, 4, 1, 2}, {64, 64, 4, 1, 1}, {64, 32, 4, 1, 1}, {64, 16, 4, 1, 2}, {64, 16, 4, 1, 1}};
 
-  /// The first shape of which `blocks` share a multiprocessor.
+  // 32 rows of 128 columns and 64 keys leave no registers for what is done to single logits.
+  const bool touches_logits = c.soft_cap || c.alibi || c.custom_mask;
+  /// The first shape of which `blocks` share a multiprocessor. Room is left for RoPE, which a call may ask for.
   const auto choose = [&](const auto& shapes, int blocks) {
     for (const Shape& s : shapes) {
       if (!copies_async && s.num_stages > 1) continue;
       AttentionConfig with = c;
       with.q_tile = s.q_tile, with.kv_tile = s.kv_tile, with.warps_q = s.warps_q, with.warps_kv = s.warps_kv, with.num_stages = s.num_stages;
+      if (touches_logits && rows_per_warp(with) * (padded(with.vo_tile) + keys_per_warp(with)) > 32 * 160) continue;
+      with.rope = true;
       if (why_invalid(with, device) || workers_per_sm(with, device) < blocks) continue;
+      with.rope = p.flags.rope;
       c = with;
       return true;
     }
@@ -98,4 +103,4 @@ constexpr void for_each_tuned_attention(Arch arch, Visit&& visit) {
   tuned({.flags = {.custom_mask = true}});
 }
 
-}  // namespace flashinfer
+}  // namespace flashinfer::gpu
