@@ -178,15 +178,25 @@ inline bool overlap(const TensorView& a, const TensorView& b) {
   range(b, b_begin, b_end);
   if (a_begin >= b_end || b_begin >= a_end) return false;
 
-  // If all strides but the last are multiples of `period` bytes, each tensor is its last dimension, repeated with that period.
+  // A tensor is a dense run (its last dimensions), repeated at its other strides. Where those are multiples of `period` bytes, the
+  // runs of both lie at fixed places modulo the period.
   int64_t period = 0;
-  for (const TensorView* t : {&a, &b})
-    for (int i = 0; i < t->ndim - 1; ++i)
-      if (t->shape[i] > 1) period = std::gcd(period, t->strides[i] * size_of(t->dtype));
-  auto width = [](const TensorView& t) { return t.ndim == 0 ? size_of(t.dtype) : ((t.size(-1) - 1) * t.stride(-1) + 1) * size_of(t.dtype); };
-  if (period == 0 || width(a) <= 0 || width(b) <= 0) return true;
-  const int64_t distance = ((int64_t(uintptr_t(b.data) - uintptr_t(a.data))) % period + period) % period;
-  return distance < width(a) || distance + width(b) > period;
+  auto run = [&](const TensorView& t) {
+    int64_t elements = 1;
+    for (int i = t.ndim - 1; i >= 0; --i)
+      if (t.shape[i] > 1) {
+        if (period == 0 && t.strides[i] == elements) elements *= t.shape[i];
+        else period = std::gcd(period, t.strides[i] * size_of(t.dtype));
+      }
+    return elements * size_of(t.dtype);
+  };
+  const int64_t a_run = run(a), a_period = period;
+  period = 0;
+  const int64_t b_run = run(b);
+  period = std::gcd(period, a_period);
+  if (period == 0) return true;
+  const int64_t distance = (int64_t(uintptr_t(b.data) - uintptr_t(a.data)) % period + period) % period;
+  return distance < a_run || distance + b_run > period;
 }
 
 /// Are two tensors one and the same view, so that an op may read one and write the other element by element?

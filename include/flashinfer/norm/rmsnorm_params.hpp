@@ -2,6 +2,7 @@
 #pragma once
 
 #include <flashinfer/core/dtype.hpp>
+#include <flashinfer/core/math.hpp>
 #include <flashinfer/core/rows.hpp>
 
 namespace flashinfer {
@@ -33,8 +34,12 @@ struct RmsnormConfig {
   int32_t threads_per_row = 256;  // a power of two
   int32_t rows_per_block = 1;     // side by side
 
-  /// Threads of an SM that the kernel leaves registers for. That many blocks are launched, and take their next rows in turn.
-  FLASHINFER_HOST_DEVICE constexpr int threads_per_sm() const { return vecs * (residual ? 2 : 1) > 2 ? 512 : 1024; }
+  /// Threads of an SM that the kernel leaves registers for. That many are launched, and take their next rows in turn.
+  FLASHINFER_HOST_DEVICE constexpr int threads_per_sm() const {
+    auto words = [this](DType dtype) { return max(vec * size_of(dtype) / 4, 1); };
+    const int row_in_float = vecs * vec, next_row = vecs * words(input) * (residual ? 2 : 1), weights = vecs * words(weight);
+    return row_in_float + next_row + weights <= 32 ? 1024 : 512;
+  }
 
   template <class F>
   constexpr void for_each_field(F&& f) const {
