@@ -55,8 +55,8 @@ TEST(Rows, OffsetsPast32Bits) {
   const Rows far{3, int64_t(1) << 33, int64_t(1) << 31};
   EXPECT_EQ(far.offset(7), 2 * (int64_t(1) << 33) + (int64_t(1) << 31));
   const Rows many{3, 1000, 10};
-  const int64_t row = (int64_t(1) << 34) + 1;
-  EXPECT_EQ(many.offset(row), row / 3 * 1000 + row % 3 * 10);
+  EXPECT_EQ(many.offset(INT32_MAX), int64_t(INT32_MAX) / 3 * 1000 + INT32_MAX % 3 * 10);
+  EXPECT_THROW(rows_of(Check("test"), "t", strided(0, DType::f32, {int64_t(1) << 31, 8}, {8, 1})), InvalidArgument);
 }
 
 TEST(AlignedWidth, IsWhatAddressShapeAndStridesAllow) {

@@ -7,8 +7,15 @@
 
 namespace flashinfer {
 
+inline int64_t num_rows_of(const TensorView& t) {
+  int64_t count = 1;
+  for (int i = 0; i < t.ndim - 1; ++i) count *= t.shape[i];
+  return count;
+}
+
 /// The rows of a tensor of one dimension or more. Fails where more than two leading dimensions remain after merging.
 inline Rows rows_of(const Check& check, const char* argument, const TensorView& t) {
+  check.in_range(argument, num_rows_of(t), int64_t(0), int64_t(INT32_MAX));
   int64_t extent[2] = {1, 1}, stride[2] = {0, 0};  // inner, outer
   int count = 0;
   for (int i = t.ndim - 2; i >= 0; --i) {
@@ -23,13 +30,7 @@ inline Rows rows_of(const Check& check, const char* argument, const TensorView& 
     ++count;
   }
   if (count < 2) return {1, stride[0], 0};
-  return {extent[0], stride[1], stride[0]};
-}
-
-inline int64_t num_rows_of(const TensorView& t) {
-  int64_t count = 1;
-  for (int i = 0; i < t.ndim - 1; ++i) count *= t.shape[i];
-  return count;
+  return {int32_t(extent[0]), stride[1], stride[0]};
 }
 
 /// Halves `width` until a row is a whole number of vectors of that many elements, each aligned for one load of up to 16 bytes.

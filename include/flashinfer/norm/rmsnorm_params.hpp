@@ -37,8 +37,8 @@ struct RmsnormConfig {
   /// Threads of an SM that the kernel leaves registers for. That many are launched, and take their next rows in turn.
   FLASHINFER_HOST_DEVICE constexpr int threads_per_sm() const {
     auto words = [this](DType dtype) { return max(vec * size_of(dtype) / 4, 1); };
-    const int row_in_float = vecs * vec, next_row = vecs * words(input) * (residual ? 2 : 1), weights = vecs * words(weight);
-    return row_in_float + next_row + weights <= 32 ? 1024 : 512;
+    const int next_row = words(input) * (residual ? 2 : 1), addresses = 1;
+    return vecs * (vec + next_row + words(weight) + addresses) <= 34 ? 1024 : 512;  // of 64 registers; more of them spill
   }
 
   template <class F>

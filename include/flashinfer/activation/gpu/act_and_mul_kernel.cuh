@@ -26,8 +26,8 @@ struct ActAndMulKernel {
     constexpr int64_t kPiece = int64_t(kThreads) * kVecs * kVec;
     const int64_t pieces = ceil_div(p.dim, kPiece);
     for (int64_t i = blockIdx.x; i < p.num_rows * pieces; i += gridDim.x) {
-      const bool narrow = (i | pieces) >> 32 == 0;  // a 64-bit division would cost as much as the activation
-      const int64_t row = narrow ? uint32_t(i) / uint32_t(pieces) : i / pieces;
+      // Pieces have 64 elements or more: 2^32 of them fill no memory, and a 64-bit division would cost as much as the activation.
+      const int64_t row = uint32_t(i) / uint32_t(pieces);
       const int64_t first = (i - row * pieces) * kPiece + int64_t(threadIdx.x) * kVec;
       make(static_cast<const T*>(p.input) + p.input_rows.offset(row), static_cast<T*>(p.output) + p.output_rows.offset(row), first, p.dim);
     }
