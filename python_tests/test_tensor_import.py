@@ -163,7 +163,7 @@ def test_plain_subclasses():
 # --- what is refused: TypeError for what is no tensor with memory, InvalidArgument for a tensor that does not fit
 
 
-@pytest.mark.parametrize("value", [[1.0], (1.0,), 3, 1.5, "x", {}, object(), torch.float32, torch.Tensor, np.float32(1), b"xx"], ids=repr)
+@pytest.mark.parametrize("value", [[1.0], (1.0,), 3, 1.5, "x", {}, object(), torch.float32, torch.Tensor, np.float32(1), b"xx"], ids=lambda value: type(value).__name__)
 def test_not_a_tensor(value):
     with pytest.raises(TypeError, match=r"describe: tensor: expected a tensor \(torch, NumPy"):
         describe(value)
