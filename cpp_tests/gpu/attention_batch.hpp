@@ -1,0 +1,282 @@
+// A random batch for one config of the generic attention kernel: it runs emulated (emulation/emulator.hpp) and is held against
+// a reference in double. Memory that a batch does not own holds NaN, page ids it does not own are wild.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <cpp_tests/gpu/emulation/emulator.hpp>
+
+#include <flashinfer/attention/gpu/attention_kernel.cuh>
+#include <flashinfer/attention/gpu/attention_plan_kernel.cuh>
+
+#include "cpp_tests/attention/reference.hpp"
+
+namespace flashinfer {
+
+struct BatchShape {
+  int batch_size = 3, most_qo = 40, most_kv = 300, most_group = 5;
+  int page_size = 16;
+  bool causal = false, batch_invariant = false;
+  int window_left = -1, cut_tiles = 1, max_workers = 7;
+  float sm_scale = 0;  // 0: 1 / sqrt(head_dim)
+};
+
+template <AttentionConfig kConfig>
+class AttentionBatch {
+  using Q = number_t<kConfig.q>;
+  using Kv = number_t<kConfig.kv>;
+  using Out = number_t<kConfig.out>;
+  static constexpr double kTheta = 10000.0;
+
+ public:
+  AttentionParams params;
+
+  AttentionBatch(const BatchShape& shape, uint32_t seed) : generator_(seed) {
+    AttentionPlan& plan = params.plan;
+    plan.batch_size = shape.batch_size;
+    plan.num_kv_heads = draw(1, 2);
+    plan.num_qo_heads = plan.num_kv_heads * draw(1, shape.most_group);
+    plan.num_vo_tiles = ceil_div(kConfig.head_dim_vo, kConfig.vo_tile);
+    plan.q_tile = kConfig.q_tile, plan.kv_tile = kConfig.kv_tile;
+    plan.page_size = kConfig.paged ? shape.page_size : 0;
+    plan.max_workers = shape.max_workers;
+    plan.batch_invariant = shape.batch_invariant, plan.cut_tiles = shape.cut_tiles;
+    plan.causal = kConfig.limits && shape.causal, plan.window_left = kConfig.limits ? shape.window_left : -1;
+    draw_lengths(shape);
+    fill();
+    draw_variant(shape);
+    make_plan();
+  }
+
+  void run(uint32_t seed) {
+    emulation::Block::run_grid(unsigned(params.plan.max_workers), gpu::AttentionKernel<kConfig>::kThreads, size_t(gpu::smem_bytes(kConfig)), seed,
+                               [&] { run_thread(params); });
+  }
+  void (*run_thread)(const AttentionParams&) = gpu::AttentionKernel<kConfig>::run;
+
+  /// What a user's functor does to a logit; null: the built-in variant's formulas.
+  double (*own_logit)(double x, int token, int key, int head) = nullptr;
+
+  std::vector<uint8_t> bits() const {
+    const auto* o = reinterpret_cast<const uint8_t*>(out_.data());
+    const auto* l = reinterpret_cast<const uint8_t*>(lse_.data());
+    std::vector<uint8_t> bytes(o, o + out_.size() * sizeof(Out));
+    bytes.insert(bytes.end(), l, l + lse_.size() * sizeof(float));
+    return bytes;
+  }
+  /// Of one request.
+  std::vector<uint8_t> bits(int r) const {
+    const auto* o = reinterpret_cast<const uint8_t*>(out_.data() + qo_indptr_[r] * params.out_stride_token);
+    return {o, o + (qo_indptr_[r + 1] - qo_indptr_[r]) * params.out_stride_token * int64_t(sizeof(Out))};
+  }
+  /// Plans the first request alone.
+  void keep_first_request() {
+    params.plan.batch_size = 1;
+    make_plan();
+  }
+
+  void check() const {
+    const double bound = kConfig.out == DType::e4m3 ? 4e-2 : kConfig.q == DType::bf16 || kConfig.out == DType::bf16 ? 5e-3 : 7e-4;
+    double error = 0, norm = 0;
+    std::vector<bool> owned(out_.size());
+    const AttentionPlan& plan = params.plan;
+    for (int r = 0; r < plan.batch_size; ++r)
+      for (int head = 0; head < plan.num_qo_heads; ++head)
+        for (int token = 0; token < plan.qo_len(r); ++token) {
+          const reference::Row row = expected(r, token, head);
+          const int64_t at = (qo_indptr_[r] + token) * params.out_stride_token + head * params.out_stride_head;
+          for (int i = 0; i < kConfig.head_dim_vo; ++i) {
+            const double want = row.out[i] * params.out_scale, got = to_float(out_[at + i]);
+            owned[at + i] = true;
+            ASSERT_TRUE(std::isfinite(got)) << "request " << r << " token " << token << " head " << head << " element " << i;
+            ASSERT_TRUE(row.lse != reference::kHidden || got == 0.0);
+            error += (got - want) * (got - want), norm += want * want;
+          }
+          const float lse = lse_[(qo_indptr_[r] + token) * params.lse_stride_token + head * params.lse_stride_head];
+          if (row.lse == reference::kHidden) {
+            ASSERT_EQ(lse, -kInfinity);
+          } else {
+            const double want = row.lse / double(kLn2) * params.lse_factor;
+            ASSERT_NEAR(lse, want, (kConfig.rope ? 5e-3 : 1e-5) * (4 + std::abs(want))) << "request " << r << " token " << token << " head " << head;
+          }
+        }
+    EXPECT_LE(std::sqrt(error), bound * std::sqrt(norm));
+    std::vector<uint8_t> untouched(sizeof(Out), 0xff);
+    for (size_t i = 0; i < owned.size(); ++i)
+      ASSERT_TRUE(owned[i] || std::memcmp(&out_[i], untouched.data(), sizeof(Out)) == 0) << "wrote element " << i << ", which is no output";
+    for (int32_t counter : counters_) ASSERT_EQ(counter, 0) << "not ready for the next launch";
+  }
+
+ private:
+  int draw(int low, int high) { return low + int(generator_() % uint32_t(high - low + 1)); }
+  float normal() { return std::normal_distribution<float>()(generator_); }
+  template <class T>
+  static std::vector<T> poisoned(int64_t count) {
+    std::vector<T> v(static_cast<size_t>(count));
+    std::memset(static_cast<void*>(v.data()), 0xff, v.size() * sizeof(T));
+    return v;
+  }
+
+  void draw_lengths(const BatchShape& shape) {
+    for (int r = 0; r < shape.batch_size; ++r) {
+      const int qo_len = shape.most_qo == 1 ? 1 : draw(1, 8) == 1 ? 0 : draw(1, shape.most_qo);
+      const int kv_len = draw(1, 8) == 1 ? 0 : draw(1, shape.most_kv);
+      qo_indptr_.push_back(qo_indptr_.back() + qo_len);
+      kv_lens_.push_back(kv_len);
+      kv_indptr_.push_back(kv_indptr_.back() + (params.plan.page_size ? ceil_div(kv_len, params.plan.page_size) : kv_len));
+      last_page_len_.push_back(params.plan.page_size && kv_len ? (kv_len - 1) % params.plan.page_size + 1 : 1 << 20);
+    }
+  }
+
+  void fill() {
+    const AttentionPlan& plan = params.plan;
+    auto strides = [&](int head_dim, int64_t& token, int64_t& head) { head = head_dim + 8 * draw(0, 2), token = head * plan.num_qo_heads + 8 * draw(0, 2); };
+    strides(kConfig.head_dim_qk, params.q_stride_token, params.q_stride_head);
+    strides(kConfig.head_dim_vo, params.out_stride_token, params.out_stride_head);
+    params.total_qo_len = qo_indptr_.back();
+    q_ = poisoned<Q>(params.q_stride_token * params.total_qo_len);
+    out_ = poisoned<Out>(params.out_stride_token * params.total_qo_len);
+    params.lse_stride_head = draw(1, 2), params.lse_stride_token = params.lse_stride_head * plan.num_qo_heads + draw(0, 1);
+    lse_ = poisoned<float>(params.lse_stride_token * params.total_qo_len);
+    for (int64_t t = 0; t < params.total_qo_len; ++t)
+      for (int h = 0; h < plan.num_qo_heads; ++h)
+        for (int i = 0; i < kConfig.head_dim_qk; ++i) q_[t * params.q_stride_token + h * params.q_stride_head + i] = from_float<Q>(normal());
+
+    KvView& kv = params.kv;
+    const int slots = max(plan.page_size, int32_t(1));
+    kv.num_pages = kv_indptr_.back();
+    if (plan.page_size) {
+      for (int i = 0; i < kv.num_pages; ++i) indices_.push_back(i);
+      std::shuffle(indices_.begin(), indices_.end(), generator_);
+      kv.num_indices = int32_t(indices_.size());
+      for (int i = 0; i < 4; ++i) indices_.push_back(1 << 30);
+      kv.indices = indices_.data();
+    }
+    const bool head_major = draw(0, 1);
+    auto pool = [&](auto& buffer, int head_dim, int64_t& page, int64_t& token, int64_t& head) {
+      const int64_t row = head_dim + 8 * draw(0, 1), rows = plan.page_size ? slots : kv.num_pages;
+      head = head_major ? row * rows : row, token = head_major ? row : row * plan.num_kv_heads;
+      page = plan.page_size ? row * plan.num_kv_heads * slots + 8 * draw(0, 1) : 0;
+      buffer = poisoned<Kv>(plan.page_size ? page * kv.num_pages : row * plan.num_kv_heads * kv.num_pages);
+    };
+    pool(k_, kConfig.head_dim_qk, kv.k_stride_page, kv.k_stride_token, kv.k_stride_head);
+    pool(v_, kConfig.head_dim_vo, kv.v_stride_page, kv.v_stride_token, kv.v_stride_head);
+    for (int r = 0; r < plan.batch_size; ++r)
+      for (int h = 0; h < plan.num_kv_heads; ++h)
+        for (int j = 0; j < kv_lens_[r]; ++j) {
+          for (int i = 0; i < kConfig.head_dim_qk; ++i) k_[k_at(r, h, j) + i] = from_float<Kv>(normal());
+          for (int i = 0; i < kConfig.head_dim_vo; ++i) v_[v_at(r, h, j) + i] = from_float<Kv>(normal());
+        }
+    params.q = q_.data(), params.out = out_.data(), params.lse = lse_.data();
+    kv.k = k_.data(), kv.v = v_.data();
+  }
+  int64_t row_of(int r, int j, int64_t page_stride, int64_t token_stride) const {
+    if (params.plan.page_size == 0) return (kv_indptr_[r] + j) * token_stride;
+    return indices_[kv_indptr_[r] + j / params.plan.page_size] * page_stride + j % params.plan.page_size * token_stride;
+  }
+  int64_t k_at(int r, int h, int j) const { return row_of(r, j, params.kv.k_stride_page, params.kv.k_stride_token) + h * params.kv.k_stride_head; }
+  int64_t v_at(int r, int h, int j) const { return row_of(r, j, params.kv.v_stride_page, params.kv.v_stride_token) + h * params.kv.v_stride_head; }
+
+  void draw_variant(const BatchShape& shape) {
+    VariantParams& variant = params.variant;
+    variant.sm_scale = shape.sm_scale != 0 ? shape.sm_scale : 1.0f / std::sqrt(float(kConfig.head_dim_qk));
+    variant.qo_head_offset = draw(0, 2);
+    const int heads = params.plan.num_qo_heads + variant.qo_head_offset;
+    if (kConfig.soft_cap) variant.soft_cap = 3.0f;
+    for (int h = 0; h < heads; ++h) alibi_slopes_.push_back(std::exp2(-float(h + 1) / 2)), sinks_.push_back(normal() * 3);
+    if (kConfig.alibi) variant.alibi_slopes = alibi_slopes_.data();
+    if (kConfig.sinks) variant.sinks = sinks_.data();
+    if (kConfig.rope) variant.rope_log2_theta = float(std::log2(kTheta)), variant.rope_rcp_scale = 0.5f;
+    if (kConfig.custom_mask) {
+      for (int r = 0; r < params.plan.batch_size; ++r) {
+        const int bytes = ceil_div((qo_indptr_[r + 1] - qo_indptr_[r]) * kv_lens_[r], 8);
+        mask_indptr_.push_back(mask_indptr_.back() + bytes);
+        for (int i = 0; i < bytes; ++i) mask_.push_back(uint8_t(generator_() & generator_()));
+      }
+      mask_.push_back(0);
+      variant.custom_mask = mask_.data(), variant.mask_indptr = mask_indptr_.data();
+    }
+    params.out_scale = draw(0, 1) ? 0.5f : 1.0f;
+    params.lse_factor = draw(0, 1) ? kLn2 : 1.0f;
+  }
+
+  void make_plan() {
+    AttentionPlan& plan = params.plan;
+    plan.qo_indptr = qo_indptr_.data(), plan.kv_indptr = kv_indptr_.data(), plan.last_page_len = last_page_len_.data();
+    plan.max_slots = 2 * plan.max_workers;
+    if (plan.batch_invariant) {
+      plan.max_slots = 0;
+      for (int r = 0; r < plan.batch_size; ++r) plan.max_slots += int32_t(RequestWork(plan, r).total_slots(plan));
+    }
+    starts_.resize(plan.max_workers);
+    counters_.assign(plan.max_slots, -1);
+    partial_out_ = poisoned<float>(int64_t(plan.max_slots) * plan.q_tile * kConfig.vo_tile);
+    partial_max_ = partial_sum_ = poisoned<float>(int64_t(plan.max_slots) * plan.q_tile);
+    plan_work(plan, header_, starts_.data(), counters_.data());
+    plan.header = &header_, plan.starts = starts_.data(), plan.counters = counters_.data();
+    plan.partial_out = partial_out_.data(), plan.partial_max = partial_max_.data(), plan.partial_sum = partial_sum_.data();
+  }
+
+  reference::Row expected(int r, int token, int head) const {
+    const AttentionPlan& plan = params.plan;
+    const VariantParams& variant = params.variant;
+    const int kv_head = head / plan.group_size(), qo_len = plan.qo_len(r), kv_len = kv_lens_[r], position = kv_len - qo_len + token;
+    auto turned = [&](auto&& raw, int i, int at) {
+      return kConfig.rope ? reference::rotated(raw, i, kConfig.head_dim_qk, at, variant.rope_rcp_scale, kTheta) : double(raw(i));
+    };
+    std::vector<double> query(kConfig.head_dim_qk);
+    auto raw_q = [&](int i) { return double(to_float(q_[(qo_indptr_[r] + token) * params.q_stride_token + head * params.q_stride_head + i])); };
+    for (int i = 0; i < kConfig.head_dim_qk; ++i) query[i] = turned(raw_q, i, position);
+    auto logit = [&](int j, const auto& dot) {
+      if (plan.causal && j > position) return reference::kHidden;
+      if (plan.window_left >= 0 && j < position - plan.window_left) return reference::kHidden;
+      if (kConfig.custom_mask) {
+        const int64_t bit = int64_t(token) * kv_len + j;
+        if (!(mask_[mask_indptr_[r] + bit / 8] >> (bit % 8) & 1)) return reference::kHidden;
+      }
+      double x = dot() * variant.sm_scale;
+      if (own_logit) return own_logit(x, token, j, head);
+      if (kConfig.alibi) x += double(alibi_slopes_[variant.qo_head_offset + head]) * (j - token);
+      if (kConfig.soft_cap) x = variant.soft_cap * std::tanh(x / variant.soft_cap);
+      return x;
+    };
+    auto dot = [&](int j) {
+      auto raw_k = [&](int i) { return double(to_float(k_[k_at(r, kv_head, j) + i])); };
+      double sum = 0;
+      for (int i = 0; i < kConfig.head_dim_qk; ++i) sum += query[i] * turned(raw_k, i, j);
+      return sum;
+    };
+    return reference::attention_row(kv_len, kConfig.head_dim_vo, dot, logit, [&](int j, int i) { return double(to_float(v_[v_at(r, kv_head, j) + i])); },
+                                    kConfig.sinks ? sinks_[variant.qo_head_offset + head] : reference::kHidden);
+  }
+
+  std::mt19937 generator_;
+  std::vector<int32_t> qo_indptr_{0}, kv_indptr_{0}, last_page_len_, indices_, kv_lens_, mask_indptr_{0}, counters_;
+  std::vector<Q> q_;
+  std::vector<Kv> k_, v_;
+  std::vector<Out> out_;
+  std::vector<float> lse_, alibi_slopes_, sinks_, partial_out_, partial_max_, partial_sum_;
+  std::vector<uint8_t> mask_;
+  PlanHeader header_{};
+  std::vector<WorkerStart> starts_;
+};
+
+/// Several random batches of one config.
+template <AttentionConfig kConfig>
+void expect_attention(const BatchShape& shape, uint32_t first_seed, uint32_t seeds) {
+  for (uint32_t seed = first_seed; seed < first_seed + seeds; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    AttentionBatch<kConfig> batch(shape, seed);
+    batch.run(seed);
+    batch.check();
+    if (testing::Test::HasFatalFailure()) return;
+  }
+}
+
+}  // namespace flashinfer

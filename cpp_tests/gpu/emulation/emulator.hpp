@@ -1,0 +1,283 @@
+// Runs the library's kernels on a machine without a GPU: a block's threads are fibers of one thread of the host, warps advance in lockstep
+// at collectives, and the instructions of gpu/ptx have twins (emulation/flashinfer/gpu/ptx, found before the real ones).
+// Slow and strict: a collective that not all lanes reach, or a barrier that not all threads reach, is an error; asynchronous copies
+// poison their destination and land as late as they may; warps run in a random order.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+namespace emulation {
+
+struct Index {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+/// One asynchronous copy that has not landed.
+struct PendingCopy {
+  unsigned char* to;
+  const void* from;
+  bool valid;
+};
+
+struct Fiber {
+  jmp_buf here;
+  std::unique_ptr<char[]> stack;
+  enum State { fresh, runnable, in_warp, in_block, done } state = fresh;
+  const char* waits_for = "";
+  Index index;
+  int lane = 0, warp = 0;
+  const void* argument = nullptr;
+  void* result = nullptr;
+  std::vector<PendingCopy> open;                  // not committed
+  std::vector<std::vector<PendingCopy>> groups;   // committed, oldest first
+};
+
+class Block {
+ public:
+  static constexpr size_t kStackBytes = 256 << 10;
+  static constexpr int kLanes = 32;
+
+  /// Runs `body` as every thread of every block of a one-dimensional grid, one block after another.
+  static void run_grid(unsigned grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body) {
+    Block block(threads, smem_bytes, seed);
+    current_ = &block;
+    for (unsigned b = 0; b < grid; ++b) {
+      block.block_index = {b, 0, 0};
+      block.grid = {grid, 1, 1};
+      block.run(body);
+    }
+    current_ = nullptr;
+  }
+
+  static Block& current() { return *current_; }
+  Fiber& fiber() { return *running_; }
+
+  Index block_index, grid, block_size;
+  unsigned char* smem() { return smem_; }
+  size_t smem_bytes() const { return smem_bytes_; }
+
+  /// A collective of a warp: the last lane to arrive calls op(arguments, results) for all 32. `name` must be the same in all lanes.
+  template <class Result, class Argument, class Op>
+  Result collect(const char* name, const Argument& argument, Op&& op) {
+    Fiber& self = fiber();
+    Result result{};
+    self.argument = &argument;
+    self.result = &result;
+    if (arrive(self, Fiber::in_warp, name, &fibers_[self.warp * kLanes], lanes_of(self.warp))) {
+      const Argument* arguments[kLanes] = {};
+      Result* results[kLanes] = {};
+      for (int i = 0; i < lanes_of(self.warp); ++i) {
+        Fiber& f = fibers_[self.warp * kLanes + i];
+        if (f.state == Fiber::done) fail("a collective of a warp of which some lanes have exited", name);
+        arguments[i] = static_cast<const Argument*>(f.argument), results[i] = static_cast<Result*>(f.result);
+      }
+      op(arguments, results);
+      release(&fibers_[self.warp * kLanes], lanes_of(self.warp));
+    } else {
+      suspend();
+    }
+    return result;
+  }
+  void sync_block() {
+    if (arrive(fiber(), Fiber::in_block, "__syncthreads", fibers_.data(), int(fibers_.size()))) {
+      release(fibers_.data(), int(fibers_.size()));
+    } else {
+      suspend();
+    }
+  }
+
+ private:
+  Block(unsigned threads, size_t smem_bytes, uint32_t seed)
+      : block_size{threads, 1, 1}, smem_bytes_(smem_bytes), memory_(new unsigned char[smem_bytes + 128]), fibers_(threads), random_(seed) {
+    smem_ = memory_.get() + (128 - uintptr_t(memory_.get()) % 128) % 128;
+    for (unsigned i = 0; i < threads; ++i) {
+      fibers_[i].stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+      fibers_[i].index = {i, 0, 0};
+      fibers_[i].lane = int(i) % kLanes;
+      fibers_[i].warp = int(i) / kLanes;
+    }
+  }
+  int lanes_of(int warp) const { return std::min(kLanes, int(fibers_.size()) - warp * kLanes); }
+
+  void run(const std::function<void()>& body) {
+    body_ = &body;
+    std::memset(smem_, 0xff, smem_bytes_);  // NaN in every float format: what a kernel reads it must have written
+    for (Fiber& f : fibers_) f.state = Fiber::fresh, f.groups.clear(), f.open.clear();
+    const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
+    for (int turn = int(random_() % warps), idle = 0; idle <= warps;) {
+      // A warp runs on until none of its lanes can: other warps are as far behind or ahead as barriers allow.
+      bool ran = false;
+      for (int i = 0; i < lanes_of(turn); ++i) {
+        Fiber& f = fibers_[turn * kLanes + i];
+        if (f.state == Fiber::fresh || f.state == Fiber::runnable) resume(f), ran = true;
+      }
+      idle = ran ? 0 : idle + 1;
+      if (ran && random_() % 8) continue;
+      turn = idle ? (turn + 1) % warps : int(random_() % warps);
+    }
+    for (Fiber& f : fibers_)
+      if (f.state != Fiber::done) fail("threads wait for ever", f.waits_for);
+  }
+
+  bool arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count) {
+    self.state = state;
+    self.waits_for = name;
+    for (int i = 0; i < count; ++i) {
+      if (others[i].state == Fiber::done) continue;
+      if (others[i].state != state) return false;
+      if (std::strcmp(others[i].waits_for, name) != 0) fail(others[i].waits_for, name);
+    }
+    return true;
+  }
+  static void release(Fiber* others, int count) {
+    for (int i = 0; i < count; ++i)
+      if (others[i].state != Fiber::done) others[i].state = Fiber::runnable;
+  }
+
+  void resume(Fiber& f) {
+    running_ = &f;
+    if (_setjmp(scheduler_) != 0) return;
+    if (f.state == Fiber::runnable) _longjmp(f.here, 1);
+    f.state = Fiber::runnable;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = f.stack.get();
+    context.uc_stack.ss_size = kStackBytes;
+    context.uc_link = nullptr;
+    makecontext(&context, enter, 0);
+    setcontext(&context);
+  }
+  static void enter() {
+    (*current_->body_)();
+    current_->running_->state = Fiber::done;
+    _longjmp(current_->scheduler_, 1);
+  }
+  void suspend() {
+    if (_setjmp(running_->here) == 0) _longjmp(scheduler_, 1);
+  }
+  [[noreturn]] void fail(const char* what, const char* where) {
+    std::fprintf(stderr, "emulation: %s / %s (block %u, thread %u)\n", what, where, block_index.x, running_->index.x);
+    std::abort();
+  }
+
+  static inline Block* current_ = nullptr;
+  size_t smem_bytes_;
+  std::unique_ptr<unsigned char[]> memory_;
+  unsigned char* smem_ = nullptr;
+  std::vector<Fiber> fibers_;
+  std::mt19937 random_;
+  const std::function<void()>* body_ = nullptr;
+  Fiber* running_ = nullptr;
+  jmp_buf scheduler_;
+};
+
+}  // namespace emulation
+
+// The words of CUDA C++ that the library's kernels use.
+#define threadIdx (::emulation::Block::current().fiber().index)
+#define blockIdx (::emulation::Block::current().block_index)
+#define gridDim (::emulation::Block::current().grid)
+#define blockDim (::emulation::Block::current().block_size)
+#define __shared__ static
+#define FLASHINFER_DEVICE inline
+
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+inline void __syncthreads() { emulation::Block::current().sync_block(); }
+inline void __syncwarp(unsigned = ~0u) {
+  emulation::Block::current().collect<int>("__syncwarp", 0, [](const int* const*, int* const*) {});
+}
+inline void __threadfence() {}
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
+  return *p;
+}
+template <class T>
+T atomicAdd(T* p, T x) {
+  const T before = *p;
+  *p += x;
+  return before;
+}
+
+namespace emulation {
+template <class T>
+struct Shuffle {
+  T value;
+  int from;
+};
+template <class T>
+T shuffle(const char* name, T x, int from) {
+  return Block::current().collect<T>(name, Shuffle<T>{x, from}, [](const Shuffle<T>* const* a, T* const* r) {
+    for (int i = 0; i < Block::kLanes; ++i)
+      if (a[i]) *r[i] = a[a[i]->from]->value;
+  });
+}
+}  // namespace emulation
+template <class T>
+T __shfl_xor_sync(unsigned, T x, int mask) {
+  return emulation::shuffle("__shfl_xor_sync", x, emulation::Block::current().fiber().lane ^ mask);
+}
+template <class T>
+T __shfl_sync(unsigned, T x, int lane, int width = 32) {
+  const int self = emulation::Block::current().fiber().lane;
+  return emulation::shuffle("__shfl_sync", x, self / width * width + lane % width);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T x, unsigned by, int width = 32) {
+  const int self = emulation::Block::current().fiber().lane;
+  return emulation::shuffle("__shfl_up_sync", x, self % width >= int(by) ? self - int(by) : self);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T x, unsigned by, int width = 32) {
+  const int self = emulation::Block::current().fiber().lane;
+  return emulation::shuffle("__shfl_down_sync", x, self % width + int(by) < width ? self + int(by) : self);
+}
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  return emulation::Block::current().collect<unsigned>("__ballot_sync", predicate, [](const int* const* a, unsigned* const* r) {
+    unsigned bits = 0;
+    for (int i = 0; i < emulation::Block::kLanes; ++i) bits |= unsigned(a[i] && *a[i]) << i;
+    for (int i = 0; i < emulation::Block::kLanes; ++i)
+      if (a[i]) *r[i] = bits;
+  });
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline void sincospif(float x, float* sine, float* cosine) {
+  *sine = float(std::sin(M_PI * double(x)));
+  *cosine = float(std::cos(M_PI * double(x)));
+}
