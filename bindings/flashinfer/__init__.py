@@ -11,7 +11,11 @@ from ._flashinfer import *
 from ._flashinfer import __version__
 
 # What Python code adds to the functions of the extension module, by the module that has it.
-_ADDED = {}
+_ADDED = {
+    "decode": "BatchDecodeWithPagedKVCacheWrapper CUDAGraphBatchDecodeWithPagedKVCacheWrapper fast_decode_plan single_decode_with_kv_cache",
+    "prefill": "BatchPrefillWithPagedKVCacheWrapper BatchPrefillWithRaggedKVCacheWrapper single_prefill_with_kv_cache "
+    "single_prefill_with_kv_cache_return_lse",
+}
 _HOME = {name: module for module, names in _ADDED.items() for name in names.split()}
 
 __all__ = ["__version__", *(name for name in vars(_flashinfer) if not name.startswith("_")), *_HOME]

@@ -1,0 +1,443 @@
+// Attention: AttentionPlan, a value that holds a plan and what it needs of the caller's memory, and attention of one request.
+// The classes of decode.py and prefill.py are names and defaults over it: their run() is one call of AttentionPlan.run.
+#include <bindings/module.hpp>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <flashinfer/attention/attention.hpp>
+#include <flashinfer/quantization/packbits.hpp>
+
+namespace flashinfer::bindings {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+DType dtype_of(const char* argument, const std::string& name) {
+  for (DType dtype : {DType::f16, DType::bf16, DType::f32, DType::e4m3, DType::e5m2})
+    if (name == flashinfer::name_of(dtype)) return dtype;
+  Check("plan").fail(argument, "float16, bfloat16, float32, float8_e4m3fn or float8_e5m2", name);
+}
+
+/// None, a number, or a tensor of one element, which is read: on a device that waits for it.
+float scale_of(const char* op, const char* argument, nb::handle scale) {
+  if (scale.is_none()) return 1.0f;
+  if (PyFloat_CheckExact(scale.ptr())) return float(PyFloat_AS_DOUBLE(scale.ptr()));
+  nb::object number = nb::borrow(scale);
+  if (nb::hasattr(scale, "item")) {
+    try {
+      number = scale.attr("item")();
+    } catch (nb::python_error&) {
+      throw Unsupported(std::string(op) + ": " + argument + ": a scale for the whole tensor, a number or one element, is supported; got " +
+                        nb::cast<std::string>(nb::str(nb::getattr(scale, "shape", nb::str("several elements")))) + " of them");
+    }
+  }
+  const double value = PyFloat_AsDouble(number.ptr());
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw nb::type_error((std::string(op) + ": " + argument + ": expected a number or a tensor of one element").c_str());
+  }
+  return float(value);
+}
+
+TensorView without_dim(const TensorView& t, int dim, int64_t index) {
+  TensorView view = t;
+  view.data = t.as<char>() + index * t.strides[dim] * size_of(t.dtype);
+  for (int i = dim; i + 1 < t.ndim; ++i) view.shape[i] = t.shape[i + 1], view.strides[i] = t.strides[i + 1];
+  --view.ndim;
+  return view;
+}
+
+TensorView with_dim(const TensorView& t, int dim) {
+  TensorView view = t;
+  for (int i = t.ndim; i > dim; --i) view.shape[i] = t.shape[i - 1], view.strides[i] = t.strides[i - 1];
+  view.shape[dim] = 1, view.strides[dim] = dim + 1 <= t.ndim ? view.shape[dim + 1] * view.strides[dim + 1] : 1;
+  ++view.ndim;
+  return view;
+}
+
+TensorView swapped(TensorView t, int a, int b) {
+  std::swap(t.shape[a], t.shape[b]);
+  std::swap(t.strides[a], t.strides[b]);
+  return t;
+}
+
+TensorView flattened(const TensorView& t) { return TensorView(t.data, t.dtype, {t.numel()}, t.device); }
+
+/// As [num_pages, page_size, num_kv_heads, head_dim]; caches of page size 1 may lack that dimension.
+TensorView paged_view(TensorView t, bool hnd) {
+  if (t.ndim == 3) return with_dim(t, 1);
+  return hnd && t.ndim == 4 ? swapped(t, 1, 2) : t;
+}
+
+struct KeysValues {
+  TensorView k, v;
+};
+
+void refuse_fp4(const char* op, const TensorView& k, const TensorView& v) {
+  if (k.dtype == DType::u8 || v.dtype == DType::u8) throw Unsupported(std::string(op) + ": k: no kernel reads an NVFP4 (uint8) KV cache yet");
+}
+
+/// (k, v) or one tensor stacked on dimension 1.
+KeysValues paged_caches(Call& call, nb::handle caches, bool hnd) {
+  KeysValues kv;
+  if (PyTuple_Check(caches.ptr()) || PyList_Check(caches.ptr())) {
+    if (PyObject_Length(caches.ptr()) != 2) Check("run").fail("paged_kv_cache", "a pair (k_cache, v_cache)", std::to_string(PyObject_Length(caches.ptr())) + " tensors");
+    kv = {call.in("k", Tensor{nb::borrow(caches[0])}), call.in("v", Tensor{nb::borrow(caches[1])})};
+  } else {
+    TensorView both;
+    try {
+      both = call.in("paged_kv_cache", Tensor{nb::borrow(caches)});
+    } catch (nb::builtin_exception& error) {  // TypeError: no tensor
+      const std::string type = nb::cast<std::string>(nb::repr(nb::handle(reinterpret_cast<PyObject*>(Py_TYPE(caches.ptr())))));
+      throw nb::key_error(("Unrecognized paged_kv_cache type " + type + ", expect a single tensor or a tuple of tensor. " + error.what()).c_str());
+    }
+    const Check check("run");
+    check.rank("paged_kv_cache", both, 4, 5);
+    check.that(both.shape[1] == 2, "paged_kv_cache", "keys and values stacked on dimension 1", [&] { return "shape " + shape_of(both); });
+    kv = {without_dim(both, 1, 0), without_dim(both, 1, 1)};
+  }
+  refuse_fp4("run", kv.k, kv.v);
+  return {paged_view(kv.k, hnd), paged_view(kv.v, hnd)};
+}
+
+/// As [num_tokens, num_kv_heads, head_dim].
+TensorView ragged_view(const TensorView& t, bool hnd) { return hnd && t.ndim == 3 ? swapped(t, 0, 1) : t; }
+
+/// {"name": of the file in compile errors, "source": C++ text, "functor": its type, "params": its bytes}.
+struct Variant {
+  gpu::UserVariant user;
+
+  Variant(nb::handle given, AttentionArguments& args) {
+    if (given.is_none()) return;
+    const Check check("run");
+    const auto text = [&](const char* key) -> std::string {
+      nb::object value = nb::isinstance<nb::dict>(given) ? given.attr("get")(key) : nb::none();
+      if (!nb::isinstance<nb::str>(value)) check.fail("variant", R"({"name": str, "source": str, "functor": str, "params": bytes})", nb::cast<std::string>(nb::repr(given)));
+      return nb::cast<std::string>(value);
+    };
+    user = {text("name"), text("source"), text("functor")};
+    const nb::object params = given.attr("get")("params", nb::bytes("", 0));
+    if (!nb::isinstance<nb::bytes>(params)) check.fail("variant", "params as bytes", nb::cast<std::string>(nb::repr(params)));
+    const nb::bytes bytes = nb::borrow<nb::bytes>(params);
+    check.that(bytes.size() <= sizeof(args.variant.user), "variant", "at most 96 bytes of params", [&] { return std::to_string(bytes.size()); });
+    std::memcpy(args.variant.user, bytes.c_str(), bytes.size());
+    args.user_variant = &user;
+  }
+};
+
+/// The numbers of a variant, in the units of the Python API.
+void set_numbers(const char* op, VariantParams& variant, int32_t head_dim_qk, bool rope, std::optional<double> sm_scale, std::optional<double> soft_cap,
+                 std::optional<double> rope_scale, std::optional<double> rope_theta) {
+  const Check check(op);
+  variant.sm_scale = float(sm_scale ? *sm_scale : 1.0 / std::sqrt(double(head_dim_qk)));
+  variant.soft_cap = float(soft_cap.value_or(0.0));
+  const double scale = rope_scale.value_or(1.0), theta = rope_theta.value_or(1e4);
+  check.that(scale > 0 && std::isfinite(scale), "rope_scale", "a positive number", [&] { return std::to_string(scale); });
+  check.that(theta > 1 && std::isfinite(theta), "rope_theta", "a number above 1", [&] { return std::to_string(theta); });
+  variant.rope_rcp_scale = float(1.0 / scale);
+  variant.rope_log2_theta = rope ? float(std::log2(theta)) : 0.0f;
+  check_variant(check, variant);
+}
+
+struct Plan {
+  PlannedAttention planned;
+  AttentionArguments args;  // sm_scale before q_scale and k_scale
+  bool hnd = false;
+  nb::object int_workspace;
+  std::vector<nb::object> held;  // whose memory the plan reads
+
+  /// In place of what plan() said, for the old forward(): numbers, and the mask, for which the plan is made again.
+  void set_options(bool causal, int32_t window_left, bool rope, const OptionalTensor& alibi_slopes, std::optional<double> sm_scale,
+                   std::optional<double> logits_soft_cap, std::optional<double> rope_scale, std::optional<double> rope_theta) {
+    Call call("forward");
+    call.out("int_workspace", Tensor{int_workspace});
+    args.alibi_slopes = call.in("alibi_slopes", alibi_slopes);
+    if (alibi_slopes) held.push_back(alibi_slopes->object);
+    set_numbers("forward", args.variant, planned.problem.head_dim_qk, rope, sm_scale, logits_soft_cap, rope_scale, rope_theta);
+    call.run([&](const Context& context) { plan_mask(planned, causal, window_left, context); });
+  }
+
+  nb::object run_with(Call& call, const KeysValues& kv, const TensorView& q, const OptionalTensor& out, const OptionalTensor& lse,
+                      bool return_lse, nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, nb::handle variant) const {
+    const AttentionProblem& p = planned.problem;
+    Check("run").rank("q", q, 3);
+    AttentionArguments now = args;
+    
+    const char* const op = now.op = "run";
+    now.variant.sm_scale *= scale_of(op, "q_scale", q_scale) * scale_of(op, "k_scale", k_scale);
+    now.out_scale = scale_of(op, "v_scale", v_scale);
+    now.sinks = call.in("sinks", sinks);
+    const Variant user(variant, now);
+    Output output = call.out("out", out, p.out, {q.shape[0], p.num_qo_heads, p.head_dim_vo});
+    Output logsumexp;
+    if (lse || return_lse) logsumexp = call.out("lse", lse, DType::f32, {q.shape[0], p.num_qo_heads});
+    call.run([&](const Context& context) { attention(planned, q, kv.k, kv.v, output.view, logsumexp.view, now, context); });
+    if (!return_lse) return output.result().object;
+    return nb::make_tuple(output.result(), logsumexp.result());
+  }
+
+  nb::object run_paged(const Tensor& q, nb::handle paged_kv_cache, const OptionalTensor& out, const OptionalTensor& lse, bool return_lse, nb::handle q_scale,
+                       nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, std::optional<bool> enable_pdl, nb::handle variant) const {
+    Call call("run", enable_pdl);
+    const TensorView queries = call.in("q", q);
+    return run_with(call, paged_caches(call, paged_kv_cache, hnd), queries, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, variant);
+  }
+
+  nb::object run_ragged(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& out, const OptionalTensor& lse, bool return_lse,
+                        nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, std::optional<bool> enable_pdl, nb::handle variant) const {
+    Call call("run", enable_pdl);
+    const TensorView queries = call.in("q", q), keys = call.in("k", k), values = call.in("v", v);
+    refuse_fp4("run", keys, values);
+    return run_with(call, {ragged_view(keys, hnd), ragged_view(values, hnd)}, queries, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, variant);
+  }
+
+  /// [.., .., .., q_tile, ...]: FlashInfer's callers look at the fourth.
+  nb::list info() const {
+    const AttentionPlan& p = planned.plan;
+    nb::list list;
+    for (int64_t x : {int64_t(p.batch_size), planned.total_qo_len, int64_t(p.max_workers), int64_t(p.q_tile), int64_t(p.kv_tile), int64_t(p.max_slots),
+                      int64_t(p.batch_invariant), int64_t(p.cut_tiles)})
+      list.append(x);
+    return list;
+  }
+};
+
+AttentionProblem problem_of(const std::string& q_dtype, const std::string& kv_dtype, const std::string& o_dtype, int32_t num_qo_heads, int32_t num_kv_heads,
+                            int32_t head_dim_qk, int32_t head_dim_vo, int32_t page_size, bool causal, int32_t window_left, int32_t max_qo_len, bool batch_invariant,
+                            int32_t cut_len, bool soft_cap, bool alibi, bool custom_mask, bool rope) {
+  AttentionProblem p;
+  if (kv_dtype == "u8") throw Unsupported("plan: kv_data_type: no kernel reads an NVFP4 (uint8) KV cache yet");
+  p.q = dtype_of("q_data_type", q_dtype), p.kv = dtype_of("kv_data_type", kv_dtype), p.out = dtype_of("o_data_type", o_dtype);
+  p.num_qo_heads = num_qo_heads, p.num_kv_heads = num_kv_heads;
+  p.head_dim_qk = head_dim_qk, p.head_dim_vo = head_dim_vo;
+  p.page_size = page_size;
+  p.causal = causal, p.window_left = window_left;
+  p.max_qo_len = max_qo_len;
+  p.batch_invariant = batch_invariant, p.cut_len = cut_len;
+  p.flags = {.soft_cap = soft_cap, .alibi = alibi, .custom_mask = custom_mask, .rope = rope};
+  return p;
+}
+
+/// A plan, or with `workspace_only` the bytes (float, int) that it takes.
+nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspace, bool grow_int_workspace, const OptionalTensor& qo_indptr,
+                const Tensor& kv_indptr, const OptionalTensor& kv_indices, const OptionalTensor& last_page_len, const OptionalTensor& qo_indptr_home,
+                const OptionalTensor& kv_indptr_home, const OptionalTensor& kv_indices_home, const OptionalTensor& last_page_len_home,
+                const OptionalTensor& custom_mask, const OptionalTensor& packed_custom_mask, const OptionalTensor& custom_mask_home,
+                const std::string& q_data_type, const std::string& kv_data_type, const std::string& o_data_type, int32_t num_qo_heads, int32_t num_kv_heads,
+                int32_t head_dim_qk, int32_t head_dim_vo, int32_t page_size, bool hnd, bool causal, int32_t window_left, int32_t max_qo_len,
+                int32_t uniform_qo_len, bool batch_invariant, int32_t cut_len, bool rope, const OptionalTensor& alibi_slopes, std::optional<double> sm_scale,
+                std::optional<double> logits_soft_cap, std::optional<double> rope_scale, std::optional<double> rope_theta, int32_t num_sms, bool reusable,
+                int32_t least_kv_len, bool workspace_only) {
+  Call call("plan");
+  const Check check("plan");
+  const TensorView floats = call.out("float_workspace", float_workspace);
+  AttentionLengths lengths, homes;
+  lengths.qo_indptr = call.anywhere("qo_indptr", qo_indptr);
+  lengths.kv_indptr = call.anywhere("kv_indptr", kv_indptr);
+  lengths.kv_indices = call.anywhere("kv_indices", kv_indices);
+  lengths.last_page_len = call.anywhere("last_page_len", last_page_len);
+  lengths.uniform_qo_len = uniform_qo_len;
+  const auto home = [&](const char* argument, const OptionalTensor& t) { return t ? call.out(argument, *t) : TensorView(); };
+  homes.qo_indptr = home("qo_indptr_buf", qo_indptr_home);
+  homes.kv_indptr = home("paged_kv_indptr_buf", kv_indptr_home);
+  homes.kv_indices = home("paged_kv_indices_buf", kv_indices_home);
+  homes.last_page_len = home("paged_kv_last_page_len_buf", last_page_len_home);
+  const bool masked = custom_mask || packed_custom_mask;
+  const AttentionProblem problem =
+      problem_of(q_data_type, kv_data_type, o_data_type, num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo, page_size, causal, window_left, max_qo_len,
+                 batch_invariant, cut_len, logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope);
+
+  Plan made;
+  made.hnd = hnd;
+  set_numbers("plan", made.args.variant, head_dim_qk, rope, sm_scale, logits_soft_cap, rope_scale, rope_theta);
+  made.args.alibi_slopes = call.in("alibi_slopes", alibi_slopes);
+  const Context& context = call.context();
+  const AttentionPlanOptions options{num_sms, reusable, least_kv_len, "plan"};
+  if (workspace_only) {
+    const AttentionWorkspace size = workspace_size(problem, lengths, homes, options, context);
+    return nb::make_tuple(size.float_bytes, size.int_bytes);
+  }
+  if (int_workspace) made.int_workspace = int_workspace->object;
+  const auto int_workspace_of = [&](int64_t bytes) {
+    nb::gil_scoped_acquire gil;
+    if (int_workspace) {
+      const TensorView given = call.out("int_workspace", *int_workspace);
+      if (!grow_int_workspace || given.numel() * size_of(given.dtype) >= bytes) return given;
+    }
+    int64_t size = 1 << 14;
+    while (size < bytes) size *= 2;  // so that growing batches seldom ask for more
+    Output grown = call.out("int_workspace", {}, DType::u8, {size});
+    made.int_workspace = grown.object;
+    return grown.view;
+  };
+  {
+    nb::gil_scoped_release release;
+    made.planned = plan_attention(problem, lengths, homes, floats, int_workspace_of, options, context);
+  }
+
+  if (masked) {
+    const PlannedAttention& planned = made.planned;
+    Output packed;
+    if (packed_custom_mask) {
+      packed.view = flattened(call.in("packed_custom_mask", *packed_custom_mask)), packed.object = packed_custom_mask->object;
+      check.dtype("packed_custom_mask", packed.view, DType::u8);
+      check.that(packed.view.numel() >= planned.mask_bytes, "packed_custom_mask", [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; },
+                 [&] { return std::to_string(packed.view.numel()); });
+    } else {
+      const TensorView mask = call.in("custom_mask", *custom_mask);
+      check.contiguous("custom_mask", mask);
+      check.that(mask.numel() == planned.mask_bits, "custom_mask", [&] { return "sum of qo_len * kv_len = " + std::to_string(planned.mask_bits) + " elements"; },
+                 [&] { return "shape " + shape_of(mask); });
+      const TensorView target = home("custom_mask_buf", custom_mask_home);
+      packed = custom_mask_home ? Output{flattened(target), custom_mask_home->object} : call.out("custom_mask", {}, DType::u8, {planned.mask_bytes});
+      check.dtype("custom_mask_buf", packed.view, DType::u8);
+      check.that(packed.view.numel() >= planned.mask_bytes, "custom_mask_buf", [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; },
+                 [&] { return std::to_string(packed.view.numel()); });
+      const int64_t entries = planned.plan.batch_size + 1;
+      const TensorView elements(const_cast<int64_t*>(planned.mask_elements), DType::i64, {entries}, planned.device);
+      const TensorView bytes(const_cast<int32_t*>(planned.mask_indptr), DType::i32, {entries}, planned.device);
+      nb::gil_scoped_release release;
+      segment_packbits(flattened(mask), elements, packed.view, bytes, BitOrder::little, context);
+    }
+    made.args.custom_mask = packed.view;
+    made.held.push_back(packed.object);
+  }
+  made.held.push_back(float_workspace.object);
+  for (const OptionalTensor* t : {&qo_indptr, &kv_indices, &last_page_len, &qo_indptr_home, &kv_indptr_home, &kv_indices_home, &last_page_len_home, &alibi_slopes})
+    if (*t) made.held.push_back((*t)->object);
+  made.held.push_back(kv_indptr.object);
+  return nb::cast(std::move(made));
+}
+
+nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tensor& k_tensor, const Tensor& v_tensor, bool hnd, const OptionalTensor& custom_mask,
+                  const OptionalTensor& packed_custom_mask, bool causal, int32_t window_left, bool rope, const OptionalTensor& alibi_slopes,
+                  std::optional<double> sm_scale, std::optional<double> logits_soft_cap, std::optional<double> rope_scale, std::optional<double> rope_theta,
+                  nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, const std::optional<std::string>& o_data_type,
+                  bool return_lse, const OptionalTensor& out, const OptionalTensor& lse) {
+  const char* const op = op_name.c_str();
+  Call call(op);
+  const Check check(op);
+  TensorView q = call.in("q", q_tensor);
+  const TensorView keys = call.in("k", k_tensor), values = call.in("v", v_tensor);
+  const bool decode = q.ndim == 2;
+  check.rank("q", q, 2, 3);
+  check.rank("k", keys, 3);
+  check.rank("v", values, 3);
+  refuse_fp4(op, keys, values);
+  if (decode) q = with_dim(q, 0);
+  const TensorView k = ragged_view(keys, hnd), v = ragged_view(values, hnd);
+  check.that(keys.shape[0] <= INT32_MAX && keys.shape[1] <= INT32_MAX && q.shape[0] <= INT32_MAX && q.shape[1] <= INT32_MAX, "k", "fewer than 2^31 tokens",
+             [&] { return "shape " + shape_of(keys); });
+  AttentionProblem p;
+  p.q = q.dtype, p.kv = k.dtype;
+  p.out = o_data_type ? dtype_of("o_dtype", *o_data_type) : q.dtype;
+  p.num_qo_heads = int32_t(q.shape[1]), p.num_kv_heads = int32_t(k.shape[1]);
+  p.head_dim_qk = int32_t(min(q.shape[2], int64_t(INT32_MAX))), p.head_dim_vo = int32_t(min(v.shape[2], int64_t(INT32_MAX)));
+  p.page_size = 0;
+  p.causal = causal, p.window_left = window_left;
+  p.max_qo_len = int32_t(max(q.shape[0], int64_t(1)));
+  const bool masked = custom_mask || packed_custom_mask;
+  p.flags = {.soft_cap = logits_soft_cap.value_or(0.0) > 0.0, .alibi = bool(alibi_slopes), .custom_mask = masked, .sinks = bool(sinks), .rope = rope};
+
+  AttentionArguments args;
+  args.op = op;
+  set_numbers(op, args.variant, p.head_dim_qk, rope, sm_scale, logits_soft_cap, rope_scale, rope_theta);
+  args.variant.sm_scale *= scale_of(op, "q_scale", q_scale) * scale_of(op, "k_scale", k_scale);
+  args.out_scale = scale_of(op, "v_scale", v_scale);
+  args.alibi_slopes = call.in("alibi_slopes", alibi_slopes);
+  args.sinks = call.in("sinks", sinks);
+  const Context& context = call.context();
+  // Before anything is allocated: the sizes depend on it.
+  const AttentionWorkspace size = single_attention_workspace(p, int32_t(k.shape[0]), context, op);
+
+  Output packed;
+  if (packed_custom_mask) {
+    packed.view = flattened(call.in("packed_custom_mask", *packed_custom_mask));
+  } else if (custom_mask) {
+    const TensorView mask = call.in("custom_mask", *custom_mask);
+    check.contiguous("custom_mask", mask);
+    check.that(mask.numel() == q.shape[0] * k.shape[0], "custom_mask", [&] { return "qo_len * kv_len = " + std::to_string(q.shape[0] * k.shape[0]) + " elements"; },
+               [&] { return "shape " + shape_of(mask); });
+    packed = call.out("custom_mask", {}, DType::u8, {packed_size(mask.numel())});
+    packbits(flattened(mask), packed.view, BitOrder::little, context);
+  }
+  args.custom_mask = packed.view;
+  Output output, logsumexp;
+  TensorView out_view, lse_view;
+  const int64_t rows = q.shape[0], heads = q.shape[1], dim = v.shape[2];
+  if (decode) {
+    output = call.out("out", out, p.out, {heads, dim});
+    if (out) check_output(check, "out", output.view, {heads, dim}, p.out, q.device);
+    out_view = with_dim(output.view, 0);
+  } else {
+    output = call.out("out", out, p.out, {rows, heads, dim});
+    out_view = output.view;
+  }
+  if (return_lse || lse) {
+    if (decode) {
+      logsumexp = call.out("lse", lse, DType::f32, {heads});
+      if (lse) check_output(check, "lse", logsumexp.view, {heads}, DType::f32, q.device);
+      lse_view = with_dim(logsumexp.view, 0);
+    } else {
+      logsumexp = call.out("lse", lse, DType::f32, {rows, heads});
+      lse_view = logsumexp.view;
+    }
+  }
+  const Output workspace = call.out("workspace", {}, DType::u8, {size.int_bytes + size.float_bytes});
+  call.run([&](const Context& c) { single_attention(p, q, k, v, out_view, lse_view, args, workspace.view, c); });
+  if (!return_lse) return output.result().object;
+  return nb::make_tuple(output.result(), logsumexp.result());
+}
+
+/// ALiBi's slopes of num_heads heads, in the framework and on the device of `like`. Not for use inside a stream capture.
+Tensor alibi_slopes(int32_t num_heads, const Tensor& like) {
+  Call call("get_alibi_slopes");
+  const Check check("get_alibi_slopes");
+  check.in_range("n_heads", num_heads, 1, 1 << 20);
+  call.in("like", like);
+  std::vector<float> slopes;
+  const int n = 1 << int(std::floor(std::log2(num_heads)));
+  for (int i = 0; i < n; ++i) slopes.push_back(float(std::pow(2.0, -8.0 * (i + 1) / n)));
+  for (int i = 0; i < num_heads - n; ++i) slopes.push_back(float(std::pow(2.0, -4.0 * (2 * i + 1) / n)));
+  const Output output = call.out("slopes", {}, DType::f32, {num_heads});
+  const Context& context = call.context();
+  const size_t bytes = slopes.size() * sizeof(float);
+  if (context.device.type == DeviceType::cpu) std::memcpy(output.view.data, slopes.data(), bytes);
+  else context.kernels->copy_to_device(output.view.data, slopes.data(), bytes, context);
+  return output.result();
+}
+
+const Family family{[](nb::module_& m) {
+  nb::class_<Plan>(m, "AttentionPlan", "A plan of attention: a value. It keeps alive the buffers that it lies in.")
+      .def("run_paged", &Plan::run_paged, "q"_a, "paged_kv_cache"_a.none(), "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(), "k_scale"_a.none(),
+           "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
+      .def("run_ragged", &Plan::run_ragged, "q"_a, "k"_a, "v"_a, "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(), "k_scale"_a.none(),
+           "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
+      .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(), "logits_soft_cap"_a.none(),
+           "rope_scale"_a.none(), "rope_theta"_a.none())
+      .def_prop_ro("info", &Plan::info)
+      .def_prop_ro("total_qo_len", [](const Plan& p) { return p.planned.total_qo_len; })
+      .def_prop_ro("max_qo_len", [](const Plan& p) { return p.planned.problem.max_qo_len; })
+      .def_prop_ro("int_workspace", [](const Plan& p) { return p.int_workspace; });
+  m.def("_plan_attention", &plan, "float_workspace"_a, nb::kw_only(), "int_workspace"_a.none() = nb::none(), "grow_int_workspace"_a = true,
+        "qo_indptr"_a.none() = nb::none(), "kv_indptr"_a, "kv_indices"_a.none() = nb::none(), "last_page_len"_a.none() = nb::none(),
+        "qo_indptr_home"_a.none() = nb::none(), "kv_indptr_home"_a.none() = nb::none(), "kv_indices_home"_a.none() = nb::none(),
+        "last_page_len_home"_a.none() = nb::none(), "custom_mask"_a.none() = nb::none(), "packed_custom_mask"_a.none() = nb::none(),
+        "custom_mask_home"_a.none() = nb::none(), "q_data_type"_a, "kv_data_type"_a, "o_data_type"_a, "num_qo_heads"_a, "num_kv_heads"_a, "head_dim_qk"_a,
+        "head_dim_vo"_a, "page_size"_a, "hnd"_a, "causal"_a = false, "window_left"_a = -1, "max_qo_len"_a = 0, "uniform_qo_len"_a = 1, "batch_invariant"_a = false,
+        "cut_len"_a = 0, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(), "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(),
+        "rope_scale"_a.none() = nb::none(), "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0,
+        "workspace_only"_a = false);
+  m.def("_single_attention", &single, "op"_a, "q"_a, "k"_a, "v"_a, nb::kw_only(), "hnd"_a = false, "custom_mask"_a.none() = nb::none(),
+        "packed_custom_mask"_a.none() = nb::none(), "causal"_a = false, "window_left"_a = -1, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(),
+        "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(), "rope_scale"_a.none() = nb::none(), "rope_theta"_a.none() = nb::none(),
+        "q_scale"_a.none() = nb::none(), "k_scale"_a.none() = nb::none(), "v_scale"_a.none() = nb::none(), "sinks"_a.none() = nb::none(),
+        "o_data_type"_a.none() = nb::none(), "return_lse"_a = false, "out"_a.none() = nb::none(), "lse"_a.none() = nb::none());
+  m.def("_alibi_slopes", &alibi_slopes, "n_heads"_a, "like"_a);
+}};
+
+}  // namespace
+}  // namespace flashinfer::bindings

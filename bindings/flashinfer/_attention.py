@@ -1,0 +1,220 @@
+"""What the attention wrappers share: names of dtypes, modes and errors, and the plan behind run().
+
+Scales (q_scale, k_scale, v_scale) are numbers or tensors of one element. A tensor on a GPU is read back, which waits for it and
+cannot be captured: pass numbers in CUDA graphs.
+"""
+
+import functools
+
+from . import _flashinfer
+from ._flashinfer import InvalidArgument, Unsupported
+
+_DTYPES = {
+    "float16": "f16",
+    "half": "f16",
+    "bfloat16": "bf16",
+    "float32": "f32",
+    "float": "f32",
+    "float8_e4m3fn": "e4m3",
+    "float8_e5m2": "e5m2",
+    "uint8": "u8",
+}
+# Keys of one partial result when batch_invariant=True says no more: long enough that merging costs nothing, short enough that
+# one request of 32 K keys keeps a GPU busy.
+_CUT_LEN = 4096
+
+
+class InvalidMode(InvalidArgument, KeyError):
+    """An unknown name of a mode; a KeyError too, as in FlashInfer."""
+
+
+def refuse(op, argument, text, kind=InvalidArgument):
+    error = kind(f"{op}: {text}")
+    error.op, error.argument = op, argument
+    return error
+
+
+@functools.lru_cache(maxsize=None)
+def dtype_name(argument, dtype):
+    """f16, bf16, ... of a torch, NumPy or ml_dtypes dtype, or of its name."""
+    text = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    name = _DTYPES.get(text.rpartition(".")[2])
+    if name is None:
+        raise refuse("plan", argument, f"{argument}: expected float16, bfloat16, float32, float8_e4m3fn or float8_e5m2, got {text}")
+    return name
+
+
+def dtype_names(q_data_type, kv_data_type, o_data_type):
+    """Of queries (float16 unless given), keys and values (as queries) and the output (as queries)."""
+    q = dtype_name("q_data_type", "float16" if q_data_type is None else q_data_type)
+    kv = q if kv_data_type is None else dtype_name("kv_data_type", kv_data_type)
+    return {"q_data_type": q, "kv_data_type": kv, "o_data_type": q if o_data_type is None else dtype_name("o_data_type", o_data_type)}
+
+
+def check_kv_layout(op, kv_layout):
+    if kv_layout not in ("NHD", "HND"):
+        raise refuse(op, "kv_layout", f"Invalid kv_layout {kv_layout}", InvalidMode)
+
+
+def check_pos_encoding_mode(op, pos_encoding_mode):
+    if pos_encoding_mode not in ("NONE", "ROPE_LLAMA", "ALIBI"):
+        raise refuse(op, "pos_encoding_mode", f"Invalid pos_encoding_mode {pos_encoding_mode}", InvalidMode)
+
+
+def check_no_fp4(op, kv_cache_sf):
+    if kv_cache_sf is not None:
+        raise Unsupported(f"{op}: kv_cache_sf: no kernel reads an NVFP4 KV cache yet")
+
+
+def check_no_jit(jit_args):
+    if jit_args is not None:
+        raise Unsupported("jit_args: FlashInfer's C++ variants are written against its own headers; write a functor for flashinfer/attention/variant.hpp and give it to run(variant=)")
+
+
+_slopes = {}
+
+
+def alibi_slopes(pos_encoding_mode, num_qo_heads, like):
+    """The slopes beside `like` where the mode asks for them. Made once for a device, outside of captures."""
+    if pos_encoding_mode != "ALIBI":
+        return None
+    key = num_qo_heads, type(like), str(getattr(like, "device", None))
+    if key not in _slopes:
+        _slopes[key] = _flashinfer._alibi_slopes(num_qo_heads, like)
+    return _slopes[key]
+
+
+def cut_of(batch_invariant, fixed_split_size, disable_split_kv, page_size):
+    """(batch_invariant, cut_len): a split of fixed size, or none, is what makes a request's result its own."""
+    if disable_split_kv:
+        return True, 0
+    if fixed_split_size is not None and fixed_split_size > 0:
+        return True, fixed_split_size * max(page_size, 1)
+    return batch_invariant, _CUT_LEN if batch_invariant else 0
+
+
+def is_tensor(x):
+    return hasattr(x, "__dlpack__")
+
+
+class Wrapper:
+    """A plan, its workspaces and, in CUDA-graph mode, the buffers that captured kernels read."""
+
+    def __init__(self, float_workspace_buffer, kv_layout, use_cuda_graph, jit_args):
+        check_no_jit(jit_args)
+        check_kv_layout(type(self).__name__, kv_layout)
+        self._kv_layout = kv_layout
+        self._use_cuda_graph = use_cuda_graph
+        self._set_float_workspace(float_workspace_buffer)
+        self._int_workspace_buffer = None  # made by the first plan, in the size that it takes
+        self._owns_int_workspace = True
+        self._plan = None
+        self._jit_module = None
+        self._fixed_batch_size = 0
+
+    @property
+    def is_cuda_graph_enabled(self):
+        return self._use_cuda_graph
+
+    @property
+    def _plan_info(self):
+        return None if self._plan is None else self._plan.info
+
+    def _set_float_workspace(self, buffer):
+        _check_alignment(type(self).__name__, "float_workspace_buffer", buffer)
+        self._float_workspace_buffer = buffer
+        self.device = getattr(buffer, "device", None)
+
+    def reset_workspace_buffer(self, float_workspace_buffer, int_workspace_buffer):
+        """Other buffers, such as those of workspace_size() bytes. Plan again before run."""
+        self._set_float_workspace(float_workspace_buffer)
+        _check_alignment("reset_workspace_buffer", "int_workspace_buffer", int_workspace_buffer)
+        self._int_workspace_buffer = int_workspace_buffer
+        self._owns_int_workspace = False
+        self._plan = None
+
+    def end_forward(self):
+        """Kept for old callers; does nothing."""
+
+    def _buffers_in_graph(self, mode, **buffers):
+        for name, buffer in buffers.items():
+            if not is_tensor(buffer):
+                raise refuse(type(self).__name__, name, f"{name} should be a torch.Tensor in {mode} mode")
+
+    def _fill(self, buffer, values, name):
+        """Copies values into the front of a captured buffer; empty requests follow. Returns what the plan reads: the buffer, or
+        host values that fill it whole, which the plan copies itself."""
+        count = len(values)
+        if count > len(buffer):
+            raise refuse("plan", name, f"The size of {name} should be less than or equal to the allocated buffer: {count} > {len(buffer)}")
+        if values is buffer:
+            return buffer
+        whole = count == len(buffer) or name == "indices"
+        if whole and str(getattr(values, "device", "cpu")) == "cpu":
+            return values
+        buffer[:count] = values
+        if not whole:  # behind the last request: requests without queries and keys
+            buffer[count:] = values[-1:] if "indptr" in name else 1
+        return buffer
+
+    def _make(self, size_only=False, **arguments):
+        """Plans, or tells the sizes of the workspaces that it takes."""
+        result = _flashinfer._plan_attention(
+            self._float_workspace_buffer,
+            int_workspace=self._int_workspace_buffer,
+            # Captured kernels have its address.
+            grow_int_workspace=self._owns_int_workspace and not (self._use_cuda_graph and self._plan is not None),
+            hnd=self._kv_layout == "HND",
+            reusable=self._use_cuda_graph,
+            workspace_only=size_only,
+            **arguments,
+        )
+        if size_only:
+            return result
+        self._plan = result
+        self._int_workspace_buffer = result.int_workspace
+
+    def _remember(self, causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta):
+        self._options = causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta
+        self._causal = causal
+        self._pos_encoding_mode = pos_encoding_mode
+        self._window_left = window_left
+        self._logits_soft_cap = logits_soft_cap
+        self._sm_scale = sm_scale
+        self._rope_scale = rope_scale
+        self._rope_theta = rope_theta
+
+    def _change(self, *options):
+        """The options of the old forward(), which may differ from those of plan(). Another mask is planned again, on the device."""
+        self._planned()
+        if options == self._options:
+            return
+        causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta = options
+        check_pos_encoding_mode("forward", pos_encoding_mode)
+        slopes = alibi_slopes(pos_encoding_mode, self._num_qo_heads, self._float_workspace_buffer)
+        self._plan.set_options(causal, window_left, pos_encoding_mode == "ROPE_LLAMA", slopes, sm_scale, logits_soft_cap, rope_scale, rope_theta)
+        self._remember(*options)
+
+    def _planned(self):
+        if self._plan is None:
+            raise refuse("run", "plan", "plan() comes before run()")
+        return self._plan
+
+    def _check_rare(self, args, window_left, skip_softmax_threshold_scale_factor, kv_cache_sf):
+        """Arguments of run() that few callers give."""
+        check_no_fp4("run", kv_cache_sf)
+        if skip_softmax_threshold_scale_factor is not None:
+            raise Unsupported("run: skip_softmax_threshold_scale_factor is not supported")
+        if window_left is not None and window_left != self._window_left:
+            raise refuse("run", "window_left", f"window_left: expected the planned {self._window_left}, got {window_left}")
+        if len(args) not in (0, 3):
+            raise Unsupported(f"run: expected no positional arguments after the cache, or the scales of q, k and v; got {len(args)}")
+
+
+def _check_alignment(op, name, buffer):
+    try:
+        view = _flashinfer.describe(buffer)
+    except TypeError as error:
+        raise TypeError(f"{op}: {name}: {str(error).rpartition('tensor: ')[2]}") from None
+    if 0 not in view["shape"] and view["data_ptr"] % 16:
+        raise refuse(op, name, f"{name} must be 16-byte aligned, got data_ptr % 16 = {view['data_ptr'] % 16}")

@@ -1,0 +1,555 @@
+// Attention over a batch of requests: plan once per batch, run once per layer. Prefill, append, decode and mixed batches are one op.
+//   out[i] = sum_j softmax_j(logit(q[i] . k[j] * sm_scale)) v[j]     over the keys j that the masks leave
+//   lse[i] = log2(sum_j exp(logit)) by default (args.lse_factor)
+// A row without any key gets out = 0, lse = -inf. Query head h reads key head h / (num_qo_heads / num_kv_heads).
+#pragma once
+
+#include <flashinfer/attention/attention_check.hpp>
+#include <flashinfer/attention/attention_lengths.hpp>
+#include <flashinfer/attention/cpu/attention.hpp>
+#include <flashinfer/attention/gpu/attention.hpp>
+#include <flashinfer/core/workspace.hpp>
+#include <flashinfer/runtime/kernel_source.hpp>
+
+namespace flashinfer {
+
+/// Bytes of the two scratch buffers. They belong to one plan from plan_attention() to the end of the last attention() with it.
+struct AttentionWorkspace {
+  int64_t float_bytes = 0;  // partial results; may be shared by plans whose attention() never overlap
+  int64_t int_bytes = 0;    // the plan itself, and host arrays on their way to the device
+};
+
+struct AttentionPlanOptions {
+  int32_t num_sms = 0;       // SMs to use, 0: all
+  bool reusable = false;     // sizes depend on capacities alone, so that a captured attention() stays valid when its plan is made again
+  int32_t least_kv_len = 0;  // above 0: requests that have keys must have this many; lengths on the device are read back for it
+  const char* op = "plan_attention";  // whom errors name
+};
+
+/// What a batch may reach at most, where the workspace must be known before the lengths are.
+struct AttentionCapacity {
+  int32_t batch_size = 1;
+  int64_t num_indices = 0;      // pages, or key tokens when ragged; 0: unknown
+  bool upload_indices = false;  // page ids come from the host and have no home on the device
+};
+
+/// A plan and what attention() checks its tensors against: a value, whose arrays lie in the workspaces and in the caller's tensors.
+struct PlannedAttention {
+  AttentionPlan plan;
+  AttentionProblem problem;
+  AttentionConfig config;  // of the GPU's kernel
+  Device device;
+  bool reusable = false;
+  int32_t max_workers = 0;            // capacity; plan.max_workers is what this batch needs
+  int64_t total_qo_len = -1;          // rows of q; -1: known on the device alone
+  int64_t total_kv_len = -1;          // ragged: rows of k
+  int32_t max_page = -1;              // paged: the largest page id; -1: known on the device alone
+  const int32_t* kv_indices = nullptr;
+  int32_t num_indices = 0;
+  const int32_t* mask_indptr = nullptr;    // with a custom mask: [batch_size + 1] bytes
+  const int64_t* mask_elements = nullptr;  // [batch_size + 1] elements, for segment_packbits
+  int64_t mask_bits = 0;                   // elements of the whole mask
+  int64_t mask_bytes = 0;
+  AttentionWorkspace workspace;  // what of the buffers is in use
+};
+
+/// What may change from one attention() to the next.
+struct AttentionArguments {
+  VariantParams variant;     // its numbers; the pointers, causal and window_left are set from the plan and the tensors here
+  TensorView alibi_slopes;   // [num_qo_heads] f32; none: no ALiBi
+  TensorView custom_mask;    // [mask_bytes] u8, bits of each request from a byte of its own, little-endian
+  TensorView sinks;          // [num_qo_heads] f32, natural-log logits of keys without values
+  float out_scale = 1.0f;
+  float lse_factor = 1.0f;   // 1: base 2, kLn2: natural
+  const gpu::UserVariant* user_variant = nullptr;  // GPU: C++ source in place of the built-in variant; its parameters are variant.user
+  const char* op = "attention";                    // whom errors name
+};
+
+namespace detail {
+
+/// A worker is not worth its merge below this many keys.
+inline constexpr int32_t kMinKeysPerWorker = 256;
+/// What queries are taken for where only the device knows their lengths: prefill.
+inline constexpr int32_t kLongQoLen = 512;
+
+/// Where everything lies in the two buffers.
+struct AttentionLayout {
+  int64_t counters, header, starts, qo_indptr, kv_indptr, last_page_len, mask_elements, mask_indptr, kv_indices;
+  int64_t partial_out, partial_max, partial_sum;
+  AttentionWorkspace size;
+};
+
+inline int64_t partial_bytes(const AttentionPlan& plan, int32_t vo_tile, int64_t num_slots, AttentionLayout* layout = nullptr) {
+  WorkspaceLayout walk;
+  const int64_t out = walk.add<float>(num_slots * plan.q_tile * vo_tile);
+  const int64_t max = walk.add<float>(num_slots * plan.q_tile);
+  const int64_t sum = walk.add<float>(num_slots * plan.q_tile);
+  if (layout) layout->partial_out = out, layout->partial_max = max, layout->partial_sum = sum;
+  return walk.size;
+}
+
+inline AttentionLayout layout_of(const AttentionPlan& plan, int32_t vo_tile, bool custom_mask, int64_t uploaded_indices) {
+  AttentionLayout layout{};
+  WorkspaceLayout walk;
+  layout.counters = walk.add<int32_t>(plan.max_slots);
+  layout.header = walk.add<PlanHeader>(1);
+  layout.starts = walk.add<WorkerStart>(plan.max_workers);
+  layout.qo_indptr = walk.add<int32_t>(plan.batch_size + 1);
+  layout.kv_indptr = walk.add<int32_t>(plan.batch_size + 1);
+  layout.last_page_len = walk.add<int32_t>(plan.batch_size);
+  layout.mask_elements = walk.add<int64_t>(custom_mask ? plan.batch_size + 1 : 0);
+  layout.mask_indptr = walk.add<int32_t>(custom_mask ? plan.batch_size + 1 : 0);
+  layout.kv_indices = walk.add<int32_t>(uploaded_indices);  // last: the only part whose size may differ between plans of one capacity
+  layout.size = {partial_bytes(plan, vo_tile, plan.max_slots, &layout), walk.size};
+  return layout;
+}
+
+/// The kernel for a problem, and the shape of its plan. Workers depend on the device alone, not on the batch.
+inline PlannedAttention shape_plan(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size, const AttentionPlanOptions& options,
+                                   const Context& context) {
+  PlannedAttention planned;
+  planned.problem = problem;
+  planned.device = context.device;
+  planned.reusable = options.reusable;
+  AttentionPlan& plan = planned.plan;
+  plan.batch_size = batch_size;
+  plan.num_qo_heads = problem.num_qo_heads;
+  plan.num_kv_heads = problem.num_kv_heads;
+  plan.page_size = problem.page_size;
+  plan.causal = problem.causal && !problem.flags.custom_mask;
+  plan.window_left = problem.window_left;
+  plan.uniform_qo_len = lengths.uniform_qo_len;
+  plan.uniform_kv_len = lengths.uniform_kv_len;
+  plan.batch_invariant = problem.batch_invariant;
+  if (context.device.type == DeviceType::cpu) {
+    const cpu::AttentionTiles tiles = cpu::attention_tiles(problem);
+    plan.q_tile = tiles.q_tile;
+    plan.kv_tile = tiles.kv_tile;
+    plan.num_vo_tiles = tiles.num_vo_tiles;
+    plan.min_units = tiles.min_units;
+    plan.max_workers = options.num_sms > 0 ? options.num_sms : tiles.max_workers;
+    planned.config.vo_tile = ceil_div(problem.head_dim_vo, tiles.num_vo_tiles);
+  } else {
+    const DeviceInfo& info = context.kernels->device_info(context.device.index);
+    planned.config = gpu::tune(problem, info);
+    plan.q_tile = planned.config.q_tile;
+    plan.kv_tile = planned.config.kv_tile;
+    plan.max_workers = (options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms) * gpu::workers_per_sm(planned.config, info);
+    plan.num_vo_tiles = ceil_div(problem.head_dim_vo, planned.config.vo_tile);
+    plan.min_units = ceil_div(kMinKeysPerWorker, plan.kv_tile);
+  }
+  if (problem.batch_invariant && problem.cut_len > 0) plan.cut_tiles = ceil_div(round_up(problem.cut_len, 64), plan.kv_tile);
+  planned.max_workers = plan.max_workers;
+  return planned;
+}
+
+/// Slots of a batch-invariant plan for any batch within the capacity; -1 where nothing bounds them.
+inline int64_t most_slots(const PlannedAttention& planned, int64_t num_indices, bool uniform_qo_len) {
+  const AttentionPlan& plan = planned.plan;
+  const int64_t qo_len = uniform_qo_len ? plan.uniform_qo_len : planned.problem.max_qo_len;
+  if (qo_len == 0 || num_indices == 0) return -1;
+  const int64_t q_tiles = ceil_div(qo_len * plan.group_size(), int64_t(plan.q_tile));
+  // A request longer than a cut has ceil(kv_len / cut) units, and there are at most total / cut such requests.
+  const int64_t cuts = num_indices * max(plan.page_size, 1) / (int64_t(plan.cut_tiles) * plan.kv_tile);
+  return plan.num_heads() * q_tiles * (cuts + min(int64_t(plan.batch_size), cuts));
+}
+
+/// Decides max_workers and max_slots. `num_slots`: what a batch-invariant plan needs, -1 where nothing bounds it.
+/// `float_bytes` < 0: as much as it takes.
+inline void size_plan(const Check& check, PlannedAttention& planned, int64_t num_slots, int64_t float_bytes) {
+  AttentionPlan& plan = planned.plan;
+  const int32_t vo_tile = planned.config.vo_tile;
+  const auto fits = [&](int64_t slots) { return float_bytes < 0 || partial_bytes(plan, vo_tile, slots) <= float_bytes; };
+  const auto never_cut = [&] { plan.batch_invariant = 1, plan.cut_tiles = 0, plan.max_slots = 0; };
+  plan.max_workers = planned.max_workers;
+  if (plan.batch_invariant && (plan.cut_tiles == 0 || num_slots < 0)) return never_cut();
+  if (plan.batch_invariant) {
+    check.that(num_slots <= INT32_MAX, "fixed_split_size", "fewer than 2^31 partial results", [&] { return std::to_string(num_slots); });
+    check.that(fits(num_slots), "float_workspace", [&] { return "at least " + std::to_string(partial_bytes(plan, vo_tile, num_slots)) + " bytes for this split"; },
+               [&] { return std::to_string(float_bytes) + " bytes"; });
+    plan.max_slots = int32_t(num_slots);
+    return;
+  }
+  if (!fits(2 * int64_t(plan.max_workers))) {
+    const int64_t slot_bytes = int64_t(plan.q_tile) * (vo_tile + 2) * int64_t(sizeof(float));
+    const int64_t fit = max(float_bytes - 3 * WorkspaceLayout::kAlignment, int64_t(0)) / slot_bytes / 2;
+    if (2 * fit < plan.max_workers) return never_cut();
+    plan.max_workers = int32_t(fit);
+    planned.max_workers = plan.max_workers;
+  }
+  plan.max_slots = 2 * plan.max_workers;
+}
+
+/// Workers that a batch of known lengths keeps busy: its workspace need not hold more.
+inline void drop_idle_workers(PlannedAttention& planned) {
+  AttentionPlan& plan = planned.plan;
+  int64_t units = 0;
+  for (int32_t r = 0; r < plan.batch_size; ++r) units += RequestWork(plan, r).total_units(plan);
+  plan.max_workers = max(busy_workers(plan, units), int32_t(1));
+  planned.max_workers = plan.max_workers;
+}
+
+inline int64_t count_slots(const AttentionPlan& plan) {
+  int64_t slots = 0;
+  for (int32_t r = 0; r < plan.batch_size; ++r) slots += RequestWork(plan, r).total_slots(plan);
+  return slots;
+}
+
+inline void check_workspace(const Check& check, const char* argument, const TensorView& t, int64_t needed, Device device) {
+  check.device(argument, t, device);
+  check.contiguous(argument, t);
+  if (uintptr_t(t.data) % 16 != 0)
+    throw InvalidArgument(check.op, argument, std::string(argument) + " must be 16-byte aligned, got data_ptr % 16 = " + std::to_string(uintptr_t(t.data) % 16));
+  check.that(t.numel() * size_of(t.dtype) >= needed, argument, [&] { return "at least " + std::to_string(needed) + " bytes"; },
+             [&] { return std::to_string(t.numel() * size_of(t.dtype)) + " bytes"; });
+}
+
+inline bool lengths_on_host(const AttentionLengths& lengths) {
+  const auto here = [](const TensorView& t) { return !t || t.is_cpu(); };
+  return here(lengths.qo_indptr) && here(lengths.kv_indptr) && here(lengths.last_page_len);
+}
+inline bool is_uniform(const AttentionLengths& lengths) { return !lengths.qo_indptr && !lengths.kv_indptr; }
+
+/// Page ids that must travel through the int workspace: on the host, without a home, and not readable where they are.
+inline int64_t uploaded_indices(const AttentionLengths& lengths, const AttentionLengths& homes, Device device) {
+  const TensorView& t = lengths.kv_indices;
+  if (!t || !t.is_cpu() || homes.kv_indices) return 0;
+  if (device.type == DeviceType::cpu && t.dtype == DType::i32 && t.is_contiguous()) return 0;
+  return t.size(0);
+}
+
+/// Copies device arrays to the host, so that they are checked like the host's. Synchronises.
+inline AttentionLengths fetch_lengths(const AttentionLengths& lengths, std::vector<int32_t> (&memory)[4], const Context& context) {
+  AttentionLengths fetched = lengths;
+  TensorView* const views[] = {&fetched.qo_indptr, &fetched.kv_indptr, &fetched.last_page_len, &fetched.kv_indices};
+  for (int i = 0; i < 4; ++i) {
+    TensorView& t = *views[i];
+    if (!t || t.is_cpu()) continue;
+    memory[i].resize(size_t(t.numel()));
+    context.kernels->copy_to_host(memory[i].data(), t.data, memory[i].size() * sizeof(int32_t), context);
+    t = TensorView(memory[i].data(), DType::i32, {t.numel()});
+  }
+  return fetched;
+}
+
+}  // namespace detail
+
+namespace detail {
+
+/// Everything about a plan but where it lies.
+struct PreparedPlan {
+  PlannedAttention planned;
+  AttentionLayout layout;
+  bool on_host = false;   // planned here, from lengths that lie here
+  bool one_mask = false;  // a custom mask of a batch of one, which begins at byte 0
+};
+
+/// Reads what lies on the host into `host` and decides kernel, workers and sizes. The plan's lengths point into `host` until it is placed.
+inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& given, const AttentionLengths& lengths, const AttentionLengths& homes,
+                                 int64_t float_bytes, const AttentionPlanOptions& options, const Context& context, HostLengths& host) {
+  check_problem(check, given);
+  const bool on_cpu = context.device.type == DeviceType::cpu;
+  const int32_t batch_size = check_lengths(check, given, lengths, context.device);
+  const bool uniform = is_uniform(lengths);
+  const bool one_mask = uniform && batch_size == 1;
+  // The masks of several requests are laid out by their lengths, so those are needed here.
+  const bool fetch = !on_cpu && (context.validate || options.least_kv_len > 0 || (given.flags.custom_mask && !one_mask));
+  thread_local std::vector<int32_t> fetched[4];
+  const AttentionLengths readable = fetch ? fetch_lengths(lengths, fetched, context) : lengths;
+  const bool known = lengths_on_host(readable);
+  read_lengths(check, given, readable, batch_size, known, host);
+  for (int32_t r = 0; r < batch_size && known && options.least_kv_len > 0; ++r) {
+    const int32_t kv_len = kv_len_of(host, given, lengths, r);
+    check.that(kv_len == 0 || kv_len >= options.least_kv_len, "q_len_per_req", "at most kv_len: the earlier rows of a request would attend to an empty KV range",
+               [&] { return std::to_string(options.least_kv_len) + " for request " + std::to_string(r) + " with kv_len=" + std::to_string(kv_len); });
+  }
+
+  AttentionProblem problem = given;
+  const bool qo_len_known = !lengths.qo_indptr || !host.qo_indptr.empty();
+  const int32_t most_qo_len = problem.max_qo_len ? problem.max_qo_len : qo_len_known ? max(host.max_qo_len, int32_t(1)) : 0;
+  // A batch-invariant plan takes its tiles from the problem alone.
+  problem.max_qo_len = given.max_qo_len || (qo_len_known && !(given.batch_invariant && lengths.qo_indptr)) ? most_qo_len : kLongQoLen;
+  PreparedPlan prepared{shape_plan(problem, lengths, batch_size, options, context), {}, lengths_on_host(lengths) && (on_cpu || !uniform), one_mask};
+  PlannedAttention& planned = prepared.planned;
+  planned.problem.max_qo_len = most_qo_len;
+  AttentionPlan& plan = planned.plan;
+  if (known) {
+    if (!host.qo_indptr.empty()) plan.qo_indptr = host.qo_indptr.data();
+    if (!host.kv_indptr.empty()) plan.kv_indptr = host.kv_indptr.data();
+    if (!host.last_page_len.empty()) plan.last_page_len = host.last_page_len.data();
+    planned.total_qo_len = plan.qo_begin(batch_size);
+    if (!problem.page_size) planned.total_kv_len = plan.kv_begin(batch_size);
+    planned.max_page = host.max_page;
+  } else if (!lengths.qo_indptr) {
+    planned.total_qo_len = int64_t(batch_size) * lengths.uniform_qo_len;
+  }
+
+  int64_t num_slots = 0;
+  if (plan.batch_invariant && plan.cut_tiles > 0) {
+    const int64_t num_indices = problem.page_size ? (homes.kv_indices ? homes.kv_indices : lengths.kv_indices).size(0) : int64_t(0);
+    num_slots = known && !options.reusable ? count_slots(plan) : most_slots(planned, num_indices, !lengths.qo_indptr);
+  }
+  if (uniform && !plan.batch_invariant) drop_idle_workers(planned);
+  size_plan(check, planned, num_slots, float_bytes);
+  prepared.layout = layout_of(plan, planned.config.vo_tile, problem.flags.custom_mask, uploaded_indices(lengths, homes, context.device));
+  planned.workspace = prepared.layout.size;
+  return prepared;
+}
+
+}  // namespace detail
+
+/// Workspace for every batch within the capacity: what plan_attention() needs at most, at full speed.
+/// It plans in less by cutting less, down to int_bytes and a float workspace of nothing.
+inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const AttentionCapacity& capacity, const AttentionPlanOptions& options = {},
+                                         const Context& context = {}) {
+  const Check check(options.op);
+  check_problem(check, problem);
+  PlannedAttention planned = detail::shape_plan(problem, {}, capacity.batch_size, options, context);
+  const bool cut = planned.plan.batch_invariant && planned.plan.cut_tiles > 0;
+  detail::size_plan(check, planned, cut ? detail::most_slots(planned, capacity.num_indices, false) : 0, -1);
+  return detail::layout_of(planned.plan, planned.config.vo_tile, problem.flags.custom_mask, capacity.upload_indices ? capacity.num_indices : 0).size;
+}
+
+/// Workspace of plan_attention() with the same arguments.
+inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const AttentionLengths& lengths, const AttentionLengths& homes,
+                                         const AttentionPlanOptions& options = {}, const Context& context = {}) {
+  HostLengths host;
+  return detail::prepare_plan(Check(options.op), problem, lengths, homes, -1, options, context, host).layout.size;
+}
+
+/// Plans a batch.
+///   problem          max_qo_len 0: taken from qo_indptr on the host, else taken as long
+///   lengths          on the host: checked, planned here, one copy to the device. On the device: planned there, nothing is copied back, and
+///                    the call can be captured; qo_indptr's last entry may then be anything up to the rows of q at run. Mixed: planned there
+///   homes            where the arrays shall live for attention(), each as large as the largest batch: buffers that a CUDA graph has
+///                    captured. Host arrays are copied into them. Arrays without a home live in int_workspace, or where they are
+///   float_workspace  any size: fewer cuts where it is small. Too small for problem.cut_len: InvalidArgument
+///   int_workspace    a tensor of workspace_size().int_bytes, or a function of the bytes that returns one
+/// The workspaces, homes and device arrays must outlive the plan's last attention().
+template <class IntWorkspace>
+PlannedAttention plan_attention(const AttentionProblem& problem, const AttentionLengths& lengths, const AttentionLengths& homes, const TensorView& float_workspace,
+                                IntWorkspace&& int_workspace_of, const AttentionPlanOptions& options = {}, const Context& context = {}) {
+  using namespace detail;
+  const Check check(options.op);
+  const bool on_cpu = context.device.type == DeviceType::cpu;
+  check_workspace(check, "float_workspace", float_workspace, 0, context.device);
+  thread_local HostLengths host;
+  PreparedPlan prepared = prepare_plan(check, problem, lengths, homes, float_workspace.numel() * size_of(float_workspace.dtype), options, context, host);
+  PlannedAttention& planned = prepared.planned;
+  AttentionPlan& plan = planned.plan;
+  const AttentionLayout& layout = prepared.layout;
+  TensorView int_workspace;
+  if constexpr (requires { int_workspace_of(int64_t(0)); }) int_workspace = int_workspace_of(layout.size.int_bytes);
+  else int_workspace = int_workspace_of;
+  check_workspace(check, "int_workspace", int_workspace, layout.size.int_bytes, context.device);
+
+  // The image of the int workspace: written in place on the CPU, in one copy to the GPU.
+  thread_local std::vector<int64_t> staging;
+  if (!on_cpu) staging.resize(size_t(ceil_div(layout.size.int_bytes, int64_t(sizeof(int64_t)))));
+  char* const image = on_cpu ? int_workspace.as<char>() : reinterpret_cast<char*>(staging.data());
+  int64_t image_begin = layout.size.int_bytes, image_end = 0;  // what of it must be copied
+  const auto touch = [&](int64_t offset, int64_t bytes) {
+    image_begin = min(image_begin, offset), image_end = max(image_end, offset + bytes);
+    return image + offset;
+  };
+  const auto put = [&](int64_t offset, const void* data, size_t bytes) {
+    if (bytes) std::memcpy(touch(offset, int64_t(bytes)), data, bytes);
+  };
+  if (prepared.on_host) {
+    PlanHeader& header = *reinterpret_cast<PlanHeader*>(touch(layout.header, sizeof(PlanHeader)));
+    plan_work(plan, header, reinterpret_cast<WorkerStart*>(touch(layout.starts, plan.max_workers * int64_t(sizeof(WorkerStart)))),
+              reinterpret_cast<int32_t*>(touch(layout.counters, plan.max_slots * int64_t(sizeof(int32_t)))));
+    // A reusable plan was sized for max_qo_len.
+    check.that(header.num_slots <= plan.max_slots || !plan.batch_invariant, "qo_indptr", [&] { return "at most max_qo_len=" + std::to_string(problem.max_qo_len) + " tokens a request"; }, "more");
+    if (!options.reusable) plan.max_workers = max(header.num_workers, int32_t(1));
+  }
+
+  // Where each array lives from now on.
+  const auto settle = [&](const char* argument, const TensorView& t, const TensorView& home, const std::vector<int32_t>& read, int64_t offset) -> const int32_t* {
+    if (!t) return nullptr;
+    if (!t.is_cpu()) return t.as<const int32_t>();
+    const size_t bytes = read.size() * sizeof(int32_t);
+    if (home) {
+      check.dtype(argument, home, DType::i32);
+      check.device(argument, home, context.device);
+      check.contiguous(argument, home);
+      check.that(home.numel() >= int64_t(read.size()), argument, [&] { return "at most " + std::to_string(home.numel()) + " entries, which its buffer holds"; },
+                 [&] { return std::to_string(read.size()); });
+      if (home.data == t.data || bytes == 0) return home.as<const int32_t>();
+      if (on_cpu) std::memcpy(home.data, read.data(), bytes);
+      else context.kernels->copy_to_device(home.data, read.data(), bytes, context);
+      return home.as<const int32_t>();
+    }
+    put(offset, read.data(), bytes);
+    return at_offset<const int32_t>(int_workspace.data, offset);
+  };
+  plan.qo_indptr = settle("qo_indptr", lengths.qo_indptr, homes.qo_indptr, host.qo_indptr, layout.qo_indptr);
+  plan.kv_indptr = settle("kv_indptr", lengths.kv_indptr, homes.kv_indptr, host.kv_indptr, layout.kv_indptr);
+  plan.last_page_len = settle("last_page_len", lengths.last_page_len, homes.last_page_len, host.last_page_len, layout.last_page_len);
+  if (const TensorView& indices = lengths.kv_indices; indices) {
+    const bool in_place = indices.is_cpu() && !homes.kv_indices && !uploaded_indices(lengths, homes, context.device);
+    planned.kv_indices = in_place ? indices.as<const int32_t>() : settle("kv_indices", indices, homes.kv_indices, host.kv_indices, layout.kv_indices);
+    planned.num_indices = int32_t(options.reusable && homes.kv_indices ? homes.kv_indices.size(0) : indices.size(0));
+  }
+  if (problem.flags.custom_mask && prepared.one_mask) {
+    planned.mask_bits = int64_t(lengths.uniform_qo_len) * lengths.uniform_kv_len;
+    planned.mask_bytes = ceil_div(planned.mask_bits, int64_t(8));
+  } else if (problem.flags.custom_mask) {
+    put(layout.mask_elements, host.mask_elements.data(), host.mask_elements.size() * sizeof(int64_t));
+    put(layout.mask_indptr, host.mask_indptr.data(), host.mask_indptr.size() * sizeof(int32_t));
+    planned.mask_elements = at_offset<const int64_t>(int_workspace.data, layout.mask_elements);
+    planned.mask_indptr = at_offset<const int32_t>(int_workspace.data, layout.mask_indptr);
+    planned.mask_bits = host.mask_elements.back();
+    planned.mask_bytes = host.mask_indptr.back();
+  }
+  if (!on_cpu && image_end > image_begin)
+    context.kernels->copy_to_device(int_workspace.as<char>() + image_begin, image + image_begin, size_t(image_end - image_begin), context);
+
+  plan.header = at_offset<PlanHeader>(int_workspace.data, layout.header);
+  plan.starts = at_offset<WorkerStart>(int_workspace.data, layout.starts);
+  plan.counters = at_offset<int32_t>(int_workspace.data, layout.counters);
+  plan.partial_out = at_offset<float>(float_workspace.data, layout.partial_out);
+  plan.partial_max = at_offset<float>(float_workspace.data, layout.partial_max);
+  plan.partial_sum = at_offset<float>(float_workspace.data, layout.partial_sum);
+  if (!prepared.on_host) gpu::plan_on_device(plan, context);
+  return planned;
+}
+
+/// Plans again for another mask, from the lengths that the plan already has: nothing is copied, and the call can be captured.
+/// A batch-invariant plan with cuts has room for masks that leave no more keys than its own.
+inline void plan_mask(PlannedAttention& planned, bool causal, int32_t window_left, const Context& context) {
+  const Check check("attention");
+  AttentionPlan& plan = planned.plan;
+  const int32_t causal_now = causal && !planned.problem.flags.custom_mask;
+  check.that(window_left >= -1, "window_left", "-1 (off) or more", [&] { return std::to_string(window_left); });
+  if (plan.causal == causal_now && plan.window_left == window_left) return;
+  if (plan.batch_invariant && plan.cut_tiles > 0)
+    check.that(causal_now >= plan.causal && (plan.window_left < 0 || (window_left >= 0 && window_left <= plan.window_left)), "causal",
+               "a mask as narrow as the planned one", "a wider one: plan with it");
+  planned.problem.causal = causal, planned.problem.window_left = window_left;
+  plan.causal = causal_now, plan.window_left = window_left;
+  plan.max_workers = planned.max_workers;
+  if (planned.device.type == DeviceType::cpu) plan_work(plan, *plan.header, plan.starts, plan.counters);
+  else gpu::plan_on_device(plan, context);
+}
+
+/// Runs a plan.
+///   q    [total_qo_len, num_qo_heads, head_dim_qk]
+///   k, v [num_pages, page_size, num_kv_heads, head_dim], or [num_tokens, num_kv_heads, head_dim] when ragged; K and V may differ in
+///        every stride, and HND is a matter of strides
+///   out  [total_qo_len, num_qo_heads, head_dim_vo], memory of its own; lse [total_qo_len, num_qo_heads] f32, or none
+/// Every stride but the innermost is free.
+template <AttentionVariant Variant = BuiltinVariant<kAllVariants>>
+void attention(const PlannedAttention& planned, const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out, const TensorView& lse,
+               const AttentionArguments& args, const Context& context) {
+  const Check check(args.op);
+  const AttentionProblem& p = planned.problem;
+  const AttentionPlan& plan = planned.plan;
+  check.device("q", q, planned.device);
+  check.shape("q", q, {{"total_qo_len"}, {"num_qo_heads", p.num_qo_heads}, {"head_dim_qk", p.head_dim_qk}});
+  check_planned_dtype(check, "q", q, "q_data_type", p.q);
+  check.inner_stride("q", q);
+  const int64_t rows = q.size(0);
+  if (planned.total_qo_len >= 0 && (planned.reusable ? rows < planned.total_qo_len : rows != planned.total_qo_len)) [[unlikely]]
+    throw InvalidArgument(check.op, "q", "q.shape[0] (" + std::to_string(rows) + ") does not match " +
+                                             (plan.qo_indptr ? "qo_indptr[-1] (" + std::to_string(planned.total_qo_len) + ")"
+                                                             : "batch_size * q_len_per_req (" + std::to_string(plan.batch_size) + " * " + std::to_string(plan.uniform_qo_len) + ")"));
+  check.that(rows <= INT32_MAX, "q", "fewer than 2^31 rows", [&] { return "shape " + shape_of(q); });
+  check_cache(check, "k", k, p, p.head_dim_qk, planned.device);
+  check_cache(check, "v", v, p, p.head_dim_vo, planned.device);
+  check.that(v.size(0) == k.size(0), "v", [&] { return "as many pages or tokens as k: " + std::to_string(k.size(0)); }, [&] { return std::to_string(v.size(0)); });
+  check.that(planned.max_page < k.size(0), "kv_indices", [&] { return "page ids below num_pages=" + std::to_string(k.size(0)); },
+             [&] { return std::to_string(planned.max_page); });
+  check.that(planned.total_kv_len <= k.size(0), "k", [&] { return "kv_indptr[-1]=" + std::to_string(planned.total_kv_len) + " tokens or more"; },
+             [&] { return std::to_string(k.size(0)); });
+  check_output(check, "out", out, {rows, p.num_qo_heads, p.head_dim_vo}, p.out, planned.device);
+  check.inner_stride("out", out);
+  check_apart(check, out, "q", q);
+  check_apart(check, out, "k", k);
+  check_apart(check, out, "v", v);
+  if (lse) check_output(check, "lse", lse, {rows, p.num_qo_heads}, DType::f32, planned.device);
+
+  AttentionParams params;
+  params.variant = args.variant;
+  check_variant(check, params.variant);
+  VariantParams& variant = params.variant;
+  variant.causal = plan.causal;
+  variant.window_left = plan.window_left;
+  const auto per_head = [&](const char* argument, const TensorView& t) -> const float* {
+    if (!t) return nullptr;
+    check.rank(argument, t, 1);
+    check.that(t.size(0) >= variant.qo_head_offset + p.num_qo_heads && variant.qo_head_offset >= 0, argument,
+               [&] { return "an entry for each of num_qo_heads=" + std::to_string(p.num_qo_heads); }, [&] { return "shape " + shape_of(t); });
+    check.dtype(argument, t, DType::f32);
+    check.device(argument, t, planned.device);
+    check.contiguous(argument, t);
+    return t.as<const float>();
+  };
+  variant.alibi_slopes = per_head("alibi_slopes", args.alibi_slopes);
+  variant.sinks = per_head("sinks", args.sinks);
+  variant.custom_mask = nullptr, variant.mask_indptr = nullptr;
+  check.that(bool(args.custom_mask) == p.flags.custom_mask, "custom_mask", p.flags.custom_mask ? "the mask that was planned" : "none: the plan has no mask",
+             args.custom_mask ? "a mask" : "none");
+  if (args.custom_mask) {
+    check.rank("custom_mask", args.custom_mask, 1);
+    check.dtype("custom_mask", args.custom_mask, DType::u8);
+    check.device("custom_mask", args.custom_mask, planned.device);
+    check.contiguous("custom_mask", args.custom_mask);
+    check.that(args.custom_mask.size(0) >= planned.mask_bytes, "custom_mask", [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; },
+               [&] { return std::to_string(args.custom_mask.size(0)); });
+    variant.custom_mask = args.custom_mask.as<const uint8_t>();
+    variant.mask_indptr = planned.mask_indptr;
+  }
+  if (rows == 0 || plan.batch_size == 0) return;
+
+  // The stride of a dimension of one means nothing: frameworks leave any number there.
+  const auto stride = [](const TensorView& t, int dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; };
+  const int token = p.page_size ? 1 : 0;  // dimension of k and v
+  params.plan = plan;
+  params.kv = {k.data, v.data, token ? stride(k, 0) : 0, stride(k, token), stride(k, token + 1), token ? stride(v, 0) : 0, stride(v, token), stride(v, token + 1),
+               planned.kv_indices, planned.num_indices, int32_t(k.size(0))};
+  params.q = q.data, params.q_stride_token = stride(q, 0), params.q_stride_head = stride(q, 1);
+  params.out = out.data, params.out_stride_token = stride(out, 0), params.out_stride_head = stride(out, 1);
+  if (lse) params.lse = lse.as<float>(), params.lse_stride_token = lse.stride(0), params.lse_stride_head = lse.stride(1);
+  params.total_qo_len = int32_t(rows);
+  params.out_scale = args.out_scale;
+  params.lse_factor = args.lse_factor;
+  if (planned.device.type == DeviceType::cpu) {
+    if (args.user_variant) throw Unsupported(std::string(args.op) + ": variant: C++ source is compiled for GPUs alone; on the CPU a variant is a template argument");
+    return cpu::attention<Variant>(params, p);
+  }
+  AttentionConfig config = planned.config;
+  config.limits = plan.causal || plan.window_left >= 0;
+  config.soft_cap = variant.soft_cap > 0.0f;
+  config.alibi = variant.alibi_slopes != nullptr;
+  config.custom_mask = variant.custom_mask != nullptr;
+  config.sinks = variant.sinks != nullptr;
+  config.rope = variant.rope_log2_theta > 0.0f;
+  gpu::attention(params, config, context, args.user_variant);
+}
+
+/// One request, keys and values [kv_len, num_kv_heads, head_dim]: planned and run in one call, which can be captured.
+/// problem.page_size is 0, problem.max_qo_len q's rows. `workspace`: single_attention_workspace() bytes, aligned to 16.
+inline AttentionWorkspace single_attention_workspace(const AttentionProblem& problem, int32_t kv_len, const Context& context, const char* op = "attention") {
+  AttentionLengths lengths;
+  lengths.uniform_qo_len = max(problem.max_qo_len, int32_t(1)), lengths.uniform_kv_len = kv_len;
+  return workspace_size(problem, lengths, {}, {.op = op}, context);
+}
+
+template <AttentionVariant Variant = BuiltinVariant<kAllVariants>>
+void single_attention(const AttentionProblem& problem, const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out,
+                      const TensorView& lse, const AttentionArguments& args, const TensorView& workspace, const Context& context) {
+  const Check check(args.op);
+  check.rank("q", q, 3);
+  check.rank("k", k, 3);
+  if (q.size(0) == 0) return;
+  AttentionLengths lengths;
+  lengths.uniform_qo_len = int32_t(q.size(0)), lengths.uniform_kv_len = int32_t(k.size(0));
+  const AttentionWorkspace size = single_attention_workspace(problem, lengths.uniform_kv_len, context, args.op);
+  detail::check_workspace(check, "workspace", workspace, size.int_bytes + size.float_bytes, context.device);
+  const TensorView ints(workspace.data, DType::u8, {size.int_bytes}, context.device);
+  const TensorView floats(workspace.as<char>() + size.int_bytes, DType::u8, {size.float_bytes}, context.device);
+  attention<Variant>(plan_attention(problem, lengths, {}, floats, ints, {.op = args.op}, context), q, k, v, out, lse, args, context);
+}
+
+}  // namespace flashinfer

@@ -1,0 +1,86 @@
+// Host only. What attention demands of its arguments: the problem when it is planned, the tensors against the plan when it runs.
+#pragma once
+
+#include <cmath>
+
+#include <flashinfer/attention/attention_params.hpp>
+#include <flashinfer/core/check.hpp>
+
+namespace flashinfer {
+
+inline constexpr int32_t kMaxHeadDim = 512;
+
+inline void check_problem(const Check& check, const AttentionProblem& p) {
+  const auto one_of = [&](const char* argument, DType dtype, std::initializer_list<DType> allowed, const char* expected) {
+    for (DType d : allowed)
+      if (d == dtype) return;
+    check.fail(argument, expected, to_string(dtype));
+  };
+  one_of("q_data_type", p.q, {DType::f32, DType::f16, DType::bf16, DType::e4m3, DType::e5m2}, "f16, bf16, f32, e4m3 or e5m2");
+  one_of("kv_data_type", p.kv, {DType::f32, DType::f16, DType::bf16, DType::e4m3, DType::e5m2}, "f16, bf16, f32, e4m3 or e5m2");
+  one_of("o_data_type", p.out, {DType::f32, DType::f16, DType::bf16, DType::e4m3, DType::e5m2}, "f16, bf16, f32, e4m3 or e5m2");
+  check.positive("num_qo_heads", p.num_qo_heads);
+  check.positive("num_kv_heads", p.num_kv_heads);
+  check.that(p.num_qo_heads % p.num_kv_heads == 0, "num_qo_heads", [&] { return "a multiple of num_kv_heads=" + std::to_string(p.num_kv_heads); },
+             [&] { return std::to_string(p.num_qo_heads); });
+  const auto head_dim = [&](const char* argument, int32_t dim) {
+    check.that(dim > 0 && dim % 8 == 0 && dim <= kMaxHeadDim, argument, "a multiple of 8 up to 512", [&] { return std::to_string(dim); });
+  };
+  head_dim("head_dim_qk", p.head_dim_qk);
+  head_dim("head_dim_vo", p.head_dim_vo);
+  check.that(p.page_size >= 0, "page_size", "at least 1, or 0 for ragged keys", [&] { return std::to_string(p.page_size); });
+  check.that(p.window_left >= -1, "window_left", "-1 (off) or more", [&] { return std::to_string(p.window_left); });
+  check.that(p.max_qo_len >= 0, "max_qo_len", "0 (unknown) or more", [&] { return std::to_string(p.max_qo_len); });
+  check.that(p.cut_len >= 0, "cut_len", "0 (never cut) or more", [&] { return std::to_string(p.cut_len); });
+}
+
+inline void check_variant(const Check& check, const VariantParams& v) {
+  const auto finite = [&](const char* argument, float x) {
+    check.that(std::isfinite(x), argument, "a finite number", [&] { return std::to_string(x); });
+  };
+  finite("sm_scale", v.sm_scale);
+  finite("logits_soft_cap", v.soft_cap);
+  check.that(std::isfinite(v.rope_rcp_scale) && v.rope_rcp_scale > 0, "rope_scale", "a positive number", [&] { return std::to_string(1.0f / v.rope_rcp_scale); });
+  finite("rope_theta", v.rope_log2_theta);
+}
+
+/// An output that the caller gave. The texts are FlashInfer's, which callers match.
+inline void check_output(const Check& check, const char* argument, const TensorView& t, std::initializer_list<int64_t> shape, DType dtype, Device device) {
+  const auto refuse = [&](const char* what, const std::string& expected, const std::string& given) {
+    throw InvalidArgument(check.op, argument, std::string("Invalid ") + what + " of " + argument + ": expected " + expected + ", got " + given);
+  };
+  bool same = t.ndim == int(shape.size());
+  int i = 0;
+  for (int64_t extent : shape) same = same && t.shape[i++] == extent;
+  if (!same) [[unlikely]] refuse("shape", list_of(shape.begin(), int(shape.size())), shape_of(t));
+  if (t.dtype != dtype) [[unlikely]] refuse("dtype", to_string(dtype), to_string(t.dtype));
+  if (!(t.device == device)) [[unlikely]] refuse("device", to_string(device), to_string(t.device));
+  check.writable(argument, t);
+}
+
+/// A tensor of the dtype that was planned, again in FlashInfer's words.
+inline void check_planned_dtype(const Check& check, const char* argument, const TensorView& t, const char* planned_as, DType planned) {
+  if (t.dtype == planned) [[likely]] return;
+  throw InvalidArgument(check.op, argument, std::string("The dtype of ") + argument + " " + to_string(t.dtype) + " does not match the " + planned_as + " " +
+                                                to_string(planned) + " specified in plan function.");
+}
+
+/// Keys or values: [num_pages, page_size, num_kv_heads, head_dim], or [num_tokens, num_kv_heads, head_dim] when ragged.
+inline void check_cache(const Check& check, const char* argument, const TensorView& t, const AttentionProblem& p, int32_t head_dim, Device device) {
+  if (p.page_size) {
+    check.shape(argument, t, {{"num_pages"}, {"page_size", p.page_size}, {"num_kv_heads", p.num_kv_heads}, {"head_dim", head_dim}});
+  } else {
+    check.shape(argument, t, {{"num_tokens"}, {"num_kv_heads", p.num_kv_heads}, {"head_dim", head_dim}});
+  }
+  check_planned_dtype(check, argument, t, "kv_data_type", p.kv);
+  check.device(argument, t, device);
+  check.inner_stride(argument, t);
+  check.that(t.size(0) <= INT32_MAX, argument, "fewer than 2^31 pages or tokens", [&] { return "shape " + shape_of(t); });
+}
+
+/// Work items of one launch read q while others write out: they may not share memory.
+inline void check_apart(const Check& check, const TensorView& out, const char* argument, const TensorView& other) {
+  check.that(!overlap(out, other), "out", "memory of its own", [&] { return std::string("memory that ") + argument + " lies in"; });
+}
+
+}  // namespace flashinfer
