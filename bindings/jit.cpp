@@ -1,4 +1,5 @@
 // The JIT as Python sees it: where the compiler is, building kernels ahead of time, the cache.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
 #include <bindings/module.hpp>
@@ -54,6 +55,15 @@ std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, con
     if (!known) throw InvalidArgument("precompile", "ops", "names of ops with kernels", "'" + op + "'");
   }
   return jobs;
+}
+
+std::vector<std::pair<std::string, std::string>> tuned_kernels(const std::vector<std::string>& ops, const std::vector<std::string>& archs,
+                                                               const std::string& match) {
+  std::vector<std::pair<std::string, std::string>> kernels;
+  for (const jit::PrecompileJob& job : jobs_of(ops, archs, match)) kernels.emplace_back(to_string(job.arch), job.text.kernel);
+  std::sort(kernels.begin(), kernels.end());
+  kernels.erase(std::unique(kernels.begin(), kernels.end()), kernels.end());
+  return kernels;
 }
 
 nb::list precompile(const std::vector<std::string>& ops, const std::vector<std::string>& archs, const std::string& match,
@@ -139,10 +149,11 @@ nb::dict config() {
 const Family family{[](nb::module_& m) {
   nb::module_ jit = m.def_submodule("_jit", "Building kernels.");
   jit.def("tuned_ops", &tuned_ops, "Names of the ops that precompile knows.");
+  jit.def("tuned_kernels", &tuned_kernels, "ops"_a, "archs"_a, "match"_a = "",
+          "The kernels that precompile would build, with their architecture.");
   jit.def("precompile", &precompile, "ops"_a, "archs"_a, "match"_a = "", "out"_a = "", "num_threads"_a = 0, "progress"_a = nb::none(),
           "Builds the kernels of these ops whose text has `match` in it; needs no GPU. Into the cache, and into the folder `out` for "
-          "FLASHINFER_AOT_PATH. progress(kernel, "
-          "arch, seconds) is called after each compile.");
+          "FLASHINFER_AOT_PATH. progress(kernel, arch, seconds) is called after each compile.");
   jit.def("cache", &cache, "clear"_a = false, "Where compiled kernels are kept, how many, and why not.");
   jit.def("config", &config, "The compiler, the driver and the GPUs that would be used.");
 }};

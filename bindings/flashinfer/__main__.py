@@ -41,6 +41,11 @@ def precompile(args):
     if unknown:
         sys.exit(f"unknown: {', '.join(unknown)}. Ops: {', '.join(known)}")
 
+    if args.list:
+        for arch, kernel in jit.tuned_kernels(ops, archs, args.match):
+            print(f"{arch:8} {kernel}")
+        return
+
     def progress(kernel, arch, seconds):
         print(f"{arch:8} {seconds:5.2f} s  {kernel}", flush=True)
 
@@ -83,6 +88,7 @@ def main():
     command.add_argument("--out", help="folder to write to as well, for FLASHINFER_AOT_PATH")
     command.add_argument("--jobs", type=int, default=0, help="threads; 0: one per core")
     command.add_argument("--check", action="store_true", help="spilled registers and serialized wgmma are errors")
+    command.add_argument("--list", action="store_true", help="print the kernels instead of building them")
     command.add_argument("--quiet", action="store_true", help="print only what is wrong, and the sum")
     command.set_defaults(run=precompile)
 

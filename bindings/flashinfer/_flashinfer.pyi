@@ -20,6 +20,103 @@ def describe(tensor: Tensor, writable: bool = False) -> dict:
     Shape, strides in elements, dtype, device and address, as the kernels see them.
     """
 
+def apply_rope(q: Tensor, k: Tensor, indptr: Tensor, offsets: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 1.0, rope_theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """
+    Rotates pairs of q and k by position * rope_theta^(-2i / rotary_dim) / rope_scale; token indptr[r] + i is at position offsets[r] + i.
+
+    q: [num_tokens, num_qo_heads, head_dim], k: [num_tokens, num_kv_heads, head_dim], float16, bfloat16 or float32; all strides but
+    the innermost are free. indptr: [batch_size + 1], offsets: [batch_size], int32 or int64. Pairs are (i, i + rotary_dim / 2), or
+    (2i, 2i + 1) if interleave; dimensions from rotary_dim (None: head_dim) on are copied. Angles are exact at any position.
+    """
+
+def apply_rope_inplace(q: Tensor, k: Tensor, indptr: Tensor, offsets: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 1.0, rope_theta: float = 10000.0) -> None:
+    """
+    As apply_rope, written into q and k, which may be slices of one tensor.
+    """
+
+def apply_rope_pos_ids(q: Tensor, k: Tensor, pos_ids: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 1.0, rope_theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """
+    As apply_rope, token t at position pos_ids[t]. pos_ids: [num_tokens], int32 or int64.
+    """
+
+def apply_rope_pos_ids_inplace(q: Tensor, k: Tensor, pos_ids: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 1.0, rope_theta: float = 10000.0) -> None:
+    """As apply_rope_pos_ids, written into q and k."""
+
+def apply_llama31_rope(q: Tensor, k: Tensor, indptr: Tensor, offsets: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 8.0, rope_theta: float = 500000.0, low_freq_factor: float = 1.0, high_freq_factor: float = 4.0, old_context_len: float = 8192.0) -> tuple[Tensor, Tensor]:
+    """
+    As apply_rope, with the frequencies of Llama 3.1.
+
+    Wavelengths above old_context_len / low_freq_factor are stretched by rope_scale, those below old_context_len / high_freq_factor are
+    kept, and those between are blended.
+    """
+
+def apply_llama31_rope_inplace(q: Tensor, k: Tensor, indptr: Tensor, offsets: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 8.0, rope_theta: float = 500000.0, low_freq_factor: float = 1.0, high_freq_factor: float = 4.0, old_context_len: float = 8192.0) -> None:
+    """As apply_llama31_rope, written into q and k."""
+
+def apply_llama31_rope_pos_ids(q: Tensor, k: Tensor, pos_ids: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 8.0, rope_theta: float = 500000.0, low_freq_factor: float = 1.0, high_freq_factor: float = 4.0, old_context_len: float = 8192.0) -> tuple[Tensor, Tensor]:
+    """As apply_llama31_rope, token t at position pos_ids[t]."""
+
+def apply_llama31_rope_pos_ids_inplace(q: Tensor, k: Tensor, pos_ids: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 8.0, rope_theta: float = 500000.0, low_freq_factor: float = 1.0, high_freq_factor: float = 4.0, old_context_len: float = 8192.0) -> None:
+    """As apply_llama31_rope_pos_ids, written into q and k."""
+
+def apply_rope_with_cos_sin_cache(positions: Tensor, query: Tensor, key: Tensor, head_size: int, cos_sin_cache: Tensor, is_neox: bool = True) -> tuple[Tensor, Tensor]:
+    """
+    RoPE from a table: row p holds the rotary_dim / 2 cosines of position p, then its sines.
+
+    positions: [num_tokens], int32 or int64. query: [num_tokens, num_qo_heads * head_size], key: [num_tokens, num_kv_heads * head_size],
+    float16, bfloat16 or float32. cos_sin_cache: [max_pos, rotary_dim], float32. is_neox: pairs (i, i + rotary_dim / 2), else (2i, 2i + 1).
+    """
+
+def apply_rope_with_cos_sin_cache_inplace(positions: Tensor, query: Tensor, key: Tensor, head_size: int, cos_sin_cache: Tensor, is_neox: bool = True) -> None:
+    """As apply_rope_with_cos_sin_cache, written into query and key."""
+
+def append_paged_kv_cache(append_key: Tensor, append_value: Tensor, batch_indices: Tensor, positions: Tensor, paged_kv_cache: object, kv_indices: Tensor, kv_indptr: Tensor, kv_last_page_len: Tensor, kv_layout: str = 'NHD') -> None:
+    """
+    Copies new keys and values to their places in a paged KV cache: token t is the positions[t]-th of request batch_indices[t].
+
+    append_key: [num_tokens, num_kv_heads, head_dim], append_value: [num_tokens, num_kv_heads, head_dim_vo]. paged_kv_cache: a pair of
+    [num_pages, page_size, num_kv_heads, head_dim] (NHD) or [num_pages, num_kv_heads, page_size, head_dim] (HND), or both stacked in
+    dimension 1, of append_key's dtype; all strides but the innermost are free, and V's are its own. batch_indices, positions:
+    [num_tokens], kv_indices, kv_indptr: [batch_size + 1], kv_last_page_len: [batch_size], int32. Negative batch indices are padding.
+    """
+
+def append_paged_mla_kv_cache(append_ckv: Tensor, append_kpe: Tensor, batch_indices: Tensor, positions: Tensor, ckv_cache: Tensor, kpe_cache: Tensor, kv_indices: Tensor, kv_indptr: Tensor, kv_last_page_len: Tensor) -> None:
+    """
+    As append_paged_kv_cache, for the cache of multi-head latent attention, which has no heads.
+
+    append_ckv: [num_tokens, ckv_dim], append_kpe: [num_tokens, kpe_dim], ckv_cache: [num_pages, page_size, ckv_dim], kpe_cache:
+    [num_pages, page_size, kpe_dim].
+    """
+
+def get_batch_indices_positions(append_indptr: Tensor, seq_lens: Tensor, nnz: int, batch_indices: Tensor | None = None, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """
+    (batch_indices, positions) of new tokens: request r's, append_indptr[r] to append_indptr[r + 1] - 1, are the last of its seq_lens[r].
+
+    append_indptr: [batch_size + 1], seq_lens: [batch_size], int32 or int64. Results: [nnz], int32; entries behind append_indptr's last
+    become -1 and 0.
+    """
+
+def get_seq_lens(kv_indptr: Tensor, kv_last_page_len: Tensor, page_size: int) -> Tensor:
+    """
+    Tokens of each request in a paged KV cache: max(pages - 1, 0) * page_size + kv_last_page_len.
+
+    kv_indptr: [batch_size + 1], kv_last_page_len: [batch_size], int32 or int64, both alike.
+    """
+
+def packbits(x: Tensor, bitorder: str = 'big') -> Tensor:
+    """
+    Eight booleans a byte, as numpy.packbits: the first goes into the highest bit, or the lowest if bitorder is "little".
+
+    x: [n], bool, or uint8 of which any value but 0 is true. Returns uint8, [(n + 7) / 8].
+    """
+
+def segment_packbits(x: Tensor, indptr: Tensor, bitorder: str = 'big') -> tuple[Tensor, Tensor]:
+    """
+    (y, new_indptr): segments x[indptr[i]:indptr[i + 1]], each packed by itself into y[new_indptr[i]:new_indptr[i + 1]].
+
+    indptr: [num_segments + 1], int32 or int64. new_indptr is int32. On a GPU this waits for indptr, for the length of y depends on it.
+    """
+
 def rmsnorm(input: Tensor, weight: Tensor, eps: float = 1e-06, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
     """
     input / sqrt(mean(input^2) + eps) * weight over the last dimension, computed in float32.
@@ -47,4 +144,78 @@ def rmsnorm_quant(out: Tensor, input: Tensor, weight: Tensor, scale: float | Ten
 def fused_add_rmsnorm_quant(out: Tensor, input: Tensor, residual: Tensor, weight: Tensor, scale: float | Tensor, eps: float = 1e-06, enable_pdl: bool | None = None) -> None:
     """
     residual += input; out = rmsnorm(residual) / scale, in FP8. The input keeps its values.
+    """
+
+def layernorm(input: Tensor, gemma: Tensor, beta: Tensor, eps: float = 1e-06, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
+    """
+    (input - mean) / sqrt(variance + eps) * gemma + beta over the last dimension, computed in float32.
+
+    input: [num_rows, hidden_size] or [num_tokens, num_heads, head_dim], float32, float16 or bfloat16. gemma, beta: [hidden_size],
+    input's dtype or float32. out: as input, may be input itself; made if None. All strides but the innermost are free.
+    """
+
+def layernorm_quant(out: Tensor, input: Tensor, gemma: Tensor, beta: Tensor, scale: float | Tensor, eps: float = 1e-06, enable_pdl: bool | None = None) -> None:
+    """
+    out = layernorm(input) / scale, in FP8 (e4m3 or e5m2), saturating; layernorm(input) is rounded to input's dtype first.
+    """
+
+def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    (v, s) of attention over two disjoint key sets together: s = log2(2^s_a + 2^s_b), v = 2^(s_a - s) v_a + 2^(s_b - s) v_b.
+
+    v_a, v_b: [num_tokens, num_heads, head_dim], float16, bfloat16 or float32. s_a, s_b: [num_tokens, num_heads], float32, base-2 LSE.
+    An empty set has s = -inf; two of them give v = 0, s = -inf.
+    """
+
+def merge_state_in_place(v: Tensor, s: Tensor, v_other: Tensor, s_other: Tensor, mask: Tensor | None = None) -> None:
+    """
+    As merge_state, written into v and s.
+
+    mask: [num_tokens], bool: tokens whose entry is False are left alone.
+    """
+
+def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    As merge_state, for any number of states.
+
+    v: [num_tokens, num_states, num_heads, head_dim], s: [num_tokens, num_states, num_heads], float32.
+    """
+
+class AttentionPlan:
+    """
+    A plan of attention: a value. It keeps alive the buffers that it lies in.
+    """
+
+    def run_paged(self, q: Tensor, paged_kv_cache: object | None, out: Tensor | None, lse: Tensor | None, return_lse: bool, q_scale: object | None, k_scale: object | None, v_scale: object | None, sinks: Tensor | None, enable_pdl: bool | None, variant: object | None) -> object: ...
+
+    def run_ragged(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor | None, lse: Tensor | None, return_lse: bool, q_scale: object | None, k_scale: object | None, v_scale: object | None, sinks: Tensor | None, enable_pdl: bool | None, variant: object | None) -> object: ...
+
+    def set_options(self, causal: bool, window_left: int, rope: bool, alibi_slopes: Tensor | None, sm_scale: float | None, logits_soft_cap: float | None, rope_scale: float | None, rope_theta: float | None) -> None: ...
+
+    @property
+    def info(self) -> list: ...
+
+    @property
+    def total_qo_len(self) -> int: ...
+
+    @property
+    def max_qo_len(self) -> int: ...
+
+    @property
+    def int_workspace(self) -> object: ...
+
+def silu_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
+    """
+    silu(input[..., :dim]) * input[..., dim:], computed in float32.
+
+    input: [..., 2 * dim], float32, float16 or bfloat16, rows of a multiple of 16 bytes; the innermost stride is 1, others are free.
+    out: [..., dim], may be a half of input itself; made if None.
+    """
+
+def gelu_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
+    """As silu_and_mul, with gelu(x) = x (1 + erf(x / sqrt(2))) / 2."""
+
+def gelu_tanh_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
+    """
+    As silu_and_mul, with gelu(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
     """
