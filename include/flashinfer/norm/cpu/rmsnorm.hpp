@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 
 #include <flashinfer/core/number.hpp>
 #include <flashinfer/cpu/dispatch_dtype.hpp>
