@@ -3,7 +3,9 @@
 
 #include <sys/wait.h>
 
+#include <chrono>
 #include <random>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -112,12 +114,15 @@ TEST(DiskCache, EveryFlippedBitIsSeen) {
 TEST(DiskCache, KilledWritersLeaveNoPartialEntry) {
   const TemporaryFolder folder;
   const DiskCache cache(folder / "kernels", kPlenty);
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_TRUE(cache.store("another key", random_cubin(0, 300000)));
+  const auto one_store = std::chrono::steady_clock::now() - start;  // without optimisation, thirty times as long
   int seen = 0;
   for (int round = 0; round < 20; ++round) {
     const pid_t child = in_child([&]() -> int {
       for (unsigned i = 0;; ++i) cache.store("key", random_cubin(i % 4, 300000));
     });
-    usleep(useconds_t(3000 + 1700 * round));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2) + one_store * (round + 1) / 4);
     kill(child, SIGKILL);
     exit_code(child);
     Cubin cubin;
