@@ -33,7 +33,7 @@ TensorPair offsets_of(const char* op, const Tensor& q, const Tensor& k, const Te
 void offsets_in_place(const char* op, const Tensor& q, const Tensor& k, const Tensor& indptr, const Tensor& offsets, const RopeOptions& options) {
   Call call(op);
   const TensorView q_view = call.out("q", q), k_view = call.out("k", k), i = call.in("indptr", indptr), o = call.in("offsets", offsets);
-  call.run([&](const Context& context) { flashinfer::apply_rope(q_view, k_view, i, o, q_view, k_view, options, context); });
+  call.run([&](const Context& context) { flashinfer::apply_rope_inplace(q_view, k_view, i, o, options, context); });
 }
 TensorPair pos_ids_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& pos_ids, const RopeOptions& options) {
   Call call(op);
@@ -45,7 +45,7 @@ TensorPair pos_ids_of(const char* op, const Tensor& q, const Tensor& k, const Te
 void pos_ids_in_place(const char* op, const Tensor& q, const Tensor& k, const Tensor& pos_ids, const RopeOptions& options) {
   Call call(op);
   const TensorView q_view = call.out("q", q), k_view = call.out("k", k), p = call.in("pos_ids", pos_ids);
-  call.run([&](const Context& context) { flashinfer::apply_rope_pos_ids(q_view, k_view, p, q_view, k_view, options, context); });
+  call.run([&](const Context& context) { flashinfer::apply_rope_pos_ids_inplace(q_view, k_view, p, options, context); });
 }
 
 TensorPair apply_rope(const Tensor& q, const Tensor& k, const Tensor& indptr, const Tensor& offsets, std::optional<int64_t> rotary_dim,
@@ -139,7 +139,7 @@ void apply_rope_with_cos_sin_cache_inplace(const Tensor& positions, const Tensor
   const TensorView q = by_heads(check, "query", call.out("query", query), head_size), k = by_heads(check, "key", call.out("key", key), head_size);
   const TensorView p = call.in("positions", positions), cache = call.in("cos_sin_cache", cos_sin_cache);
   check_cache(check.op, cache);
-  call.run([&](const Context& context) { flashinfer::apply_rope_with_cos_sin_cache(p, q, k, cache, q, k, !is_neox, context); });
+  call.run([&](const Context& context) { flashinfer::apply_rope_with_cos_sin_cache_inplace(p, q, k, cache, !is_neox, context); });
 }
 
 const Family family{[](nb::module_& m) {

@@ -19,12 +19,16 @@ namespace flashinfer {
 
 namespace detail {
 
+inline void check_merged(const Check& check, const char* name, const TensorView& v) {
+  check.dtype(name, v, {DType::f32, DType::f16, DType::bf16});
+  check.inner_stride(name, v);
+}
+
 /// What is written: v_out and s_out, s_out may be empty.
 inline MergeStateParams merge_state_params(const Check& check, const char* v_name, const TensorView& v_out, const char* s_name, const TensorView& s_out,
                                            const Context& context) {
   check.rank(v_name, v_out, 3);
-  check.dtype(v_name, v_out, {DType::f32, DType::f16, DType::bf16});
-  check.inner_stride(v_name, v_out);
+  check_merged(check, v_name, v_out);
   check.writable(v_name, v_out);
   check.device(v_name, v_out, context.device);
   check.that(v_out.size(0) * v_out.size(1) <= INT32_MAX, v_name, "fewer than 2^31 rows of heads", [&] { return "shape " + shape_of(v_out); });
@@ -74,6 +78,7 @@ inline void run_merge_state(const MergeStateParams& params, DType dtype, int64_t
 inline void merge_state(const TensorView& v_a, const TensorView& s_a, const TensorView& v_b, const TensorView& s_b, const TensorView& v_out,
                         const TensorView& s_out, const Context& context = {}) {
   const Check check("merge_state");
+  detail::check_merged(check, "v_a", v_a);
   MergeStateParams params = detail::merge_state_params(check, "v", v_out, "s", s_out, context);
   params.first = detail::merge_operand(check, "v_a", v_a, "s_a", s_a, v_out, s_out, context);
   params.rest = detail::merge_operand(check, "v_b", v_b, "s_b", s_b, v_out, s_out, context);
@@ -103,10 +108,11 @@ inline void merge_state_in_place(const TensorView& v, const TensorView& s, const
 ///   v  [num_tokens, num_states, num_heads, head_dim], s [num_tokens, num_states, num_heads]
 inline void merge_states(const TensorView& v, const TensorView& s, const TensorView& v_out, const TensorView& s_out, const Context& context = {}) {
   const Check check("merge_states");
+  check.rank("v", v, 4);
+  detail::check_merged(check, "v", v);
   MergeStateParams params = detail::merge_state_params(check, "v_merged", v_out, "s_merged", s_out, context);
   check.shape("v", v, {{"num_tokens", v_out.size(0)}, {"num_states"}, {"num_heads", v_out.size(1)}, {"head_dim", v_out.size(2)}});
   check.dtype("v", v, v_out.dtype);
-  check.inner_stride("v", v);
   check.device("v", v, context.device);
   check.shape("s", s, {{"num_tokens", v_out.size(0)}, {"num_states", v.size(1)}, {"num_heads", v_out.size(1)}});
   check.dtype("s", s, DType::f32);

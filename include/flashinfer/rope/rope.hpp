@@ -3,7 +3,7 @@
 //   (x_a, x_b) -> (x_a cos - x_b sin, x_b cos + x_a sin)    angle of pair i: position * frequency(i)
 //   frequency(i) = rope_theta^(-2i / rotary_dim) / rope_scale; pair i is (i, i + rotary_dim / 2), or (2i, 2i + 1) if interleaved
 //
-// Dimensions from rotary_dim on are copied. Rotating in place: pass q as q_out and k as k_out.
+// Dimensions from rotary_dim on are copied. An output may be its input: that is what the _inplace functions do.
 #pragma once
 
 #include <cmath>
@@ -57,6 +57,12 @@ inline RopeTensor rope_tensor(const TensorView& in, const TensorView& out) {
   return {in.data, out.data, in.stride(0), in.stride(1), out.stride(0), out.stride(1), int32_t(in.size(1))};
 }
 
+/// What the caller's function and its arguments are called. In place, the outputs are q and k.
+struct RopeNames {
+  const char* op;
+  const char *q = "q", *k = "k", *q_out = "q_out", *k_out = "k_out";
+};
+
 inline void check_rope_output(const Check& check, const char* name, const TensorView& out, const char* in_name, const TensorView& in,
                               const Context& context) {
   check.same_shape(name, out, in_name, in);
@@ -69,21 +75,22 @@ inline void check_rope_output(const Check& check, const char* name, const Tensor
 }
 
 /// What all forms have in common.
-inline RopeFrequencyParams rope_params(const Check& check, const TensorView& q, const TensorView& k, const TensorView& q_out, const TensorView& k_out,
-                                       int64_t rotary_dim, const Context& context) {
-  for (const auto& [name, x] : {std::pair<const char*, const TensorView&>{"q", q}, {"k", k}}) {
+inline RopeFrequencyParams rope_params(const RopeNames& names, const TensorView& q, const TensorView& k, const TensorView& q_out,
+                                       const TensorView& k_out, int64_t rotary_dim, const Context& context) {
+  const Check check(names.op);
+  for (const auto& [name, x] : {std::pair<const char*, const TensorView&>{names.q, q}, {names.k, k}}) {
     check.rank(name, x, 3);
     check.dtype(name, x, {DType::f16, DType::bf16, DType::f32});
     check.inner_stride(name, x);
     check.device(name, x, context.device);
   }
-  check.shape("k", k, {{"num_tokens", q.size(0)}, {"num_kv_heads"}, {"head_dim", q.size(2)}});
-  check.dtype("k", k, q.dtype);
+  check.shape(names.k, k, {{"num_tokens", q.size(0)}, {"num_kv_heads"}, {"head_dim", q.size(2)}});
+  check.dtype(names.k, k, q.dtype);
   check.in_range("rotary_dim", rotary_dim, int64_t(2), min(q.size(2), int64_t(kMaxRotaryDim)));
   check.that(rotary_dim % 2 == 0, "rotary_dim", "an even number", [&] { return std::to_string(rotary_dim); });
-  check.that(q.size(0) <= INT32_MAX && q.size(1) + k.size(1) <= INT32_MAX, "q", "at most 2^31 - 1 tokens and heads", [&] { return shape_of(q); });
-  check_rope_output(check, "q_out", q_out, "q", q, context);
-  check_rope_output(check, "k_out", k_out, "k", k, context);
+  check.that(q.size(0) <= INT32_MAX && q.size(1) + k.size(1) <= INT32_MAX, names.q, "at most 2^31 - 1 tokens and heads", [&] { return shape_of(q); });
+  check_rope_output(check, names.q_out, q_out, names.q, q, context);
+  check_rope_output(check, names.k_out, k_out, names.k, k, context);
 
   RopeFrequencyParams params;
   params.q = rope_tensor(q, q_out);
@@ -134,6 +141,76 @@ inline void run_rope(gpu::RopeProblem problem, const RopeFrequencyParams& params
   gpu::rope(problem, params, context);
 }
 
+inline void apply_rope(const RopeNames& names, const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets,
+                       const TensorView& q_out, const TensorView& k_out, const RopeOptions& options, const Context& context) {
+  const Check check(names.op);
+  check.rank(names.q, q, 3);
+  const int64_t rotary_dim = options.rotary_dim ? options.rotary_dim : q.size(2);
+  RopeFrequencyParams params = rope_params(names, q, k, q_out, k_out, rotary_dim, context);
+  check_index(check, "indptr", indptr, context);
+  check_index(check, "offsets", offsets, context);
+  check.shape("indptr", indptr, {{"batch_size + 1", offsets.size(0) + 1}});
+  check.dtype("offsets", offsets, indptr.dtype);
+  set_rope_frequencies(check, params, options, rotary_dim);
+  params.batch_size = int32_t(offsets.size(0));
+  params.indptr = indptr.data;
+  params.offsets = offsets.data;
+  run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::offsets, indptr.dtype}, params, {q, k, q_out, k_out}, context);
+}
+
+inline void apply_rope_pos_ids(const RopeNames& names, const TensorView& q, const TensorView& k, const TensorView& pos_ids, const TensorView& q_out,
+                               const TensorView& k_out, const RopeOptions& options, const Context& context) {
+  const Check check(names.op);
+  check.rank(names.q, q, 3);
+  const int64_t rotary_dim = options.rotary_dim ? options.rotary_dim : q.size(2);
+  RopeFrequencyParams params = rope_params(names, q, k, q_out, k_out, rotary_dim, context);
+  check_index(check, "pos_ids", pos_ids, context);
+  check.shape("pos_ids", pos_ids, {{"num_tokens", q.size(0)}});
+  set_rope_frequencies(check, params, options, rotary_dim);
+  params.positions = pos_ids.data;
+  run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::positions, pos_ids.dtype}, params, {q, k, q_out, k_out}, context);
+}
+
+inline void check_cached_positions(const Check& check, const TensorView& positions, const void* data, int64_t cache_len) {
+  for (int64_t i = 0; i < positions.size(0); ++i) {
+    const int64_t position = positions.dtype == DType::i32 ? static_cast<const int32_t*>(data)[i] : static_cast<const int64_t*>(data)[i];
+    check.that(position >= 0 && position < cache_len, "positions", [&] { return "0 to max_pos - 1 = " + std::to_string(cache_len - 1); },
+               [&] { return std::to_string(position) + " at " + std::to_string(i); });
+  }
+}
+
+inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorView& positions, const TensorView& query, const TensorView& key,
+                                          const TensorView& cos_sin_cache, const TensorView& query_out, const TensorView& key_out, bool interleave,
+                                          const Context& context) {
+  const Check check(names.op);
+  check.rank(names.q, query, 3);
+  check.rank("cos_sin_cache", cos_sin_cache, 2);
+  const int64_t rotary_dim = cos_sin_cache.size(1);
+  check.that(rotary_dim >= 2 && rotary_dim % 2 == 0 && rotary_dim <= min(query.size(2), int64_t(kMaxRotaryDim)), "cos_sin_cache",
+             [&] { return "an even width (rotary_dim) of at most head_size=" + std::to_string(query.size(2)) + " and 512"; },
+             [&] { return "shape " + shape_of(cos_sin_cache); });
+  check.dtype("cos_sin_cache", cos_sin_cache, {DType::f32, DType::f16, DType::bf16});
+  check.inner_stride("cos_sin_cache", cos_sin_cache);
+  check.device("cos_sin_cache", cos_sin_cache, context.device);
+  RopeFrequencyParams params = rope_params(names, query, key, query_out, key_out, rotary_dim, context);
+  check_index(check, "positions", positions, context);
+  check.shape("positions", positions, {{"num_tokens", query.size(0)}});
+  params.positions = positions.data;
+  params.cache = cos_sin_cache.data;
+  params.cache_stride = cos_sin_cache.stride(0);
+  params.cache_len = cos_sin_cache.size(0);
+
+  if (context.device.type == DeviceType::cpu) {
+    check_cached_positions(check, positions, positions.data, params.cache_len);
+  } else if (context.validate) {
+    std::vector<int64_t> host(size_t(positions.size(0)));
+    context.kernels->copy_to_host(host.data(), positions.data, size_t(positions.size(0) * size_of(positions.dtype)), context);
+    check_cached_positions(check, positions, host.data(), params.cache_len);
+  }
+  run_rope({query.dtype, int(query.size(2)), int(rotary_dim), interleave, RopeAngle::cache, positions.dtype, cos_sin_cache.dtype}, params,
+           {query, key, query_out, key_out, cos_sin_cache}, context);
+}
+
 }  // namespace detail
 
 /// Token indptr[r] + i is at position offsets[r] + i of request r. Tokens of no request (behind indptr's last entry) are copied.
@@ -142,73 +219,41 @@ inline void run_rope(gpu::RopeProblem problem, const RopeFrequencyParams& params
 ///   indptr    [batch_size + 1], offsets [batch_size]  i32 or i64, both alike, contiguous
 inline void apply_rope(const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets, const TensorView& q_out,
                        const TensorView& k_out, const RopeOptions& options = {}, const Context& context = {}) {
-  const Check check(options.llama31 ? "apply_llama31_rope" : "apply_rope");
-  check.rank("q", q, 3);
-  const int64_t rotary_dim = options.rotary_dim ? options.rotary_dim : q.size(2);
-  RopeFrequencyParams params = detail::rope_params(check, q, k, q_out, k_out, rotary_dim, context);
-  detail::check_index(check, "indptr", indptr, context);
-  detail::check_index(check, "offsets", offsets, context);
-  check.shape("indptr", indptr, {{"batch_size + 1", offsets.size(0) + 1}});
-  check.dtype("offsets", offsets, indptr.dtype);
-  detail::set_rope_frequencies(check, params, options, rotary_dim);
-  params.batch_size = int32_t(offsets.size(0));
-  params.indptr = indptr.data;
-  params.offsets = offsets.data;
-  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::offsets, indptr.dtype}, params, {q, k, q_out, k_out}, context);
+  detail::apply_rope({options.llama31 ? "apply_llama31_rope" : "apply_rope"}, q, k, indptr, offsets, q_out, k_out, options, context);
+}
+/// Into q and k themselves.
+inline void apply_rope_inplace(const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets,
+                               const RopeOptions& options = {}, const Context& context = {}) {
+  detail::apply_rope({options.llama31 ? "apply_llama31_rope_inplace" : "apply_rope_inplace", "q", "k", "q", "k"}, q, k, indptr, offsets, q, k, options,
+                     context);
 }
 
 /// Token t is at position pos_ids[t], of either sign.
 ///   pos_ids  [num_tokens]  i32 or i64, contiguous; the rest as in apply_rope
 inline void apply_rope_pos_ids(const TensorView& q, const TensorView& k, const TensorView& pos_ids, const TensorView& q_out, const TensorView& k_out,
                                const RopeOptions& options = {}, const Context& context = {}) {
-  const Check check(options.llama31 ? "apply_llama31_rope_pos_ids" : "apply_rope_pos_ids");
-  check.rank("q", q, 3);
-  const int64_t rotary_dim = options.rotary_dim ? options.rotary_dim : q.size(2);
-  RopeFrequencyParams params = detail::rope_params(check, q, k, q_out, k_out, rotary_dim, context);
-  detail::check_index(check, "pos_ids", pos_ids, context);
-  check.shape("pos_ids", pos_ids, {{"num_tokens", q.size(0)}});
-  detail::set_rope_frequencies(check, params, options, rotary_dim);
-  params.positions = pos_ids.data;
-  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::positions, pos_ids.dtype}, params, {q, k, q_out, k_out}, context);
+  detail::apply_rope_pos_ids({options.llama31 ? "apply_llama31_rope_pos_ids" : "apply_rope_pos_ids"}, q, k, pos_ids, q_out, k_out, options, context);
+}
+inline void apply_rope_pos_ids_inplace(const TensorView& q, const TensorView& k, const TensorView& pos_ids, const RopeOptions& options = {},
+                                       const Context& context = {}) {
+  detail::apply_rope_pos_ids({options.llama31 ? "apply_llama31_rope_pos_ids_inplace" : "apply_rope_pos_ids_inplace", "q", "k", "q", "k"}, q, k, pos_ids, q,
+                             k, options, context);
 }
 
 /// Cosines and sines from a table, whose width is rotary_dim.
 ///   positions      [num_tokens]           i32 or i64, contiguous, from 0 to max_pos - 1: others are an error where the host can
 ///                                         see them, and are not rotated on a GPU
+///   query, key     as q and k in apply_rope
 ///   cos_sin_cache  [max_pos, rotary_dim]  f32, f16 or bf16: rotary_dim / 2 cosines, then as many sines; dense rows
-inline void apply_rope_with_cos_sin_cache(const TensorView& positions, const TensorView& q, const TensorView& k, const TensorView& cos_sin_cache,
-                                          const TensorView& q_out, const TensorView& k_out, bool interleave = false, const Context& context = {}) {
-  const Check check("apply_rope_with_cos_sin_cache");
-  check.rank("q", q, 3);
-  check.rank("cos_sin_cache", cos_sin_cache, 2);
-  const int64_t rotary_dim = cos_sin_cache.size(1);
-  RopeFrequencyParams params = detail::rope_params(check, q, k, q_out, k_out, rotary_dim, context);
-  check.dtype("cos_sin_cache", cos_sin_cache, {DType::f32, DType::f16, DType::bf16});
-  check.inner_stride("cos_sin_cache", cos_sin_cache);
-  check.device("cos_sin_cache", cos_sin_cache, context.device);
-  detail::check_index(check, "positions", positions, context);
-  check.shape("positions", positions, {{"num_tokens", q.size(0)}});
-  params.positions = positions.data;
-  params.cache = cos_sin_cache.data;
-  params.cache_stride = cos_sin_cache.stride(0);
-  params.cache_len = cos_sin_cache.size(0);
-
-  const auto check_positions = [&](const void* data) {
-    for (int64_t i = 0; i < positions.size(0); ++i) {
-      const int64_t position = positions.dtype == DType::i32 ? static_cast<const int32_t*>(data)[i] : static_cast<const int64_t*>(data)[i];
-      check.that(position >= 0 && position < params.cache_len, "positions", [&] { return "0 to max_pos - 1 = " + std::to_string(params.cache_len - 1); },
-                 [&] { return std::to_string(position) + " at " + std::to_string(i); });
-    }
-  };
-  if (context.device.type == DeviceType::cpu) {
-    check_positions(positions.data);
-  } else if (context.validate) {
-    std::vector<int64_t> host(size_t(positions.size(0)));
-    context.kernels->copy_to_host(host.data(), positions.data, size_t(positions.size(0) * size_of(positions.dtype)), context);
-    check_positions(host.data());
-  }
-  detail::run_rope({q.dtype, int(q.size(2)), int(rotary_dim), interleave, RopeAngle::cache, positions.dtype, cos_sin_cache.dtype}, params,
-                   {q, k, q_out, k_out, cos_sin_cache}, context);
+inline void apply_rope_with_cos_sin_cache(const TensorView& positions, const TensorView& query, const TensorView& key, const TensorView& cos_sin_cache,
+                                          const TensorView& query_out, const TensorView& key_out, bool interleave = false, const Context& context = {}) {
+  detail::apply_rope_with_cos_sin_cache({"apply_rope_with_cos_sin_cache", "query", "key", "query_out", "key_out"}, positions, query, key, cos_sin_cache,
+                                        query_out, key_out, interleave, context);
+}
+inline void apply_rope_with_cos_sin_cache_inplace(const TensorView& positions, const TensorView& query, const TensorView& key,
+                                                  const TensorView& cos_sin_cache, bool interleave = false, const Context& context = {}) {
+  detail::apply_rope_with_cos_sin_cache({"apply_rope_with_cos_sin_cache_inplace", "query", "key", "query", "key"}, positions, query, key, cos_sin_cache,
+                                        query, key, interleave, context);
 }
 
 }  // namespace flashinfer
