@@ -43,13 +43,13 @@ inline void append_paged_kv_cache(const AppendNames& names, const TensorView& ap
   check.rank(names.key, append_key, 3);
   check.dtype(names.key, append_key, {DType::f32, DType::f16, DType::bf16, DType::e4m3, DType::e5m2, DType::u8});
   check.shape(names.value, append_value, {{"num_tokens", append_key.size(0)}, {"num_kv_heads", append_key.size(1)}, {"head_dim_vo"}});
+  check.that(append_key.size(2) > 0, names.key, "heads of at least one element", [&] { return "shape " + shape_of(append_key); });
+  check.that(append_value.size(2) > 0, names.value, "heads of at least one element", [&] { return "shape " + shape_of(append_value); });
   check.rank(names.k_cache, k_cache, 4);
   check.shape(names.k_cache, k_cache, {{"num_pages"}, {"page_size"}, {"num_kv_heads", append_key.size(1)}, {"head_dim", append_key.size(2)}});
   check.shape(names.v_cache, v_cache,
               {{"num_pages", k_cache.size(0)}, {"page_size", k_cache.size(1)}, {"num_kv_heads", append_key.size(1)}, {"head_dim_vo", append_value.size(2)}});
   check.that(k_cache.size(1) > 0, names.k_cache, "pages of at least one token", [&] { return "shape " + shape_of(k_cache); });
-  check.that(append_key.size(2) > 0, names.key, "heads of at least one element", [&] { return "shape " + shape_of(append_key); });
-  check.that(append_value.size(2) > 0, names.value, "heads of at least one element", [&] { return "shape " + shape_of(append_value); });
   for (const auto& [name, t] : {std::pair<const char*, const TensorView&>{names.key, append_key}, {names.value, append_value},
                                 {names.k_cache, k_cache}, {names.v_cache, v_cache}}) {
     check.dtype(name, t, append_key.dtype);
