@@ -187,15 +187,22 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
   for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
 }
 
-/// Walks the items of one worker.
-struct WorkIterator {
-  const AttentionPlan& plan;
-  int64_t num_units, unit, end;  // on the line
-  int32_t num_workers, worker;
-  WorkerStart at;
+/// How far a worker has come: what a kernel keeps from item to item.
+struct WorkCursor {
+  int64_t num_units = 0, unit = 0, end = 0;  // on the line
+  int32_t num_workers = 0, worker = 0;
+  WorkerStart at{};
+};
 
-  FLASHINFER_HOST_DEVICE WorkIterator(const AttentionPlan& plan, int32_t worker)
-      : plan(plan), num_units(plan.header->num_units), unit(0), end(0), num_workers(plan.header->num_workers), worker(worker), at{} {
+/// Walks the items of one worker.
+struct WorkIterator : WorkCursor {
+  const AttentionPlan& plan;
+
+  FLASHINFER_HOST_DEVICE WorkIterator(const AttentionPlan& plan, const WorkCursor& cursor) : WorkCursor(cursor), plan(plan) {}
+  FLASHINFER_HOST_DEVICE WorkIterator(const AttentionPlan& plan, int32_t worker_index) : plan(plan) {
+    worker = worker_index;
+    num_units = plan.header->num_units;
+    num_workers = plan.header->num_workers;
     if (worker >= num_workers) return;
     unit = piece_begin(num_units, num_workers, worker);
     end = piece_begin(num_units, num_workers, worker + 1);

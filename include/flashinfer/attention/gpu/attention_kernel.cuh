@@ -34,11 +34,17 @@ struct AttentionKernel {
   static FLASHINFER_DEVICE void run(const Params& p) {
     ptx::griddep_wait();  // the plan itself may come from the previous kernel
     if constexpr (kConfig.rope) Rope<kConfig>::make_table(p.variant);
-    for (bool first = true;; first = false) {
-      __syncthreads();  // nobody reads the previous item or its tiles any more
-      if (threadIdx.x == 0) next_item(p, first);
+    AttentionWorks& works = Tile::works();
+    if (threadIdx.x == 0) {
+      works.cursor = WorkIterator(p.plan, int32_t(blockIdx.x));
+      find_next(p);
+    }
+    for (;;) {
+      __syncthreads();  // the next item is known, and nobody reads the one before or its tiles any more
+      if (threadIdx.x < sizeof(AttentionWork) / 16)
+        reinterpret_cast<uint4*>(&works.current)[threadIdx.x] = reinterpret_cast<const uint4*>(&works.next)[threadIdx.x];
       __syncthreads();
-      if (!Tile::work().has_item) break;
+      if (!works.current.has_item) break;
       attend(p);
     }
     ptx::griddep_launch_dependents();
@@ -48,21 +54,20 @@ struct AttentionKernel {
   using State = WarpState<kConfig, Variant>;
   using Loader = KvLoader<kConfig>;
 
-  /// By one thread, so that the walk over the plan costs the others no registers.
-  static FLASHINFER_DEVICE void next_item(const Params& p, bool first) {
-    AttentionWork& work = Tile::work();
-    WorkIterator items(p.plan, int32_t(blockIdx.x));
-    if (!first) items.unit = work.next_unit, items.at = work.next;
+  /// The item after this one. By one thread, so that the walk over the plan costs the others no registers: some 3 us of divisions
+  /// and loads, which it does while the first keys are under way.
+  static FLASHINFER_DEVICE void find_next(const Params& p) {
+    AttentionWork& next = Tile::works().next;
+    WorkIterator items(p.plan, Tile::works().cursor);
     WorkItem item;
-    work.has_item = items.next(item);
-    if (!work.has_item) return;
-    work.item = item;
-    work.next_unit = items.unit;
-    work.next = items.at;
-    work.qo_begin = p.plan.qo_begin(item.request);
-    work.qo_len = max(p.plan.qo_len(item.request), int32_t(0));
-    work.kv_begin = p.plan.kv_begin(item.request);
-    work.kv_len = p.plan.kv_len(item.request);
+    next.has_item = items.next(item);
+    if (!next.has_item) return;
+    Tile::works().cursor = items;
+    next.item = item;
+    next.qo_begin = p.plan.qo_begin(item.request);
+    next.qo_len = max(p.plan.qo_len(item.request), int32_t(0));
+    next.kv_begin = p.plan.kv_begin(item.request);
+    next.kv_len = p.plan.kv_len(item.request);
   }
 
   static FLASHINFER_DEVICE void attend(const Params& p) {
@@ -70,12 +75,12 @@ struct AttentionKernel {
     State state;
     const int32_t num_tiles = ceil_div(max(work.item.kv_end - work.item.kv_begin, int32_t(0)), int32_t(kConfig.kv_tile));
     if (num_tiles > 0) visit_keys(p, work, num_tiles, state);
+    else if (threadIdx.x == 0) find_next(p);
     state.finish();
     if constexpr (kConfig.warps_kv > 1) {
-      const WarpMerge<kConfig> merged(state.o, state.m, state.d);
-      store_fragments<kConfig, Variant, kConfig.warps_kv>(p, work, state.m, state.d, merged.o, Tile::warp());
+      merge_warps<kConfig, Variant>(p, work, state.m, state.d, state.o);
     } else {
-      store_fragments<kConfig, Variant, 1>(p, work, state.m, state.d, state.o, 0);
+      store_rows<kConfig, Variant>(p, work, state.m, state.d, state.o);
     }
     if (work.item.slot >= 0 && arrives_last<kConfig>(p)) merge_slots<kConfig, Variant>(p, work);
   }
@@ -98,9 +103,11 @@ struct AttentionKernel {
           ptx::cp_async_commit();
         }
       }
+      if (threadIdx.x == 0) find_next(p);
       ptx::cp_async_wait<2 * kStages - 1>();
     } else {
       k_copy.copy(Tile::loader(), Loader::k_smem(0), loader.keys(0));
+      if (threadIdx.x == 0) find_next(p);
       ptx::cp_async_wait<0>();
     }
     __syncthreads();  // q is there

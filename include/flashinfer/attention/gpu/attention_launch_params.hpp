@@ -53,7 +53,7 @@ struct AttentionSmem {
   int size;
 
   static constexpr int kPlaceBytes = 16;
-  static constexpr int kWorkBytes = 192;
+  static constexpr int kWorkBytes = 256;
 
   FLASHINFER_HOST_DEVICE static constexpr int pitch(int head_dim) { return 16 * (padded(head_dim) / 8 | 1); }
 
@@ -66,7 +66,7 @@ struct AttentionSmem {
         q(0),
         k(round_up(c.q_tile * q_pitch, 128)),
         v(k + c.num_stages * k_stage),
-        merge_max(k + c.warps_kv * 64 * padded(c.vo_tile)),
+        merge_max(k + c.warps_kv * 64 * (padded(c.vo_tile) + 8)),
         merge_sum(merge_max + c.warps_kv * 64),
         tiles_end(0),
         num_places(c.num_stages == 1 ? 2 : c.num_stages < 4 ? 4 : 8),
@@ -74,8 +74,8 @@ struct AttentionSmem {
         rope(0),
         work(0),
         size(0) {
-    // Scratch: the accumulators of warps that share rows, or the merge of slots: 8 bytes a row and 16 a thread.
-    const int scratch = max(c.warps_kv > 1 ? merge_sum + c.warps_kv * 64 - k : 0, c.q_tile * 8 + num_threads(c) * 16);
+    // Scratch: the accumulators of warps that share rows, or the merge of slots: 8 bytes a row.
+    const int scratch = max(c.warps_kv > 1 ? merge_sum + c.warps_kv * 64 - k : 0, c.q_tile * 8);
     tiles_end = k + max(c.num_stages * (k_stage + v_stage), scratch);
     places = round_up(tiles_end, 16);
     rope = places + num_places * c.kv_tile * kPlaceBytes;

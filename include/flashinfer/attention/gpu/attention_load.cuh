@@ -166,23 +166,23 @@ struct KvLoader {
     return kConfig.head_dim_vo - work.item.head % ceil_div(kConfig.head_dim_vo, kConfig.vo_tile) * kConfig.vo_tile;
   }
 
+  /// Only starts the load: who looks at the page id here waits for it here.
   FLASHINFER_DEVICE Row find(int32_t key) const {
     if (key >= kv_end()) return {0, 0};
     if constexpr (kConfig.paged) {
       const int32_t page = int32_t(uint32_t(key) / page_size), at = work.kv_begin + page;
-      const int32_t id = uint32_t(at) < uint32_t(kv.num_indices) ? kv.indices[at] : 0;
-      return {uint32_t(id) < uint32_t(kv.num_pages) ? id : 0, key - page * int32_t(page_size)};
+      return {uint32_t(at) < uint32_t(kv.num_indices) ? kv.indices[at] : 0, key - page * int32_t(page_size)};
     } else {
-      const int32_t token = work.kv_begin + key;
-      return {uint32_t(token) < uint32_t(kv.num_pages) ? token : 0, 0};
+      return {work.kv_begin + key, 0};
     }
   }
   FLASHINFER_DEVICE void publish(int32_t tile, int32_t key_in_tile, const Row& found) const {
+    const int32_t page = uint32_t(found.page) < uint32_t(kv.num_pages) ? found.page : 0;
     KvPlace place;
     if constexpr (kConfig.paged) {
-      place = {found.page * kv.k_stride_page + found.row * kv.k_stride_token, found.page * kv.v_stride_page + found.row * kv.v_stride_token};
+      place = {page * kv.k_stride_page + found.row * kv.k_stride_token, page * kv.v_stride_page + found.row * kv.v_stride_token};
     } else {
-      place = {found.page * kv.k_stride_token, found.page * kv.v_stride_token};
+      place = {page * kv.k_stride_token, page * kv.v_stride_token};
     }
     constexpr int64_t kBytes = sizeof(T);
     places(tile)[key_in_tile] = {place.k * kBytes, place.v * kBytes};

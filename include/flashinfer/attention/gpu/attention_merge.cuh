@@ -1,5 +1,5 @@
-// The end of an item: warps that shared rows merge their accumulators, then the result is written, or left as a partial
-// result that the last block to arrive at its segment merges with the others.
+// The end of an item: accumulators go through shared memory, so that rows are written in long runs by short loops. Warps that shared rows
+// merge there. The result is final, or a partial one that the last block to arrive at its segment merges with the others.
 #pragma once
 
 #include <flashinfer/attention/gpu/attention_tile.cuh>
@@ -39,202 +39,278 @@ FLASHINFER_DEVICE FinishedRow finish_row(const AttentionParams& p, float m, floa
   return {d == 0.0f ? 0.0f : factor / d, d == 0.0f ? -kInfinity : (m + ptx::lg2(d)) * p.lse_factor};
 }
 
-/// Writes a row's columns [column, column + kColumns) of the item.
-template <AttentionConfig kConfig, int kColumns>
-FLASHINFER_DEVICE void store_out(const AttentionParams& p, const AttentionWork& work, const OutRow& at, int32_t column, const float (&x)[kColumns]) {
+/// Takes another softmax state of the row into (m, d).
+FLASHINFER_DEVICE void add_state(float& m, float& d, float other_m, float other_d) {
+  const float both = fmaxf(m, other_m);
+  d = (m == -kInfinity ? 0.0f : d * ptx::ex2(m - both)) + (other_m == -kInfinity ? 0.0f : other_d * ptx::ex2(other_m - both));
+  m = both;
+}
+
+/// Writes four columns of a row: of the result, or of the item's slot.
+template <AttentionConfig kConfig>
+FLASHINFER_DEVICE void store_out(const AttentionParams& p, const AttentionWork& work, const OutRow& at, int32_t column, float4 x) {
   using Out = number_t<kConfig.out>;
   const int32_t vo_column = work.item.head % p.plan.num_vo_tiles * kConfig.vo_tile + column;
-  if (column >= kConfig.vo_tile || vo_column >= kConfig.head_dim_vo) return;
+  if (!at.valid || column >= kConfig.vo_tile || vo_column >= kConfig.head_dim_vo) return;
   Out* row = static_cast<Out*>(p.out) + at.token * p.out_stride_token + at.qo_head * p.out_stride_head;
-  Vec<Out, kColumns>::from_float(x).store(row + vo_column);
+  Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store(row + vo_column);
 }
 FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const AttentionWork& work, const OutRow& at, float lse) {
-  if (p.lse && work.item.head % p.plan.num_vo_tiles == 0) p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
+  if (p.lse && at.valid && work.item.head % p.plan.num_vo_tiles == 0) p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
+}
+template <AttentionConfig kConfig>
+FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const AttentionWork& work, const OutRow& at, int32_t row, int32_t column, float4 x) {
+  if (!at.valid || column >= kConfig.vo_tile) return;
+  const int64_t slot_row = int64_t(work.item.slot) * kConfig.q_tile + row;
+  *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * kConfig.vo_tile + column) = x;
+}
+/// Writes the softmax state of a row, and returns the factor that its accumulators are to be multiplied by.
+template <AttentionConfig kConfig, class Variant>
+FLASHINFER_DEVICE float store_state(const AttentionParams& p, const AttentionWork& work, int32_t row, float m, float d, bool writes) {
+  const OutRow at = out_row<kConfig>(p, work, row);
+  if (work.item.slot >= 0) {
+    const int64_t slot_row = int64_t(work.item.slot) * kConfig.q_tile + row;
+    if (writes && at.valid) p.plan.partial_max[slot_row] = m, p.plan.partial_sum[slot_row] = d;
+    return 1.0f;
+  }
+  const FinishedRow finished = finish_row<Variant>(p, m, d, at.qo_head);
+  if (writes) store_lse(p, work, at, finished.lse);
+  return finished.factor;
 }
 
-/// Merges what the warps of a block have of the same rows, through shared memory. Warp w receives the sums of fragments w, w + kWarps, ...
-template <AttentionConfig kConfig>
-struct WarpMerge {
+/// Rows of accumulators in shared memory: 8 floats apart, so that a fragment's eight rows lie in different banks.
+constexpr FLASHINFER_HOST_DEVICE int row_floats(int columns) { return columns + 8; }
+
+/// Writes an item of warps that have rows of their own. Each warp passes fragments of 16 rows through its part of what were tiles.
+template <AttentionConfig kConfig, class Variant>
+FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork& work, const float (&m)[AttentionTile<kConfig>::kRowFragments][2],
+                                  const float (&d)[AttentionTile<kConfig>::kRowFragments][2],
+                                  const float (&o)[AttentionTile<kConfig>::kRowFragments][AttentionTile<kConfig>::kOutFragments][4]) {
   using Tile = AttentionTile<kConfig>;
-  static constexpr AttentionSmem kSmem = Tile::kSmem;
-  static constexpr int kWarps = kConfig.warps_kv;
-  static constexpr int kFragments = ceil_div(Tile::kOutFragments, kWarps);
-
-  float o[1][kFragments][4];
-
-  FLASHINFER_DEVICE WarpMerge(const float (&from)[1][Tile::kOutFragments][4], float (&m)[1][2], float (&d)[1][2]) {
-    float4* sums = reinterpret_cast<float4*>(dynamic_smem() + kSmem.k);  // [warp, fragment, lane]
-    float* maxima = reinterpret_cast<float*>(dynamic_smem() + kSmem.merge_max);
-    float* denominators = reinterpret_cast<float*>(dynamic_smem() + kSmem.merge_sum);
-    const int lane = Tile::lane(), warp = Tile::warp();
-    __syncthreads();  // all warps are done with the keys and values that lie here
+  constexpr int kWarpBytes = Tile::kSmem.tiles_end / (Tile::kThreads / kWarpSize) / 16 * 16;
+  /// Fragments of 8 columns at a time.
+  constexpr int kFragments = min(Tile::kOutFragments, (kWarpBytes / 64 - 8) / 8), kPitch = row_floats(kFragments * 8);
+  static_assert(kFragments > 0);
+  float* rows = reinterpret_cast<float*>(dynamic_smem() + Tile::warp() * kWarpBytes);
+  const int lane = Tile::lane();
+  __syncthreads();  // all warps are done with the tiles that lie here
 #pragma unroll
-    for (int n = 0; n < Tile::kOutFragments; ++n)
-      sums[(warp * Tile::kOutFragments + n) * kWarpSize + lane] = make_float4(from[0][n][0], from[0][n][1], from[0][n][2], from[0][n][3]);
-    if (lane % 4 == 0) {
+  for (int f = 0; f < Tile::kRowFragments; ++f) {
+    float factor[2];
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        maxima[warp * 16 + Tile::row(0, h)] = m[0][h];
-        denominators[warp * 16 + Tile::row(0, h)] = d[0][h];
+    for (int h = 0; h < 2; ++h) factor[h] = store_state<kConfig, Variant>(p, work, Tile::row(f, h), m[f][h], d[f][h], lane % 4 == 0);
+#pragma unroll
+    for (int first = 0; first < Tile::kOutFragments; first += kFragments) {
+#pragma unroll
+      for (int n = first; n < min(first + kFragments, Tile::kOutFragments); ++n)
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          *reinterpret_cast<float2*>(rows + (lane / 4 + 8 * h) * kPitch + (n - first) * 8 + lane % 4 * 2) =
+              make_float2(o[f][n][2 * h] * factor[h], o[f][n][2 * h + 1] * factor[h]);
+      __syncwarp();
+      constexpr int kVecs = kFragments * 2;  // of four columns, per row
+#pragma unroll 1
+      for (int i = lane; i < 16 * kVecs; i += kWarpSize) {
+        const int row = i / kVecs, column = i % kVecs * 4;
+        const float4 x = *reinterpret_cast<const float4*>(rows + row * kPitch + column);
+        const int tile_row = Tile::warp_q() * rows_per_warp(kConfig) + f * 16 + row;
+        const OutRow at = out_row<kConfig>(p, work, tile_row);
+        if (first * 8 + column >= padded(kConfig.vo_tile)) continue;
+        if (work.item.slot >= 0) {
+          store_partial<kConfig>(p, work, at, tile_row, first * 8 + column, x);
+        } else {
+          store_out<kConfig>(p, work, at, first * 8 + column, x);
+        }
       }
-    }
-    __syncthreads();
-    float factor[kWarps][2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      m[0][h] = -kInfinity, d[0][h] = 0.0f;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) m[0][h] = fmaxf(m[0][h], maxima[w * 16 + Tile::row(0, h)]);
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        const float of_warp = maxima[w * 16 + Tile::row(0, h)];
-        factor[w][h] = of_warp == -kInfinity ? 0.0f : ptx::ex2(of_warp - m[0][h]);
-        d[0][h] += denominators[w * 16 + Tile::row(0, h)] * factor[w][h];
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kFragments; ++i) {
-      const int n = warp + i * kWarps;
-#pragma unroll
-      for (float& x : o[0][i]) x = 0.0f;
-      if (Tile::kOutFragments % kWarps != 0 && n >= Tile::kOutFragments) continue;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        const float4 sum = sums[(w * Tile::kOutFragments + n) * kWarpSize + lane];
-        o[0][i][0] += sum.x * factor[w][0], o[0][i][1] += sum.y * factor[w][0];
-        o[0][i][2] += sum.z * factor[w][1], o[0][i][3] += sum.w * factor[w][1];
-      }
+      __syncwarp();
     }
   }
-};
+}
 
-/// Writes fragments first, first + kStep, ... of the thread's rows: the final result, or its slot's partial one.
-template <AttentionConfig kConfig, class Variant, int kStep, int kFragments>
-FLASHINFER_DEVICE void store_fragments(const AttentionParams& p, const AttentionWork& work, const float (&m)[AttentionTile<kConfig>::kRowFragments][2],
-                                       const float (&d)[AttentionTile<kConfig>::kRowFragments][2],
-                                       const float (&o)[AttentionTile<kConfig>::kRowFragments][kFragments][4], int first) {
+/// Writes an item of warps that shared 16 rows, each with keys of its own: the block adds up what they have.
+template <AttentionConfig kConfig, class Variant>
+FLASHINFER_DEVICE void merge_warps(const AttentionParams& p, const AttentionWork& work, const float (&m)[1][2], const float (&d)[1][2],
+                                   const float (&o)[1][AttentionTile<kConfig>::kOutFragments][4]) {
   using Tile = AttentionTile<kConfig>;
-  const int lane = Tile::lane();
+  constexpr int kWarps = kConfig.warps_kv, kPitch = row_floats(padded(kConfig.vo_tile));
+  float* rows = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.k);               // [warp, row]
+  float* maxima = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_max);      // [warp, row]; then factors
+  float* sums = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_sum);        // [warp, row]
+  const int lane = Tile::lane(), warp = Tile::warp();
+  __syncthreads();  // all warps are done with the keys and values that lie here
 #pragma unroll
-  for (int f = 0; f < Tile::kRowFragments; ++f)
+  for (int h = 0; h < 2; ++h) {
+    const int row = warp * 16 + Tile::row(0, h);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = Tile::row(f, h);
-      const OutRow at = out_row<kConfig>(p, work, row);
-      if (!at.valid) continue;
-      if (work.item.slot >= 0) {
-        const int64_t slot_row = int64_t(work.item.slot) * kConfig.q_tile + row;
-        if (first == 0 && lane % 4 == 0) p.plan.partial_max[slot_row] = m[f][h], p.plan.partial_sum[slot_row] = d[f][h];
+    for (int n = 0; n < Tile::kOutFragments; ++n)
+      *reinterpret_cast<float2*>(rows + row * kPitch + n * 8 + lane % 4 * 2) = make_float2(o[0][n][2 * h], o[0][n][2 * h + 1]);
+    if (lane % 4 == 0) maxima[row] = m[0][h], sums[row] = d[0][h];
+  }
+  __syncthreads();
+  if (threadIdx.x < 16) {
+    const int row = int(threadIdx.x);
+    float most = -kInfinity, sum = 0.0f, factor[kWarps];
 #pragma unroll
-        for (int i = 0; i < kFragments; ++i) {
-          const int column = (first + i * kStep) * 8 + lane % 4 * 2;
-          if (column < kConfig.vo_tile)
-            *reinterpret_cast<float2*>(p.plan.partial_out + slot_row * kConfig.vo_tile + column) = make_float2(o[f][i][2 * h], o[f][i][2 * h + 1]);
-        }
-      } else {
-        const FinishedRow finished = finish_row<Variant>(p, m[f][h], d[f][h], at.qo_head);
-        if (first == 0 && lane % 4 == 0) store_lse(p, work, at, finished.lse);
+    for (int w = 0; w < kWarps; ++w) most = fmaxf(most, maxima[w * 16 + row]);
 #pragma unroll
-        for (int i = 0; i < kFragments; ++i)
-          store_out<kConfig>(p, work, at, (first + i * kStep) * 8 + lane % 4 * 2,
-                             {o[f][i][2 * h] * finished.factor, o[f][i][2 * h + 1] * finished.factor});
-      }
+    for (int w = 0; w < kWarps; ++w) {
+      const float of_warp = maxima[w * 16 + row];
+      factor[w] = of_warp == -kInfinity ? 0.0f : ptx::ex2(of_warp - most);
+      sum += sums[w * 16 + row] * factor[w];
     }
+    const float last = store_state<kConfig, Variant>(p, work, row, most, sum, true);
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) maxima[w * 16 + row] = factor[w] * last;
+  }
+  __syncthreads();
+  constexpr int kVecs = padded(kConfig.vo_tile) / 4;
+#pragma unroll 1
+  for (int i = int(threadIdx.x); i < 16 * kVecs; i += Tile::kThreads) {
+    const int row = i / kVecs, column = i % kVecs * 4;
+    float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const float4 of_warp = *reinterpret_cast<const float4*>(rows + (w * 16 + row) * kPitch + column);
+      const float factor = maxima[w * 16 + row];
+      x.x += of_warp.x * factor, x.y += of_warp.y * factor, x.z += of_warp.z * factor, x.w += of_warp.w * factor;
+    }
+    const OutRow at = out_row<kConfig>(p, work, row);
+    if (work.item.slot >= 0) {
+      store_partial<kConfig>(p, work, at, row, column, x);
+    } else {
+      store_out<kConfig>(p, work, at, column, x);
+    }
+  }
 }
 
 /// After every thread has stored its part of a partial result: is this the last block of the segment to do so?
 template <AttentionConfig kConfig>
 FLASHINFER_DEVICE bool arrives_last(const AttentionParams& p) {
-  AttentionWork& work = AttentionTile<kConfig>::work();
+  AttentionWorks& works = AttentionTile<kConfig>::works();
+  const WorkItem& item = works.current.item;
   __threadfence();  // the partial result is visible to all before the arrival is
   __syncthreads();
   if (threadIdx.x == 0) {
-    int32_t* counter = p.plan.counters + work.item.first_slot;
-    work.is_last = atomicAdd(counter, 1) == work.item.num_slots - 1;
-    if (work.is_last) *counter = 0;  // nobody else comes: ready for the next launch
+    int32_t* counter = p.plan.counters + item.first_slot;
+    works.is_last = atomicAdd(counter, 1) == item.num_slots - 1;
+    if (works.is_last) *counter = 0;  // nobody else comes: ready for the next launch
   }
   __syncthreads();
-  const bool last = work.is_last;
+  const bool last = works.is_last;
   if (last) __threadfence();  // the others' partial results are visible to this block
   return last;
 }
 
-/// Merges a segment's partial results in slot order, whatever the order of arrival. All threads take part: a task is four
-/// columns of a row; where there are fewer tasks than threads, several threads share one, each with a run of the slots.
+/// The segment's softmax state of every row, and what its sums are multiplied with: a group of kLanes threads a row, each with every
+/// kLanes-th slot, so that one round of loads is all that most segments wait for.
+template <AttentionConfig kConfig, class Variant>
+FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const AttentionWork& work, int num_rows, float* row_max, float* row_factor) {
+  using Tile = AttentionTile<kConfig>;
+  constexpr int kLanes = clamp(Tile::kThreads / kConfig.q_tile, 1, kWarpSize);
+  constexpr int kBatch = 4;
+  const AttentionPlan& plan = p.plan;
+  const WorkItem& item = work.item;
+  const int lane = int(threadIdx.x) % kLanes;
+  for (int first = 0; first < num_rows; first += Tile::kThreads / kLanes) {
+    const int row = first + int(threadIdx.x) / kLanes;
+    float m = -kInfinity, d = 0.0f;
+    for (int slot = lane; slot < item.num_slots && row < num_rows; slot += kLanes * kBatch) {
+      float maxima[kBatch], parts[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const bool there = slot + j * kLanes < item.num_slots;
+        const int64_t at = int64_t(item.slot_at(there ? slot + j * kLanes : slot)) * kConfig.q_tile + row;
+        maxima[j] = there ? __ldcg(plan.partial_max + at) : -kInfinity;
+        parts[j] = there ? __ldcg(plan.partial_sum + at) : 0.0f;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) add_state(m, d, maxima[j], parts[j]);
+    }
+#pragma unroll
+    for (int step = 1; step < kLanes; step *= 2) {
+      const float other_m = __shfl_xor_sync(0xffffffffu, m, step), other_d = __shfl_xor_sync(0xffffffffu, d, step);
+      const bool lower = (lane & step) == 0;  // both sides add the lower lanes first: the same bits
+      float sum_m = lower ? m : other_m, sum_d = lower ? d : other_d;
+      add_state(sum_m, sum_d, lower ? other_m : m, lower ? other_d : d);
+      m = sum_m, d = sum_d;
+    }
+    if (lane != 0 || row >= num_rows) continue;
+    const OutRow at = out_row<kConfig>(p, work, row);
+    const FinishedRow finished = finish_row<Variant>(p, m, d, at.qo_head);
+    row_max[row] = m;
+    row_factor[row] = finished.factor;
+    store_lse(p, work, at, finished.lse);
+  }
+}
+
+/// Sums the slots of a segment's rows in slot order. A task is four columns of a row; a thread has kTasks of them under way,
+/// kBatch slots of each at a time.
+template <AttentionConfig kConfig, int kTasks, int kBatch>
+FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWork& work, int num_rows, const float* row_max, const float* row_factor) {
+  using Tile = AttentionTile<kConfig>;
+  constexpr int kTasksPerRow = kConfig.vo_tile / 4;
+  const AttentionPlan& plan = p.plan;
+  const WorkItem& item = work.item;
+  const int num_tasks = num_rows * kTasksPerRow;
+  for (int first = int(threadIdx.x); first < num_tasks; first += Tile::kThreads * kTasks) {
+    float4 sum[kTasks];
+    float m[kTasks];
+    int row[kTasks], column[kTasks];
+#pragma unroll
+    for (int t = 0; t < kTasks; ++t) {
+      const int task = min(first + t * Tile::kThreads, num_tasks - 1);  // past the end: the last one again, and not stored
+      row[t] = task / kTasksPerRow, column[t] = task % kTasksPerRow * 4;
+      m[t] = row_max[row[t]];
+      sum[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    for (int slot = 0; slot < item.num_slots; slot += kBatch) {
+      float4 parts[kBatch][kTasks];
+      float maxima[kBatch][kTasks];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (slot + j >= item.num_slots) break;
+        const int64_t first_row = int64_t(item.slot_at(slot + j)) * kConfig.q_tile;
+#pragma unroll
+        for (int t = 0; t < kTasks; ++t) {
+          parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * kConfig.vo_tile + column[t]));
+          maxima[j][t] = __ldcg(plan.partial_max + first_row + row[t]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (slot + j >= item.num_slots) break;
+#pragma unroll
+        for (int t = 0; t < kTasks; ++t) {
+          const float factor = maxima[j][t] == -kInfinity ? 0.0f : ptx::ex2(maxima[j][t] - m[t]);
+          sum[t].x += parts[j][t].x * factor, sum[t].y += parts[j][t].y * factor, sum[t].z += parts[j][t].z * factor, sum[t].w += parts[j][t].w * factor;
+        }
+      }
+    }
+#pragma unroll
+    for (int t = 0; t < kTasks; ++t) {
+      if (first + t * Tile::kThreads >= num_tasks) break;
+      const OutRow at = out_row<kConfig>(p, work, row[t]);
+      const float factor = row_factor[row[t]];
+      store_out<kConfig>(p, work, at, column[t], make_float4(sum[t].x * factor, sum[t].y * factor, sum[t].z * factor, sum[t].w * factor));
+    }
+  }
+}
+
+/// Merges a segment's partial results in slot order, whatever the order of arrival. The whole block waits for this memory, so as
+/// much of it as registers hold is under way at a time: many slots of one task (decode), or few slots of many tasks (prefill).
 template <AttentionConfig kConfig, class Variant>
 FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const AttentionWork& work) {
   using Tile = AttentionTile<kConfig>;
-  constexpr int kTasksPerRow = kConfig.vo_tile / 4;
-  constexpr int kBatch = 8;  // loads under way per thread
-  const AttentionPlan& plan = p.plan;
-  const WorkItem& item = work.item;
+  constexpr int kRounds = ceil_div(kConfig.q_tile * kConfig.vo_tile / 4, Tile::kThreads);
   float* row_max = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.k);  // [q_tile]
   float* row_factor = row_max + kConfig.q_tile;
-  float4* sums = reinterpret_cast<float4*>(row_factor + kConfig.q_tile);      // [threads]
-  const int num_rows = min(kConfig.q_tile, work.qo_len * plan.group_size() - item.q_tile * kConfig.q_tile);
-
-  for (int row = Tile::warp(); row < num_rows; row += Tile::kThreads / kWarpSize) {
-    float m = -kInfinity, d = 0.0f;
-    for (int i = Tile::lane(); i < item.num_slots; i += kWarpSize) m = fmaxf(m, __ldcg(plan.partial_max + int64_t(item.slot_at(i)) * kConfig.q_tile + row));
-    m = warp_max(m);
-    for (int i = Tile::lane(); i < item.num_slots; i += kWarpSize) {
-      const int64_t at = int64_t(item.slot_at(i)) * kConfig.q_tile + row;
-      const float of_slot = __ldcg(plan.partial_max + at);
-      if (of_slot > -kInfinity) d += __ldcg(plan.partial_sum + at) * ptx::ex2(of_slot - m);
-    }
-    d = warp_sum(d);
-    if (Tile::lane() == 0) {
-      const OutRow at = out_row<kConfig>(p, work, row);
-      const FinishedRow finished = finish_row<Variant>(p, m, d, at.qo_head);
-      row_max[row] = m;
-      row_factor[row] = finished.factor;
-      if (at.valid) store_lse(p, work, at, finished.lse);
-    }
-  }
+  const int num_rows = min(kConfig.q_tile, work.qo_len * p.plan.group_size() - work.item.q_tile * kConfig.q_tile);
+  merge_rows<kConfig, Variant>(p, work, num_rows, row_max, row_factor);
   __syncthreads();
-
-  const int num_tasks = num_rows * kTasksPerRow;
-  const int sharers = max(1, Tile::kThreads / num_tasks);
-  for (int i = int(threadIdx.x); i < round_up(num_tasks * sharers, Tile::kThreads); i += Tile::kThreads) {
-    const int task = i % num_tasks, sharer = i / num_tasks;
-    const int row = task / kTasksPerRow, column = task % kTasksPerRow * 4;
-    const bool busy = sharer < sharers;
-    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (busy) {
-      const float m = row_max[row];
-      const int end = (sharer + 1) * item.num_slots / sharers;
-      for (int slot = sharer * item.num_slots / sharers; slot < end; slot += kBatch) {
-        float4 parts[kBatch];
-        float maxima[kBatch];
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          const int64_t at = int64_t(item.slot_at(min(slot + j, end - 1))) * kConfig.q_tile + row;
-          parts[j] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + at * kConfig.vo_tile + column));
-          maxima[j] = __ldcg(plan.partial_max + at);
-        }
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          if (slot + j >= end || maxima[j] == -kInfinity) continue;
-          const float factor = ptx::ex2(maxima[j] - m);
-          sum.x += parts[j].x * factor, sum.y += parts[j].y * factor, sum.z += parts[j].z * factor, sum.w += parts[j].w * factor;
-        }
-      }
-    }
-    if (sharers > 1) {  // then there is one round, and sharer 0 adds what the others have
-      sums[threadIdx.x] = sum;
-      __syncthreads();
-      if (sharer == 0) {
-        for (int j = 1; j < sharers; ++j) {
-          const float4 other = sums[task + j * num_tasks];
-          sum.x += other.x, sum.y += other.y, sum.z += other.z, sum.w += other.w;
-        }
-      }
-    }
-    const OutRow at = out_row<kConfig>(p, work, row);
-    if (busy && sharer == 0 && at.valid) {
-      const float factor = row_factor[row];
-      store_out<kConfig>(p, work, at, column, {sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor});
-    }
+  if (kRounds > 1 && num_rows * (kConfig.vo_tile / 4) > Tile::kThreads) {
+    merge_columns<kConfig, min(kRounds, 8), 2>(p, work, num_rows, row_max, row_factor);
+  } else {
+    merge_columns<kConfig, 1, 16>(p, work, num_rows, row_max, row_factor);
   }
 }
 

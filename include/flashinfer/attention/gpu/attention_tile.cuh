@@ -11,16 +11,19 @@
 
 namespace flashinfer::gpu {
 
-/// The item at hand, in shared memory: one thread asks the plan, the others read.
-struct AttentionWork {
+/// An item, in shared memory: one thread asks the plan, the others read.
+struct alignas(16) AttentionWork {
   WorkItem item;
-  WorkerStart next;  // with next_unit, where the worker's next item begins
-  int64_t next_unit;
   int32_t has_item;
   int32_t qo_begin, qo_len, kv_begin, kv_len;  // of the request
-  int32_t is_last;                             // did this block arrive last at the segment's counter?
 };
-static_assert(sizeof(AttentionWork) <= AttentionSmem::kWorkBytes);
+/// The item at hand, and the one after it, which is looked up while the first keys of this one are under way.
+struct AttentionWorks {
+  AttentionWork current, next;
+  WorkCursor cursor;
+  int32_t is_last;  // did this block arrive last at the segment's counter?
+};
+static_assert(sizeof(AttentionWorks) <= AttentionSmem::kWorkBytes);
 
 template <AttentionConfig kConfig>
 struct AttentionTile {
@@ -68,7 +71,8 @@ struct AttentionTile {
       __syncthreads();
     }
   }
-  static FLASHINFER_DEVICE AttentionWork& work() { return *reinterpret_cast<AttentionWork*>(dynamic_smem() + kSmem.work); }
+  static FLASHINFER_DEVICE AttentionWorks& works() { return *reinterpret_cast<AttentionWorks*>(dynamic_smem() + kSmem.work); }
+  static FLASHINFER_DEVICE const AttentionWork& work() { return works().current; }
 };
 
 /// Eight elements as the tensor cores take them.
