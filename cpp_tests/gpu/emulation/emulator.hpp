@@ -189,6 +189,7 @@ class Block {
 #define blockIdx (::emulation::Block::current().block_index)
 #define gridDim (::emulation::Block::current().grid)
 #define blockDim (::emulation::Block::current().block_size)
+#define __device__
 #define __shared__ static
 #define FLASHINFER_DEVICE inline
 

@@ -72,8 +72,7 @@ struct RmsnormKernel {
     gpu::Vec<Weight, kVec> weights[kVecs];
     if constexpr (kRoom) {
 #pragma unroll
-      for (int i = 0; i < kVecs; ++i)
-        if (has(i)) weights[i] = gpu::Vec<Weight, kVec>::load(weight() + at(i));
+      for (int i = 0; i < kVecs; ++i) weights[i] = has(i) ? gpu::Vec<Weight, kVec>::load(weight() + at(i)) : gpu::Vec<Weight, kVec>::zero();
     }
     const float inverse_scale = this->inverse_scale();
 
