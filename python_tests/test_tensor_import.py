@@ -1,6 +1,5 @@
 """Reading the tensors of every framework, refusing what has no readable memory, and making outputs."""
 
-import ctypes
 import gc
 import os
 import pickle
@@ -19,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from lender import Lender
 
 import flashinfer
 from flashinfer import InvalidArgument, describe
@@ -312,62 +312,16 @@ def test_new_output_on_the_device_of_the_input(device):
     assert made.device == t.device and made.dtype == torch.bfloat16 and not made.requires_grad
 
 
-class Loan(ctypes.Structure):
-    """DLManagedTensorVersioned, of one float32 vector."""
-
-    _fields_ = [
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("manager", ctypes.c_void_p),
-        ("deleter", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
-        ("flags", ctypes.c_uint64),
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_index", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    ]
-
-
-class Lender:
-    """A producer whose loans are counted, on any device, without touching its memory: stands in for CuPy on a machine without a GPU."""
-
-    def __init__(self, device=(1, 0), version=1, flags=0, name=b"dltensor_versioned"):
-        self.device, self.streams, self.returned, self.name = device, [], 0, name
-        self.memory = np.arange(8, dtype=np.float32)
-
-        def deleter(_):
-            self.returned += 1
-
-        self.shape = (ctypes.c_int64 * 1)(6)
-        self.deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deleter)
-        self.loan = Loan(version, 0, None, self.deleter, flags, self.memory.ctypes.data, *device, 1, 2, 32, 1, self.shape, None, 8)
-
-    def __dlpack_device__(self):
-        return self.device
-
-    def __dlpack__(self, *, stream=None, max_version=None):
-        self.streams.append(stream)
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        return new(ctypes.addressof(self.loan), self.name, None)
-
-
 def test_loans_are_returned_once():
-    lender = Lender()
-    assert describe(lender) == {"shape": (6,), "strides": (1,), "dtype": "f32", "device": "cpu", "data_ptr": lender.memory.ctypes.data + 8}
+    lender = Lender(6, byte_offset=8)
+    assert describe(lender) == {"shape": (6,), "strides": (1,), "dtype": "f32", "device": "cpu", "data_ptr": lender.address}
     assert (lender.returned, lender.streams) == (1, [None])
-    for refused in (Lender(version=2), Lender(flags=1), Lender(flags=2), Lender(device=(10, 0))):
+    for refused in (Lender(6, version=2), Lender(6, flags=1), Lender(6, flags=2), Lender(6, device=(10, 0))):
         with pytest.raises(InvalidArgument):
             describe(refused, writable=True)
         assert refused.returned == 1
-    describe(Lender(flags=3))  # read-only or a copy: good enough to read
-    nameless = Lender(name=b"dltensor_next")
+    describe(Lender(6, flags=3))  # read-only or a copy: good enough to read
+    nameless = Lender(6, name=b"dltensor_next")
     with pytest.raises(InvalidArgument, match="expected a DLPack capsule"):
         describe(nameless)
     assert nameless.returned == 0
@@ -379,26 +333,26 @@ def test_cuda_arrays_name_their_stream(stream, monkeypatch):
     cupy = types.ModuleType("cupy")
     cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=stream))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    array = type("ndarray", (Lender,), {"__module__": "cupy"})(device=(2, 3))
+    array = type("ndarray", (Lender,), {"__module__": "cupy"})(6, device=(2, 3))
     assert describe(array)["device"] == "cuda:3"
     assert array.streams == [stream or 1]
-    other = Lender(device=(2, 3))
+    other = Lender(6, device=(2, 3))
     assert describe(other)["device"] == "cuda:3"
     assert other.streams == [1]
 
 
 def test_devices_must_agree_without_a_gpu():
-    cuda, cpu = Lender(device=(2, 0)), torch.ones(6)
+    cuda, cpu = Lender(6, device=(2, 0)), torch.ones(6)
     for arguments, name, pair in [((cpu, cuda, cpu, cpu), "b", "cpu like a, got one on cuda:0"), ((cuda, cuda, cuda, cpu), "out", "cuda:0 like a, got one on cpu")]:
         with pytest.raises(InvalidArgument, match=f"read_four: {name}: expected a tensor on {pair}") as error:
             _read_four(*arguments)
         assert (error.value.op, error.value.argument) == ("read_four", name)
     with pytest.raises(InvalidArgument, match="cuda:0 like a, got one on cuda:1"):
-        _read_four(cuda, Lender(device=(2, 1)), cuda, cuda)
+        _read_four(cuda, Lender(6, device=(2, 1)), cuda, cuda)
 
 
 def test_jax_arrays_on_a_gpu():
-    array = type("ArrayImpl", (Lender,), {"__module__": "jaxlib._jax"})(device=(2, 0))
+    array = type("ArrayImpl", (Lender,), {"__module__": "jaxlib._jax"})(6, device=(2, 0))
     with pytest.raises(flashinfer.Unsupported, match="jax.ffi"):
         describe(array)
 

@@ -1,0 +1,144 @@
+"""The way of a call on CUDA tensors down to the driver, with a stand-in for the driver: streams, devices, PDL, locks, errors."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flashinfer import _flashinfer, _toolchain
+
+HERE = Path(__file__).parent
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="the stand-in needs a C++ compiler"),
+    pytest.mark.skipif(not _flashinfer._jit.config()["nvrtc"], reason="needs NVRTC: the [cuda] extra or a toolkit"),
+    pytest.mark.skipif(bool(_flashinfer._jit.config()["driver_cuda"]), reason="there is a real driver"),
+]
+
+PREAMBLE = """
+import sys, types
+import flashinfer
+from lender import Lender
+def tensors(*device):
+    return Lender(4, 64, device=(2, *device)), Lender(64, device=(2, *device)), Lender(4, 64, device=(2, *device))
+def rmsnorm(*device, **options):
+    x, w, out = tensors(*device)
+    assert flashinfer.rmsnorm(x, w, out=out, **options) is out
+    assert x.returned == w.returned == out.returned == 1
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("driver")
+    command = [os.environ.get("CXX", "g++"), "-std=c++20", "-shared", "-fPIC", f"-I{_toolchain.INCLUDE_DIR}", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([*command, "-o", folder / "libcuda.so.1", HERE / "stand_in_driver.cpp", "-ldl"], check=True)
+    return folder
+
+
+@pytest.fixture
+def run(driver, tmp_path):
+    """Runs code in a new process; gives what the driver was asked. The kernels of earlier tests are in its cache."""
+
+    def run(code, **environment):
+        log = tmp_path / "log"
+        log.write_text("")
+        environment = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(driver),
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "STAND_IN_LOG": str(log),
+            "FLASHINFER_CACHE_DIR": str(driver / "cache"),
+            **environment,
+        }
+        result = subprocess.run([sys.executable, "-c", PREAMBLE + code], capture_output=True, text=True, cwd="/", env=environment, timeout=120)
+        assert result.returncode == 0, result.stderr
+        return [line for line in log.read_text().splitlines() if line != "init"], result.stdout
+
+    return run
+
+
+def test_import_and_cpu_ops_leave_the_driver_alone(run):
+    calls, text = run(
+        "x, w = Lender(4, 64), Lender(64)\nflashinfer.rmsnorm(x, w, out=Lender(4, 64))\n"
+        "print([name for name in ('libcuda', 'libnvrtc') if name in open('/proc/self/maps').read()])"
+    )
+    assert calls == [] and text.strip() == "[]"
+
+
+def test_launches(run):
+    """Loaded once; on the device and stream of the tensors; PDL is on where the GPU has it, unless refused."""
+    calls, _ = run("rmsnorm(1)\nrmsnorm(1, enable_pdl=False)\nrmsnorm(1, enable_pdl=True)\nrmsnorm(0)")
+    launch = "launch device={} stream=1 pdl={}"
+    assert calls == ["retain 1", "load", launch.format(1, 1), launch.format(1, 0), launch.format(1, 1), "retain 0", launch.format(0, 1)]
+
+
+def test_streams_of_cupy(run):
+    calls, _ = run(
+        "cupy = types.ModuleType('cupy')\n"
+        "cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=4660))\n"
+        "sys.modules['cupy'] = cupy\nLender.__module__ = 'cupy'\nrmsnorm(0)"
+    )
+    assert calls[-1] == "launch device=0 stream=4660 pdl=1"
+
+
+def test_empty_tensors_launch_nothing(run):
+    calls, _ = run("flashinfer.rmsnorm(Lender(0, 64, device=(2, 0)), Lender(64, device=(2, 0)), out=Lender(0, 64, device=(2, 0)))")
+    assert not [call for call in calls if call.startswith(("load", "launch"))]
+
+
+def test_threads_share_one_build(run, tmp_path):
+    """The compiler's place is asked from Python on the building thread: the others must not hold Python's lock while they wait."""
+    calls, _ = run(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(8) as pool: list(pool.map(lambda _: rmsnorm(0), range(32)))",
+        FLASHINFER_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    assert calls.count("load") == 1 and calls.count("launch device=0 stream=1 pdl=1") == 32
+
+
+def raises(code, error, text):
+    return f"try: {code}\nexcept flashinfer.{error} as e:\n    for part in {text!r}: assert part in str(e), str(e)\nelse: assert False"
+
+
+def test_errors(run, tmp_path):
+    calls, _ = run(raises("rmsnorm(0)", "CudaError", ["launch of RmsnormKernel<RmsnormConfig{", "CUDA_ERROR_STAND_IN (700): as the test asked", "grid"]),
+                   STAND_IN_FAIL="cuLaunchKernelEx")
+    assert calls == ["retain 0", "load"]
+    run(raises("rmsnorm(0)", "CudaError", ["jit: loading RmsnormKernel", "sm_90a", "700"]), STAND_IN_FAIL="cuLibraryLoadData")
+    run(raises("rmsnorm(2)", "CudaError", ["cuDeviceGet"]))
+    run(raises("rmsnorm(0)", "CudaError", ["cuInit: CUDA_ERROR_STAND_IN"]), STAND_IN_FAIL="cuInit")
+    empty = str(tmp_path / "empty")
+    run(raises("rmsnorm(0)", "CompileError", ["RmsnormKernel<", "sm_90a", "FLASHINFER_JIT=off"]), FLASHINFER_JIT="off", FLASHINFER_CACHE_DIR=empty)
+    run(raises("rmsnorm(0)", "CompileError", ["can not load NVRTC"]), FLASHINFER_NVRTC="/nowhere/libnvrtc.so.13", FLASHINFER_CACHE_DIR=empty)
+    run(raises("rmsnorm(0)", "CudaError", ["libcuda.so.1"]), LD_LIBRARY_PATH="")
+
+
+def test_jax_and_unknown_libraries(run):
+    run(raises("flashinfer.rmsnorm(*tensors(0)[:2])", "InvalidArgument", ["rmsnorm: out: expected a tensor: none can be made in the framework of input"]))
+
+
+def test_fork(run):
+    """Before the first use a child may use the GPU; after it the child is told why it can not, instead of hanging."""
+    code = """
+import os
+def child(body):
+    pid = os.fork()
+    if pid == 0:
+        try: body(); os._exit(0)
+        except BaseException as e: print(e, flush=True); os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def refused():
+    try: rmsnorm(0)
+    except flashinfer.CudaError as e: assert "fork" in str(e), e
+    else: assert False
+assert child(lambda: rmsnorm(0)) == 0
+rmsnorm(0)
+assert child(refused) == 0
+rmsnorm(0)
+"""
+    calls, _ = run(code)
+    assert calls.count("launch device=0 stream=1 pdl=1") == 3
