@@ -132,7 +132,7 @@ struct Variant {
 void set_numbers(const char* op, VariantParams& variant, int32_t head_dim_qk, bool rope, std::optional<double> sm_scale, std::optional<double> soft_cap,
                  std::optional<double> rope_scale, std::optional<double> rope_theta) {
   const Check check(op);
-  variant.sm_scale = float(sm_scale ? *sm_scale : 1.0 / std::sqrt(double(head_dim_qk)));
+  variant.sm_scale = float(sm_scale ? *sm_scale : 1.0 / std::sqrt(double(max(head_dim_qk, int32_t(1)))));
   variant.soft_cap = float(soft_cap.value_or(0.0));
   const double scale = rope_scale.value_or(1.0), theta = rope_theta.value_or(1e4);
   check.that(scale > 0 && std::isfinite(scale), "rope_scale", "a positive number", [&] { return std::to_string(scale); });
@@ -327,6 +327,8 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
   check.rank("k", keys, 3);
   check.rank("v", values, 3);
   refuse_fp4(op, keys, values);
+  for (const auto& [argument, t] : std::initializer_list<std::pair<const char*, const TensorView*>>{{"q", &q}, {"k", &keys}, {"v", &values}})
+    check.dtype(argument, *t, {DType::f16, DType::bf16, DType::f32, DType::e4m3, DType::e5m2});
   if (decode) q = with_dim(q, 0);
   const TensorView k = ragged_view(keys, hnd), v = ragged_view(values, hnd);
   check.that(keys.shape[0] <= INT32_MAX && keys.shape[1] <= INT32_MAX && q.shape[0] <= INT32_MAX && q.shape[1] <= INT32_MAX, "k", "fewer than 2^31 tokens",
@@ -431,7 +433,7 @@ const Family family{[](nb::module_& m) {
         "cut_len"_a = 0, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(), "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(),
         "rope_scale"_a.none() = nb::none(), "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0,
         "workspace_only"_a = false);
-  m.def("_single_attention", &single, "op"_a, "q"_a, "k"_a, "v"_a, nb::kw_only(), "hnd"_a = false, "custom_mask"_a.none() = nb::none(),
+  m.def("_single_attention", &single, "op"_a, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "hnd"_a = false, "custom_mask"_a.none() = nb::none(),
         "packed_custom_mask"_a.none() = nb::none(), "causal"_a = false, "window_left"_a = -1, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(),
         "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(), "rope_scale"_a.none() = nb::none(), "rope_theta"_a.none() = nb::none(),
         "q_scale"_a.none() = nb::none(), "k_scale"_a.none() = nb::none(), "v_scale"_a.none() = nb::none(), "sinks"_a.none() = nb::none(),

@@ -35,12 +35,12 @@ def refuse(op, argument, text, kind=InvalidArgument):
 
 
 @functools.lru_cache(maxsize=None)
-def dtype_name(argument, dtype):
+def dtype_name(argument, dtype, op="plan"):
     """f16, bf16, ... of a torch, NumPy or ml_dtypes dtype, or of its name."""
     text = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
     name = _DTYPES.get(text.rpartition(".")[2])
     if name is None:
-        raise refuse("plan", argument, f"{argument}: expected float16, bfloat16, float32, float8_e4m3fn or float8_e5m2, got {text}")
+        raise refuse(op, argument, f"{argument}: expected float16, bfloat16, float32, float8_e4m3fn or float8_e5m2, got {text}")
     return name
 
 

@@ -87,7 +87,7 @@ def single_prefill_with_kv_cache(
         k_scale=scale_k if k_scale is None else k_scale,
         v_scale=scale_v if v_scale is None else v_scale,
         sinks=sinks,
-        o_data_type=None if o_dtype is None else dtype_name("o_dtype", o_dtype),
+        o_data_type=None if o_dtype is None else dtype_name("o_dtype", o_dtype, "single_prefill_with_kv_cache"),
         return_lse=return_lse,
     )
 

@@ -47,7 +47,7 @@ struct AttentionProblem {
   int32_t max_qo_len = 1;   // longest (or typical) query run of one request; only the choice of q_tile depends on it
   int32_t batch_invariant = 0;
   int32_t cut_len = 0;      // batch-invariant: keys per partial result, a multiple of 64 (rounded up); 0: never cut
-  VariantFlags flags;
+  VariantFlags flags = {};
 };
 
 /// Compile-time choices of the generic kernel (gpu/attention_kernel.cuh).
