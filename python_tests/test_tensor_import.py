@@ -18,12 +18,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from lender import Lender
 
 import flashinfer
 from flashinfer import InvalidArgument, describe
 from flashinfer._flashinfer import _empty as empty
 from flashinfer._flashinfer import _read_four
+from lender import Lender
 
 TORCH_DTYPES = {
     torch.float32: "f32",

@@ -7,7 +7,7 @@ Python in them are loaded when a name of theirs is first used.
 import importlib
 
 from . import _flashinfer
-from ._flashinfer import *
+from ._flashinfer import *  # noqa: F403
 from ._flashinfer import __version__
 
 # What Python code adds to the functions of the extension module, by the module that has it.
