@@ -12,7 +12,6 @@ import pytest
 import flashinfer
 
 
-
 def load(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
