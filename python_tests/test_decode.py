@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from reference import Batch, check_lse, nan_like, sample
 
 import flashinfer
 from flashinfer import decode
@@ -16,6 +15,7 @@ from flashinfer.decode import (
     fast_decode_plan,
     single_decode_with_kv_cache,
 )
+from reference import Batch, check_lse, nan_like, sample
 
 
 def workspace(device, size=1 << 24):
