@@ -5,8 +5,6 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from reference import Batch, check_lse, nan_like, sample
-from reference import attention as reference_attention
 
 import flashinfer
 from flashinfer import prefill
@@ -16,6 +14,8 @@ from flashinfer.prefill import (
     single_prefill_with_kv_cache,
     single_prefill_with_kv_cache_return_lse,
 )
+from reference import Batch, check_lse, nan_like, sample
+from reference import attention as reference_attention
 
 
 def workspace(device, size=1 << 24):
