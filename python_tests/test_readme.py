@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import flashinfer
 import pytest
+
+import flashinfer
 
 README = Path(__file__).parent.parent / "README.md"
 
