@@ -80,7 +80,7 @@ struct Case {
     problem.q = pick({DType::f32, DType::f16, DType::bf16, DType::bf16});
     problem.kv = flip(3) ? pick({DType::e4m3, DType::e5m2}) : problem.q;
     problem.out = flip(3) ? DType::f32 : problem.q;
-    problem.num_kv_heads = draw(1, 3);
+    problem.num_kv_heads = draw(1, 4);
     problem.num_qo_heads = problem.num_kv_heads * pick({1, 1, 2, 3, 4, 5, 7, 8});
     problem.head_dim_qk = flip(20) ? 8 * draw(17, 64) : 8 * draw(1, 17);
     problem.head_dim_vo = flip(2) ? problem.head_dim_qk : flip(20) ? 8 * draw(17, 64) : 8 * draw(1, 17);
@@ -207,7 +207,7 @@ struct Case {
     const auto tiles = cpu::attention_tiles(problem);
     plan = {};
     plan.batch_size = batch_size;
-    plan.num_qo_heads = problem.num_qo_heads, plan.num_kv_heads = problem.num_kv_heads;
+    plan.num_qo_heads = problem.num_qo_heads, plan.num_kv_heads = problem.num_kv_heads / (q_tile ? 1 : tiles.heads_per_item);
     plan.num_vo_tiles = tiles.num_vo_tiles;
     plan.q_tile = q_tile ? q_tile : tiles.q_tile, plan.kv_tile = tiles.kv_tile;
     plan.page_size = problem.page_size;

@@ -126,6 +126,7 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
     plan.q_tile = tiles.q_tile;
     plan.kv_tile = tiles.kv_tile;
     plan.num_vo_tiles = tiles.num_vo_tiles;
+    plan.num_kv_heads = problem.num_kv_heads / tiles.heads_per_item;
     plan.min_units = tiles.min_units;
     plan.max_workers = options.num_sms > 0 ? options.num_sms : tiles.max_workers;
     planned.config.vo_tile = ceil_div(problem.head_dim_vo, tiles.num_vo_tiles);

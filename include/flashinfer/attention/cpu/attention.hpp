@@ -13,6 +13,7 @@
 #include <new>
 #include <optional>
 #include <type_traits>
+#include <vector>
 
 #include <flashinfer/attention/attention_params.hpp>
 #include <flashinfer/attention/cpu/attention_tile.hpp>
@@ -24,18 +25,32 @@ namespace flashinfer::cpu {
 /// Choices of the CPU for the plan of a problem. They depend on nothing else, so that results do not depend on the machine's threads.
 struct AttentionTiles {
   int32_t q_tile, kv_tile = 64, num_vo_tiles = 1;
+  /// KV heads of one item: plan.num_kv_heads is problem.num_kv_heads / heads_per_item, and rows of those heads are one group.
+  int32_t heads_per_item = 1;
   int32_t max_workers = 256;  // pieces of the line: enough for threads to even out
-  int32_t min_units = 4;      // 256 keys: a partial result costs a hundredth of them
+  int32_t min_units = 2;      // a partial result is written and read once: a twentieth of the bytes of two tiles of keys
 };
+
+/// Few rows a head (decode): items take the heads whose rows of a token fill 2 KB, so that memory is read in long runs and a page of
+/// 4 KB is visited once, not once a head. On Zen 4 without huge pages that is 8 GB/s a core against 13. Many rows: one head, and 128
+/// rows, which share the packing of a tile (5 % of their time); the scratch of a thread then fits an L2 of 512 KB up to head_dim 128.
 constexpr AttentionTiles attention_tiles(const AttentionProblem& problem) {
-  const int64_t rows = int64_t(max(problem.max_qo_len, int32_t(1))) * (problem.num_qo_heads / max(problem.num_kv_heads, int32_t(1)));
-  // 128 rows share the packing of a tile (5 % of their time); the scratch of a thread stays in an L2 of 512 KB up to head_dim 128.
-  return {.q_tile = int32_t(clamp(round_up(rows, int64_t(4)), int64_t(4), int64_t(128)))};
+  const int32_t group_size = problem.num_qo_heads / max(problem.num_kv_heads, int32_t(1));
+  const int64_t rows = int64_t(max(problem.max_qo_len, int32_t(1))) * group_size;
+  AttentionTiles tiles{.q_tile = int32_t(clamp(round_up(rows, int64_t(4)), int64_t(4), int64_t(128)))};
+  if (rows > 16) return tiles;
+  const int32_t most = min(int32_t(2048 / (problem.head_dim_qk * size_of(problem.kv))), int32_t(128 / rows));
+  for (int32_t heads = 2; heads <= most; ++heads)
+    if (problem.num_kv_heads % heads == 0) tiles.heads_per_item = heads;
+  if (tiles.heads_per_item > 1) tiles.q_tile = int32_t(rows) * tiles.heads_per_item;
+  return tiles;
 }
 
 namespace detail {
 
 inline constexpr int kKvTile = 64;
+/// Up to so many rows use values where they are; more rows share packed ones.
+inline constexpr int kFewRows = 8;
 
 /// What keys that do not exist look like, in any dtype.
 alignas(64) inline constexpr float kZeroRow[512] = {};
@@ -45,16 +60,26 @@ struct KeyTile {
   WorkItem item;
   int32_t qo_len, kv_len;      // of the request
   int32_t begin = 0, count = 0;  // keys; count 0: the item has none
+  int32_t hidden = 0;            // keys at the front that no row sees
   bool first = false, last = false;  // of the item
-  const void* k[kKvTile];
+  const void* k[kKvTile];  // rows of the item's first head; kZeroRow for keys that are hidden or not there
   const void* v[kKvTile];
+
+  /// To the rows of the next head, so many bytes away.
+  void next_head(int64_t k_bytes, int64_t v_bytes) {
+    for (int i = hidden; i < count; ++i) {
+      k[i] = static_cast<const char*>(k[i]) + k_bytes;
+      v[i] = static_cast<const char*>(v[i]) + v_bytes;
+    }
+  }
 };
 
 /// The tiles of workers [worker, end_worker), one after another.
 class TileStream {
  public:
   TileStream(const AttentionParams& params, const AttentionProblem& problem, int32_t worker, int32_t end_worker)
-      : params_(params), element_size_(size_of(problem.kv)), worker_(worker), end_worker_(end_worker) {}
+      : params_(params), element_size_(size_of(problem.kv)), heads_per_item_(problem.num_kv_heads / params.plan.num_kv_heads),
+        worker_(worker), end_worker_(end_worker) {}
 
   bool next(KeyTile& tile) {
     if (position_ >= item_.kv_end) {
@@ -89,8 +114,8 @@ class TileStream {
   void find_rows(KeyTile& tile) const {
     const AttentionPlan& plan = params_.plan;
     const KvView& kv = params_.kv;
-    const int64_t k_head = item_.head * kv.k_stride_head, v_head = item_.head * kv.v_stride_head;
-    int i = kv.num_pages > 0 ? clamp(first_visible_ - tile.begin, 0, tile.count) : tile.count;
+    const int64_t head = int64_t(item_.head) * heads_per_item_, k_head = head * kv.k_stride_head, v_head = head * kv.v_stride_head;
+    int i = tile.hidden = kv.num_pages > 0 ? clamp(first_visible_ - tile.begin, 0, tile.count) : tile.count;
     for (int j = 0; j < i; ++j) tile.k[j] = tile.v[j] = kZeroRow;
     while (i < tile.count) {
       const int32_t key = tile.begin + i;
@@ -117,14 +142,14 @@ class TileStream {
   }
 
   const AttentionParams& params_;
-  const int element_size_;
+  const int element_size_, heads_per_item_;
   int32_t worker_, end_worker_;
   std::optional<WorkIterator> items_;
   WorkItem item_{};
   int32_t position_ = 0, qo_len_ = 0, kv_len_ = 0, first_visible_ = 0;
 };
 
-/// A packed row of the item under way.
+/// A row of the item under way.
 struct TileRow {
   int32_t token, qo_head;  // token of the request
   bool exists;             // inside q, whatever qo_indptr says
@@ -132,29 +157,65 @@ struct TileRow {
   tile::Softmax softmax;
 };
 
+/// RoPE in the halves layout: (x[i], x[i + n/2]) turns by position * rcp_scale * theta^(-2i/n). A key's turn is its tile's, in double,
+/// combined with its place in the tile, from a table: a sine and cosine per key and pair would cost more than attention.
+class Rope {
+ public:
+  void prepare(double rcp_scale, double log2_theta, int head_dim) {
+    if (rcp_scale == rcp_scale_ && log2_theta == log2_theta_ && head_dim == 2 * half_) return;
+    rcp_scale_ = rcp_scale, log2_theta_ = log2_theta, half_ = head_dim / 2;
+    table_.resize(size_t(kKvTile) * head_dim);
+    base_.resize(head_dim);
+    for (int j = 0; j < kKvTile; ++j) turn(j, &table_[size_t(j) * head_dim]);
+  }
+  void set_base(double position) { turn(position, base_.data()); }
+  /// Rotates x by base + j.
+  void rotate(float* x, int j) const {
+    const float *cosine = base_.data(), *sine = cosine + half_, *cosine_j = &table_[size_t(j) * 2 * half_], *sine_j = cosine_j + half_;
+    for (int i = 0; i < half_; ++i) {
+      const float c = cosine[i] * cosine_j[i] - sine[i] * sine_j[i], s = sine[i] * cosine_j[i] + cosine[i] * sine_j[i];
+      const float a = x[i], b = x[i + half_];
+      x[i] = a * c - b * s, x[i + half_] = b * c + a * s;
+    }
+  }
+
+ private:
+  void turn(double position, float* to) const {
+    for (int i = 0; i < half_; ++i) {
+      const double angle = position * rcp_scale_ * std::exp2(-double(i) / half_ * log2_theta_);
+      to[i] = float(std::cos(angle)), to[i + half_] = float(std::sin(angle));
+    }
+  }
+  double rcp_scale_ = 0, log2_theta_ = 0;
+  int half_ = 0;
+  std::vector<float> table_, base_;  // cosines, then sines
+};
+
 /// Memory of one thread, kept from call to call.
 class AttentionScratch {
  public:
-  float* q;       // [q_tile, head_dim_qk], or pairs
-  float* keys;    // packed
-  float* values;  // packed
-  float* scores;  // [q_tile, kKvTile]
-  float* out;     // [q_tile, padded head_dim_vo]
-  float* rotated; // [kKvTile, head_dim_qk], RoPE only
-  TileRow* rows;  // [q_tile]
+  float* q;        // [rows, head_dim_qk], or pairs; head dimensions are padded
+  float* keys;     // packed
+  float* values;   // packed
+  float* scores;   // [rows of a head, kKvTile]
+  float* out;      // [rows, head_dim_vo]
+  float* rotated;  // [kKvTile, head_dim_qk], RoPE only
+  TileRow* rows;
+  Rope rope;
 
-  void reserve(int q_tile, int head_dim_qk, int padded_vo) {
+  void reserve(int num_rows, int head_dim_qk, int head_dim_vo) {
     size_t size = 0;
     auto take = [&](size_t count) {
       const size_t at = size;
       size += round_up(count * sizeof(float), size_t(64));
       return at;
     };
-    const size_t at[] = {take(size_t(q_tile) * head_dim_qk), take(size_t(kKvTile) * head_dim_qk), take(size_t(kKvTile) * padded_vo),
-                         take(size_t(q_tile) * kKvTile),     take(size_t(q_tile) * padded_vo),    take(size_t(kKvTile) * head_dim_qk),
-                         take(size_t(q_tile) * sizeof(TileRow) / sizeof(float))};
+    const size_t at[] = {take(size_t(num_rows) * head_dim_qk), take(size_t(kKvTile) * head_dim_qk), take(size_t(kKvTile) * head_dim_vo),
+                         take(size_t(num_rows) * kKvTile),     take(size_t(num_rows) * head_dim_vo), take(size_t(kKvTile) * head_dim_qk),
+                         take(size_t(num_rows) * sizeof(TileRow) / sizeof(float))};
     if (size > size_) {
       memory_.reset(static_cast<char*>(::operator new(size, std::align_val_t(64))));
+      std::memset(memory_.get(), 0, size);  // rows that pad a block of rows are computed too
       size_ = size;
     }
     char* base = memory_.get();
@@ -183,36 +244,32 @@ void visit_dtype(DType dtype, const F& f) {
   }
 }
 
-/// Rotates x by `position` in the halves layout: (x[i], x[i + n/2]) by the angle position * rcp_scale * theta^(-2i/n).
-struct Rope {
-  double rcp_scale, log2_theta;
-  int head_dim;
-
-  double angle(int i, double position) const { return position * rcp_scale * std::exp2(-2.0 * i / head_dim * log2_theta); }
-  void turns(double position, float* cosines, float* sines) const {
-    for (int i = 0; i < head_dim / 2; ++i) cosines[i] = float(std::cos(angle(i, position))), sines[i] = float(std::sin(angle(i, position)));
-  }
-  void rotate(float* x, const float* cosines, const float* sines) const {
-    const int half = head_dim / 2;
-    for (int i = 0; i < half; ++i) {
-      const float a = x[i], b = x[i + half];
-      x[i] = a * cosines[i] - b * sines[i], x[i + half] = b * cosines[i] + a * sines[i];
-    }
-  }
-};
-
-/// What one thread does with a tile, whatever the variant.
+/// What one thread does with a tile, whatever the variant. Rows of the item lie head by head, in blocks of block_rows_.
 class AttentionThread {
  protected:
   AttentionThread(const AttentionParams& params, const AttentionProblem& problem, IsaLevel isa, AttentionScratch& scratch, bool rotates)
-      : params_(params), plan_(params.plan), problem_(problem), isa_(isa), scratch_(scratch), group_size_(plan_.group_size()),
-        rotates_(rotates), rope_{params.variant.rope_rcp_scale, params.variant.rope_log2_theta, problem.head_dim_qk} {
+      : params_(params), plan_(params.plan), problem_(problem), isa_(isa), scratch_(scratch), group_size_(problem.num_qo_heads / problem.num_kv_heads),
+        num_heads_(problem.num_kv_heads / plan_.num_kv_heads), rotates_(rotates) {
     // An f32 output asks for more digits than probabilities of bf16 have, and rotated queries are not bf16 any more.
     pairs_ = isa == IsaLevel::avx512_bf16 && problem.q == DType::bf16 && problem.out == DType::bf16 &&
              (problem.kv == DType::bf16 || is_float8(problem.kv)) && !rotates;
-    depth_ = pairs_ ? problem.head_dim_qk / 2 : problem.head_dim_qk;
-    padded_vo_ = round_up(problem.head_dim_vo, 16);
-    scratch.reserve(plan_.q_tile, problem.head_dim_qk, padded_vo_);
+    q_stride_ = round_up(pairs_ ? problem.head_dim_qk / 2 : problem.head_dim_qk, 16);
+    vo_stride_ = round_up(problem.head_dim_vo, 16);
+    scratch.reserve(num_heads_ * block_of(ceil_div(plan_.q_tile, num_heads_)), round_up(problem.head_dim_qk, 16), vo_stride_);
+    if (rotates) scratch.rope.prepare(params.variant.rope_rcp_scale, params.variant.rope_log2_theta, problem.head_dim_qk);
+  }
+
+  static int block_of(int rows) { return rows == 1 ? 1 : round_up(rows, tile::kBlockRows); }
+  float* q_of(int block_row) const { return scratch_.q + int64_t(block_row) * q_stride_; }
+  float* out_of(int block_row) const { return scratch_.out + int64_t(block_row) * vo_stride_; }
+  /// Rows of the head under way.
+  TileRow* rows() const { return scratch_.rows + head_ * block_rows_; }
+
+  /// f(place of a row in scratch, its place in a partial result).
+  template <class F>
+  void for_each_row(const F& f) const {
+    for (int h = 0; h < num_heads_; ++h)
+      for (int r = 0; r < num_rows_; ++r) f(h * block_rows_ + r, h * num_rows_ + r);
   }
 
   template <class F>
@@ -224,143 +281,159 @@ class AttentionThread {
 
   /// Queries of the item into scratch; nothing seen yet.
   void begin_item(const KeyTile& tile) {
-    const int32_t first_row = tile.item.q_tile * plan_.q_tile;
-    num_rows_ = min(plan_.q_tile, tile.qo_len * group_size_ - first_row);
-    int32_t token = first_row / group_size_, head = first_row % group_size_;
+    // With several heads q_tile holds whole tokens: only with one may an item begin inside a group.
+    const int32_t rows_per_token = num_heads_ * group_size_, first_row = tile.item.q_tile * plan_.q_tile;
+    num_rows_ = min(plan_.q_tile, tile.qo_len * rows_per_token - first_row) / num_heads_;
+    block_rows_ = block_of(num_rows_);
     const int64_t qo_begin = plan_.qo_begin(tile.item.request);
-    for (int r = 0; r < num_rows_; ++r) {
-      const bool exists = qo_begin + token >= 0 && qo_begin + token < params_.total_qo_len;
-      scratch_.rows[r] = {token, tile.item.head * group_size_ + head, exists, {}, {-kInfinity, 0.0f}};
-      if (++head == group_size_) head = 0, ++token;
+    for (int h = 0; h < num_heads_; ++h) {
+      int32_t token = first_row / rows_per_token, in_group = first_row % rows_per_token;
+      const int32_t first_head = (tile.item.head * num_heads_ + h) * group_size_;
+      for (int r = 0; r < num_rows_; ++r) {
+        const bool exists = qo_begin + token >= 0 && qo_begin + token < params_.total_qo_len;
+        scratch_.rows[h * block_rows_ + r] = {token, first_head + in_group, exists, {}, {-kInfinity, 0.0f}};
+        if (++in_group == group_size_) in_group = 0, ++token;
+      }
     }
-    std::fill_n(scratch_.out, int64_t(num_rows_) * padded_vo_, 0.0f);
+    std::fill_n(scratch_.out, int64_t(num_heads_) * block_rows_ * vo_stride_, 0.0f);
     if (tile.count == 0) return;
     dispatch([&](auto isa) {
       using Isa = decltype(isa);
       visit_dtype(problem_.q, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        if constexpr (sizeof(T) > 1) {
-          for (int r = 0; r < num_rows_; ++r) {
-            const TileRow& row = scratch_.rows[r];
+        if constexpr (tile::kOperand<tile::kHasPairs<Isa>, T>) {
+          for_each_row([&](int at, int) {
+            const TileRow& row = scratch_.rows[at];
             const T* from = static_cast<const T*>(params_.q) + (qo_begin + row.token) * params_.q_stride_token + row.qo_head * params_.q_stride_head;
             if (!row.exists) from = reinterpret_cast<const T*>(kZeroRow);
-            tile::pack_query<Isa, tile::kHasPairs<Isa>>(from, problem_.head_dim_qk, scratch_.q + int64_t(r) * depth_);
-          }
+            tile::pack_query<Isa, tile::kHasPairs<Isa>>(from, problem_.head_dim_qk, q_of(at));
+          });
         }
       });
     });
-    if (rotates_) rotate_queries(tile);
-  }
-
-  void rotate_queries(const KeyTile& tile) {
-    float cosines[256], sines[256];
-    for (int r = 0; r < num_rows_; ++r) {
-      const int32_t token = scratch_.rows[r].token;
-      if (r == 0 || token != scratch_.rows[r - 1].token) rope_.turns(double(tile.kv_len) - tile.qo_len + token, cosines, sines);
-      rope_.rotate(scratch_.q + int64_t(r) * depth_, cosines, sines);
-    }
+    if (!rotates_) return;
+    int32_t token = -1;
+    for_each_row([&](int at, int) {
+      if (scratch_.rows[at].token != token) scratch_.rope.set_base(double(tile.kv_len) - tile.qo_len + (token = scratch_.rows[at].token));
+      scratch_.rope.rotate(q_of(at), 0);
+    });
   }
 
   /// Keys of the tile that every row may see under causal and window masks.
   void find_visible(const KeyTile& tile) {
     for (int r = 0; r < num_rows_; ++r) {
-      TileRow& row = scratch_.rows[r];
-      if (r > 0 && row.token == scratch_.rows[r - 1].token) {
-        row.visible = scratch_.rows[r - 1].visible;
-        continue;
+      TileRow* row = scratch_.rows + r;
+      KvRange visible;
+      if (r > 0 && row->token == row[-1].token) {
+        visible = row[-1].visible;
+      } else {
+        const KvRange keys = kv_range(plan_.causal, plan_.window_left, row->token, tile.qo_len, tile.kv_len);
+        visible = {clamp(keys.begin - tile.begin, 0, tile.count), clamp(keys.end - tile.begin, 0, tile.count)};
       }
-      const KvRange keys = kv_range(plan_.causal, plan_.window_left, row.token, tile.qo_len, tile.kv_len);
-      row.visible = {clamp(keys.begin - tile.begin, 0, tile.count), clamp(keys.end - tile.begin, 0, tile.count)};
+      for (int h = 0; h < num_heads_; ++h) row[h * block_rows_].visible = visible;
     }
   }
 
-  /// scores = q k^T.
-  void score(const KeyTile& tile, const KeyTile& next) {
+  /// scores = q k^T of the head under way. `ahead`: keys of the next tile.
+  void score(const KeyTile& tile, tile::Ahead& ahead) {
     const void* rotated[kKvTile];
     if (rotates_) rotate_keys(tile, rotated);
     dispatch([&](auto isa) {
       using Isa = decltype(isa);
       constexpr bool kPairs = tile::kHasPairs<Isa>;
-      const tile::Panels<Isa> keys{scratch_.keys, depth_, round_up(tile.count, Isa::kLanes)};
+      const int numbers = kPairs ? problem_.head_dim_qk / 2 : problem_.head_dim_qk;
+      const tile::Panels<Isa> keys{scratch_.keys, round_up(numbers, Isa::kLanes), round_up(tile.count, Isa::kLanes)};
+      const int blocks = keys.depth / Isa::kLanes * (keys.columns / Isa::kLanes), heads_after = num_heads_ - 1 - head_;
+      const bool few = num_rows_ <= kFewRows;
+      ahead.spread(few ? blocks * (heads_after + 1) * 4 / 3 : blocks * (heads_after + 1));  // few rows: a quarter is left for the product
       visit_dtype(rotates_ ? DType::f32 : problem_.kv, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        if constexpr (!kPairs || is_same_v<T, bf16> || sizeof(T) == 1)
-          tile::pack_keys<Isa, kPairs, T>(rotates_ ? rotated : tile.k, problem_.head_dim_qk, keys, rotates_ ? rotated : next.k);
+        if constexpr (tile::kOperand<kPairs, T>) tile::pack_keys<Isa, kPairs, T>(rotates_ ? rotated : tile.k, problem_.head_dim_qk, keys, ahead);
       });
-      tile::multiply<Isa, kPairs>(scratch_.q, depth_, num_rows_, keys, scratch_.scores, kKvTile, false);
+      ahead.spread(keys.depth * (4 * heads_after + 1));
+      tile::score<Isa, kPairs>(q_of(head_ * block_rows_), q_stride_, num_rows_, keys, scratch_.scores, kKvTile, few, ahead);
     });
   }
 
   /// Keys as rotated floats.
   void rotate_keys(const KeyTile& tile, const void** rows) {
-    float cosines[256], sines[256];
-    for (int i = 0; i < kKvTile; ++i) {
-      float* row = scratch_.rotated + int64_t(i) * problem_.head_dim_qk;
-      rows[i] = i < tile.count ? row : kZeroRow;
-      if (i >= tile.count) continue;
-      dispatch([&](auto isa) {
-        using Isa = decltype(isa);
-        visit_dtype(problem_.kv, [&](auto* type) {
-          tile::pack_query<Isa, false>(static_cast<const std::remove_pointer_t<decltype(type)>*>(tile.k[i]), problem_.head_dim_qk, row);
-        });
+    if (head_ == 0) scratch_.rope.set_base(tile.begin);
+    const int64_t stride = round_up(problem_.head_dim_qk, 16);
+    dispatch([&](auto isa) {
+      using Isa = decltype(isa);
+      visit_dtype(problem_.kv, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        for (int i = 0; i < tile.count; ++i)
+          tile::pack_query<Isa, false>(static_cast<const T*>(tile.k[i]), problem_.head_dim_qk, scratch_.rotated + i * stride);
       });
-      rope_.turns(tile.begin + i, cosines, sines);
-      rope_.rotate(row, cosines, sines);
+    });
+    for (int i = 0; i < kKvTile; ++i) {
+      rows[i] = i < tile.count ? static_cast<const void*>(scratch_.rotated + i * stride) : kZeroRow;
+      if (i < tile.count) scratch_.rope.rotate(scratch_.rotated + i * stride, i);
     }
   }
 
-  /// Softmax of the scores, which are logits once scaled into the log2 domain, then out = out * rescale + p v.
-  void accumulate(const KeyTile& tile, const KeyTile& next, float scale) {
+  /// Softmax of the scores, which are logits once scaled into the log2 domain, then out = out * rescale + p v. `ahead`: values of
+  /// the next tile.
+  void accumulate(const KeyTile& tile, float scale, tile::Ahead& ahead) {
     dispatch([&](auto isa) {
       using Isa = decltype(isa);
       constexpr bool kPairs = tile::kHasPairs<Isa>;
       const int columns = round_up(tile.count, Isa::kLanes);
       const tile::Panels<Isa> values{scratch_.values, kPairs ? columns / 2 : tile.count, round_up(problem_.head_dim_vo, Isa::kLanes)};
+      float* out = out_of(head_ * block_rows_);
       for (int r = 0; r < num_rows_; ++r) {
-        TileRow& row = scratch_.rows[r];
+        TileRow& row = rows()[r];
         tile::softmax_row<Isa, kPairs>(scratch_.scores + r * kKvTile, columns, row.visible.begin, row.visible.end, scale, row.softmax,
-                                       scratch_.out + int64_t(r) * padded_vo_, values.columns);
+                                       out + int64_t(r) * vo_stride_, values.columns);
       }
+      ahead.spread(values.depth * ceil_div(values.columns, tile::Panels<Isa>::kWidth) * (num_heads_ - head_));
+      const bool few = num_rows_ <= kFewRows;
       visit_dtype(problem_.kv, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        if constexpr (!kPairs || is_same_v<T, bf16> || sizeof(T) == 1)
-          tile::pack_values<Isa, kPairs, T>(tile.v, problem_.head_dim_vo, values, next.v);
+        if constexpr (tile::kOperand<kPairs, T>) {
+          if (few)
+            tile::add_values_in_place<Isa, kPairs, T>(scratch_.scores, kKvTile, num_rows_, tile.v, values, problem_.head_dim_vo, out, vo_stride_, ahead);
+          else
+            tile::pack_values<Isa, kPairs, T>(tile.v, problem_.head_dim_vo, values, ahead);
+        }
       });
-      tile::multiply<Isa, kPairs>(scratch_.scores, kKvTile, num_rows_, values, scratch_.out, padded_vo_, true);
+      if (!few) tile::add_values<Isa, kPairs>(scratch_.scores, kKvTile, num_rows_, values, out, vo_stride_);
     });
   }
 
   /// Leaves the rows in the item's slot. True for the last of the segment's workers: it finds the merged rows in scratch.
   bool merge(const WorkItem& item) {
     const int64_t vo = problem_.head_dim_vo;
-    const int64_t at = int64_t(item.slot) * plan_.q_tile;
-    for (int r = 0; r < num_rows_; ++r) {
-      plan_.partial_max[at + r] = scratch_.rows[r].softmax.max;
-      plan_.partial_sum[at + r] = scratch_.rows[r].softmax.sum;
-      std::copy_n(scratch_.out + int64_t(r) * padded_vo_, vo, plan_.partial_out + (at + r) * vo);
-    }
+    for_each_row([&](int at, int place) {
+      const int64_t to = int64_t(item.slot) * plan_.q_tile + place;
+      plan_.partial_max[to] = scratch_.rows[at].softmax.max;
+      plan_.partial_sum[to] = scratch_.rows[at].softmax.sum;
+      std::copy_n(out_of(at), vo, plan_.partial_out + to * vo);
+    });
     std::atomic_ref<int32_t> counter(plan_.counters[item.first_slot]);
     if (counter.fetch_add(1, std::memory_order_acq_rel) + 1 < item.num_slots) return false;
     counter.store(0, std::memory_order_relaxed);  // for the next launch of this plan
     dispatch([&](auto isa) {
-      for (int r = 0; r < num_rows_; ++r) {
+      using Isa = decltype(isa);
+      for_each_row([&](int at, int place) {
+        const auto slot_row = [&](int32_t i) { return int64_t(item.slot_at(i)) * plan_.q_tile + place; };
         tile::Softmax merged{-kInfinity, 0.0f};
-        for (int32_t i = 0; i < item.num_slots; ++i) merged.max = max(merged.max, plan_.partial_max[int64_t(item.slot_at(i)) * plan_.q_tile + r]);
-        float* out = scratch_.out + int64_t(r) * padded_vo_;
-        std::fill_n(out, padded_vo_, 0.0f);
+        for (int32_t i = 0; i < item.num_slots; ++i) merged.max = max(merged.max, plan_.partial_max[slot_row(i)]);
+        std::fill_n(out_of(at), vo_stride_, 0.0f);
         for (int32_t i = 0; i < item.num_slots; ++i) {
-          const int64_t from = int64_t(item.slot_at(i)) * plan_.q_tile + r;
+          const int64_t from = slot_row(i);
           const float weight = merged.max == -kInfinity ? 0.0f : std::exp2(plan_.partial_max[from] - merged.max);
           merged.sum += weight * plan_.partial_sum[from];
-          tile::blend_row<decltype(isa)>(out, plan_.partial_out + from * vo, problem_.head_dim_vo, 1.0f, weight);
+          tile::add_row<Isa>(out_of(at), plan_.partial_out + from * vo, problem_.head_dim_vo, weight);
         }
-        scratch_.rows[r].softmax = merged;
-      }
+        scratch_.rows[at].softmax = merged;
+      });
     });
     return true;
   }
 
-  /// out = o / sum and lse of the rows, natural-log sinks (of each row's head) joining the sum.
+  /// out = o / sum and lse of the rows. sink(qo_head): the natural-log logit that joins the sum.
   template <class Sink>
   void write(const WorkItem& item, const Sink& sink) {
     const int64_t qo_begin = plan_.qo_begin(item.request);
@@ -369,21 +442,20 @@ class AttentionThread {
       visit_dtype(problem_.out, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         if constexpr (sizeof(T) > 1) {
-          for (int r = 0; r < num_rows_; ++r) {
-            const TileRow& row = scratch_.rows[r];
-            if (!row.exists) continue;
+          for_each_row([&](int at, int) {
+            const TileRow& row = scratch_.rows[at];
+            if (!row.exists) return;
             const float sink_log2 = sink(row.qo_head) * kLog2e;
             const float greatest = max(row.softmax.max, sink_log2);
             const float keep = greatest == -kInfinity ? 0.0f : std::exp2(row.softmax.max - greatest);
             const float sum = row.softmax.sum * keep + (sink_log2 == -kInfinity ? 0.0f : std::exp2(sink_log2 - greatest));
             const int64_t token = qo_begin + row.token;
             T* to = static_cast<T*>(params_.out) + token * params_.out_stride_token + row.qo_head * params_.out_stride_head;
-            tile::write_row<Isa>(to, scratch_.out + int64_t(r) * padded_vo_, problem_.head_dim_vo,
-                                           sum > 0.0f ? keep / sum * params_.out_scale : 0.0f);
+            tile::write_row<Isa>(to, out_of(at), problem_.head_dim_vo, sum > 0.0f ? keep / sum * params_.out_scale : 0.0f);
             if (params_.lse)
               params_.lse[token * params_.lse_stride_token + row.qo_head * params_.lse_stride_head] =
                   sum > 0.0f ? (greatest + std::log2(sum)) * params_.lse_factor : -kInfinity;
-          }
+          });
         }
       });
     });
@@ -394,13 +466,13 @@ class AttentionThread {
   const AttentionProblem& problem_;
   const IsaLevel isa_;
   AttentionScratch& scratch_;
-  const int32_t group_size_;
+  const int32_t group_size_;  // query heads of a KV head
+  const int num_heads_;       // KV heads of an item
   const bool rotates_;
-  const Rope rope_;
-  bool pairs_;         // a and b of the products are bf16 pairs
-  int depth_;          // numbers of a query: head_dim_qk, or half of it in pairs
-  int padded_vo_;
-  int num_rows_ = 0;   // of the item under way
+  bool pairs_;                // a and b of the products are bf16 pairs
+  int q_stride_, vo_stride_;  // numbers of a row of q (half of head_dim_qk in pairs) and of out
+  int head_ = 0;              // of the item, under way
+  int num_rows_ = 0, block_rows_ = 0;  // of each head of the item, and with padding
 };
 
 template <class Variant>
@@ -415,17 +487,24 @@ class VariantThread : AttentionThread {
       : AttentionThread(params, problem, isa, scratch, rotates(params.variant)) {}
 
   void run(int32_t worker, int32_t end_worker) {
+    const int size = size_of(problem_.kv);
+    const int64_t k_head = params_.kv.k_stride_head * size, v_head = params_.kv.v_stride_head * size;
     TileStream tiles(params_, problem_, worker, end_worker);
     KeyTile a, b;
-    KeyTile *now = &a, *ahead = &b;
-    for (bool more = tiles.next(*now); more; std::swap(now, ahead)) {
-      more = tiles.next(*ahead);
+    KeyTile *now = &a, *next = &b;
+    for (bool more = tiles.next(*now); more; std::swap(now, next)) {
+      more = tiles.next(*next);
       if (now->first) begin_item(*now);
       if (now->count > 0) {
-        const KeyTile& next = more ? *ahead : *now;
         find_visible(*now);
-        score(*now, next);
-        accumulate(*now, next, transform(*now));
+        const int rows_ahead = more ? next->count : 0;
+        tile::Ahead keys_ahead(next->k, rows_ahead, num_heads_, k_head, problem_.head_dim_qk * size);
+        tile::Ahead values_ahead(next->v, rows_ahead, num_heads_, v_head, problem_.head_dim_vo * size);
+        for (head_ = 0; head_ < num_heads_; ++head_) {
+          if (head_ > 0) now->next_head(k_head, v_head);
+          score(*now, keys_ahead);
+          accumulate(*now, transform(*now), values_ahead);
+        }
       }
       if (now->last && (now->item.slot < 0 || merge(now->item)))
         write(now->item, [&](int32_t qo_head) { return Variant::sink(params_.variant, qo_head); });
@@ -447,7 +526,7 @@ class VariantThread : AttentionThread {
     if constexpr (kIsBuiltin<Variant>) {  // in vectors; the same steps as Variant::logit
       dispatch([&](auto isa) {
         for (int r = 0; r < num_rows_; ++r) {
-          const TileRow& row = scratch_.rows[r];
+          const TileRow& row = rows()[r];
           const float slope = variant.alibi_slopes ? variant.alibi_slopes[variant.qo_head_offset + row.qo_head] : 0.0f;
           tile::transform_row<decltype(isa)>(scratch_.scores + r * kKvTile, round_up(tile.count, decltype(isa)::kLanes), variant.sm_scale, slope,
                                              float(tile.begin - row.token), variant.soft_cap);
@@ -456,9 +535,9 @@ class VariantThread : AttentionThread {
       if (!variant.custom_mask) return kLog2e;
     }
     for (int r = 0; r < num_rows_; ++r) {
-      const TileRow& row = scratch_.rows[r];
+      const TileRow& row = rows()[r];
       float* scores = scratch_.scores + r * kKvTile;
-      LogitPosition at{tile.item.request, row.token, tile.qo_len, tile.begin + row.visible.begin, tile.kv_len, row.qo_head, tile.item.head};
+      LogitPosition at{tile.item.request, row.token, tile.qo_len, tile.begin + row.visible.begin, tile.kv_len, row.qo_head, tile.item.head * num_heads_ + head_};
       for (int i = row.visible.begin; i < row.visible.end; ++i, ++at.kv_idx) {
         if constexpr (!kIsBuiltin<Variant>) scores[i] = Variant::logit(variant, scores[i] * variant.sm_scale, at);
         if (!Variant::visible(variant, at)) scores[i] = -kInfinity;

@@ -1,6 +1,7 @@
 // Host only. The steps of CPU attention that touch every element, on one tile of packed rows and keys, for every ISA of cpu/isa.hpp.
-// Both products are one microkernel, c[rows, columns] (+)= a[rows, depth] b[depth, columns]: keys are transposed into b, values
-// copied into it, both widened once per tile. What a row computes does not depend on the rows beside it.
+// Both products are c[rows, columns] (+)= a[rows, depth] b[depth, columns], where b is the keys, transposed and packed, or the
+// values, packed where many rows share them. Every sum runs along depth in order in its own lane: what a row computes depends
+// neither on the rows beside it nor on how many there are, bit for bit.
 //
 // A number of a or b is a float, or ("pairs") two bf16 that AVX-512 BF16 multiplies exactly and adds in fp32: half the
 // instructions. Pairs need bf16 queries, and probabilities rounded to bf16 as on tensor cores.
@@ -21,6 +22,10 @@ inline constexpr int kBlockVectors = Isa::kLanes == 16 ? 4 : 2;
 /// Has the ISA products of pairs?
 template <class Isa>
 inline constexpr bool kHasPairs = requires(const typename Isa::F& x) { Isa::dot_pairs(x, x, x); };
+
+/// Can elements of T be numbers of a or b?
+template <bool kPairs, class T>
+inline constexpr bool kOperand = !kPairs || is_same_v<T, bf16> || sizeof(T) == 1;
 
 /// b is stored in panels of the microkernel's width, each [depth, width], so that a block reads it front to back; columns that
 /// do not fill a panel come in panels of one vector.
@@ -44,13 +49,92 @@ typename Isa::F load_part(const T* row, int d, int head_dim) {
   return d + Isa::kLanes <= head_dim ? Isa::load(row + d) : Isa::load(row + d, head_dim - d);
 }
 
-/// Brings a row into L2, not L1: on Zen 4 prefetching head rows to L1 reads 10 GB/s a core, to L2 18 GB/s (L1 has fewer misses in flight).
-inline void prefetch(const void* row, int bytes) {
-  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(row) + i, 0, 2);
+/// Rows that will be needed, brought into L2 line by line between the steps of what is computed meanwhile: memory has work all
+/// the time, where a burst would fill the core's miss buffers, stop it, and leave memory idle afterwards. L2, not L1: on Zen 4 head
+/// rows prefetched into L1 arrive at 10 GB/s a core, into L2 at 18 GB/s.
+class Ahead {
+ public:
+  /// `count` rows, each with `heads` parts of `bytes`, head_stride bytes apart.
+  Ahead(const void* const* rows, int count, int heads, int64_t head_stride, int bytes)
+      : rows_(rows), count_(count), heads_(heads), head_stride_(head_stride), bytes_(bytes), left_(count * heads * ceil_div(bytes, 64)) {}
+  /// What is left is spread over so many steps.
+  void spread(int steps) { per_step_ = ceil_div(left_, max(steps, 1)); }
+  void step() {
+    for (int i = 0; i < per_step_ && row_ < count_; ++i, --left_) {
+      __builtin_prefetch(static_cast<const char*>(rows_[row_]) + head_ * head_stride_ + offset_, 0, 2);
+      if ((offset_ += 64) < bytes_) continue;
+      offset_ = 0;
+      if (++head_ == heads_) head_ = 0, ++row_;
+    }
+  }
+
+ private:
+  const void* const* rows_;
+  int count_, heads_;
+  int64_t head_stride_;
+  int bytes_, left_, row_ = 0, head_ = 0, offset_ = 0, per_step_ = 0;
+};
+
+/// sum + x y, of floats or of pairs.
+template <class Isa, bool kPairs>
+typename Isa::F multiply_add(const typename Isa::F& x, const typename Isa::F& y, const typename Isa::F& sum) {
+  if constexpr (kPairs) {
+    return Isa::dot_pairs(sum, x, y);
+  } else {
+    return Isa::fma(x, y, sum);
+  }
 }
 
-template <class Isa, bool kPairs, int kRows, int kVectors>
-void multiply_block(const float* a, int64_t a_stride, const float* b, int depth, float* c, int64_t c_stride, bool accumulate) {
+/// kVectors neighbouring columns of b, packed.
+template <class Isa, int kVectors>
+struct PackedColumns {
+  const float* b;
+  void operator()(int i, typename Isa::F (&x)[kVectors]) const {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) x[v] = Isa::load(b + (int64_t(i) * kVectors + v) * Isa::kLanes);
+  }
+};
+
+/// Columns with a step of prefetching each.
+template <class Columns>
+struct SteppingColumns {
+  Columns columns;
+  Ahead& ahead;
+  template <class X>
+  void operator()(int i, X& x) const {
+    ahead.step();
+    columns(i, x);
+  }
+};
+
+/// The same columns of the values where they are: b[key, i] = rows[key][i], or for pairs b[j, i] = (rows[2j][i], rows[2j + 1][i]).
+/// Columns past head_dim are zeros.
+template <class Isa, bool kPairs, class T, int kVectors>
+struct ValueColumns {
+  const void* const* rows;
+  int column, head_dim;
+  void operator()(int i, typename Isa::F (&x)[kVectors]) const {
+    if constexpr (kPairs) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v += 2) {
+        const int d = column + v * Isa::kLanes, count = head_dim - d;
+        const T *even = static_cast<const T*>(rows[2 * i]) + d, *odd = static_cast<const T*>(rows[2 * i + 1]) + d;
+        typename Isa::F high;
+        if (count >= 2 * Isa::kLanes) [[likely]] Isa::zip(Isa::load_pairs(even), Isa::load_pairs(odd), x[v], high);
+        else
+          Isa::zip(Isa::load_pairs(even, count), Isa::load_pairs(odd, count), x[v], high);
+        if constexpr (kVectors > 1) x[v + 1] = high;
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) x[v] = load_part<Isa>(static_cast<const T*>(rows[i]), column + v * Isa::kLanes, head_dim);
+    }
+  }
+};
+
+/// The microkernel: kRows of c by the columns that `columns` yields.
+template <class Isa, bool kPairs, int kRows, int kVectors, class Columns>
+void multiply_block(const float* a, int64_t a_stride, const Columns& columns, int depth, float* c, int64_t c_stride, bool accumulate) {
   using F = typename Isa::F;
   constexpr int kLanes = Isa::kLanes;
   F sum[kRows][kVectors];
@@ -58,21 +142,14 @@ void multiply_block(const float* a, int64_t a_stride, const float* b, int depth,
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sum[r][v] = accumulate ? Isa::load(c + r * c_stride + v * kLanes) : Isa::set(0.0f);
-  for (int i = 0; i < depth; ++i, b += kVectors * kLanes) {
+  for (int i = 0; i < depth; ++i) {
     F x[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) x[v] = Isa::load(b + v * kLanes);
+    columns(i, x);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const F y = Isa::set(a[r * a_stride + i]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        if constexpr (kPairs) {
-          sum[r][v] = Isa::dot_pairs(sum[r][v], x[v], y);
-        } else {
-          sum[r][v] = Isa::fma(x[v], y, sum[r][v]);
-        }
-      }
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = multiply_add<Isa, kPairs>(x[v], y, sum[r][v]);
     }
   }
 #pragma GCC unroll 4
@@ -81,99 +158,103 @@ void multiply_block(const float* a, int64_t a_stride, const float* b, int depth,
     for (int v = 0; v < kVectors; ++v) Isa::store(c + r * c_stride + v * kLanes, sum[r][v]);
 }
 
-/// c (+)= a b. Panels outside, rows inside: a panel stays in L1 for all rows.
-template <class Isa, bool kPairs>
-void multiply(const float* a, int64_t a_stride, int rows, const Panels<Isa>& b, float* c, int64_t c_stride, bool accumulate) {
-  for (int column = 0; column < b.columns;) {
-    const int width = b.width(column);
-    const float* panel = b.at(column);
-    auto block = [&]<int kRows>(int row) {
-      if (width > Isa::kLanes)
-        multiply_block<Isa, kPairs, kRows, kBlockVectors<Isa>>(a + row * a_stride, a_stride, panel, b.depth, c + row * c_stride + column, c_stride, accumulate);
+/// c (+)= a b, kRows at a time: rows are padded to a multiple of it. Panels outside, rows inside: a panel stays in L1.
+/// columns_at(column, vectors) gives the columns from one on, vectors of them as a constant.
+template <class Isa, bool kPairs, int kRows, class ColumnsAt>
+void multiply(const float* a, int64_t a_stride, int rows, const Panels<Isa>& b, float* c, int64_t c_stride, bool accumulate, const ColumnsAt& columns_at) {
+  for (int column = 0; column < b.columns; column += b.width(column))
+    for (int r = 0; r < rows; r += kRows) {
+      float* to = c + r * c_stride + column;
+      if (b.width(column) > Isa::kLanes)
+        multiply_block<Isa, kPairs, kRows, kBlockVectors<Isa>>(a + r * a_stride, a_stride, columns_at.template operator()<kBlockVectors<Isa>>(column), b.depth,
+                                                               to, c_stride, accumulate);
       else
-        multiply_block<Isa, kPairs, kRows, 1>(a + row * a_stride, a_stride, panel, b.depth, c + row * c_stride + column, c_stride, accumulate);
-    };
-    int row = 0;
-    for (; row + kBlockRows <= rows; row += kBlockRows) block.template operator()<kBlockRows>(row);
-    switch (rows - row) {
-      case 3: block.template operator()<3>(row); break;
-      case 2: block.template operator()<2>(row); break;
-      case 1: block.template operator()<1>(row); break;
-      default: break;
+        multiply_block<Isa, kPairs, kRows, 1>(a + r * a_stride, a_stride, columns_at.template operator()<1>(column), b.depth, to, c_stride, accumulate);
     }
-    column += width;
-  }
 }
 
-/// b[i, key] = number i of rows[key]: a transpose. `rows` has b.columns entries; those of `next` are prefetched on the way.
+/// Packs keys, transposed: b[i, key] = number i of rows[key]. `rows` has b.columns entries, b.depth is a multiple of kLanes.
+/// Even for a single row this is no slower than sums across lanes: 19 clocks of Zen 4 a key of 128 bf16, of 100 that DRAM takes.
 template <class Isa, bool kPairs, class T>
-void pack_keys(const void* const* rows, int head_dim, const Panels<Isa>& b, const void* const* next) {
-  using F = typename Isa::F;
-  constexpr int kLanes = Isa::kLanes;
-  constexpr int kStep = kPairs ? 2 * kLanes : kLanes;  // elements of a vector
+void pack_keys(const void* const* rows, int head_dim, const Panels<Isa>& b, Ahead& ahead) {
+  constexpr int kLanes = Isa::kLanes, kElements = kPairs ? 2 : 1;
   for (int key = 0; key < b.columns; key += kLanes) {
     const int width = b.width(key);
     float* to = b.at(key);
-    int ahead = 0;
-    for (int d = 0; d < head_dim; d += kStep) {
-      // The rows ahead spread over the steps, whole rows each: neighbouring lines share a DRAM page.
-      for (const int until = kLanes * min(d + kStep, head_dim) / head_dim; ahead < until; ++ahead) prefetch(next[key + ahead], head_dim * int(sizeof(T)));
-      const int count = min(kStep, head_dim - d);
-      F x[kLanes];
+    for (int i = 0; i < b.depth; i += kLanes) {
+      ahead.step();
+      typename Isa::F x[kLanes];
+      const int count = head_dim - i * kElements;
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        const T* from = static_cast<const T*>(rows[key + i]) + d;
+      for (int j = 0; j < kLanes; ++j) {
+        const T* from = static_cast<const T*>(rows[key + j]) + i * kElements;
         if constexpr (kPairs) {
-          x[i] = count == kStep ? Isa::load_pairs(from) : Isa::load_pairs(from, count);
+          x[j] = count >= 2 * kLanes ? Isa::load_pairs(from) : Isa::load_pairs(from, count);
         } else {
-          x[i] = count == kStep ? Isa::load(from) : Isa::load(from, count);
+          x[j] = count >= kLanes ? Isa::load(from) : Isa::load(from, count);
         }
       }
       Isa::transpose(x);
-      if (count == kStep) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) Isa::store(to + i * width, x[i]);
-        to += kLanes * width;
-      } else {
-        for (int i = 0; i < count / (kStep / kLanes); ++i) Isa::store(to + i * width, x[i]);
-      }
+      for (int j = 0; j < kLanes; ++j, to += width) Isa::store(to, x[j]);
     }
   }
 }
 
-/// b[key, i] = rows[key][i], or for pairs b[j, i] = (rows[2j][i], rows[2j + 1][i]); columns past head_dim are zeros.
+/// Packs values: what ValueColumns yields.
 template <class Isa, bool kPairs, class T>
-void pack_values(const void* const* rows, int head_dim, const Panels<Isa>& b, const void* const* next) {
-  using F = typename Isa::F;
-  constexpr int kLanes = Isa::kLanes;
-  const auto vector = [&](const void* row, int d) -> F { return load_part<Isa>(static_cast<const T*>(row), d, head_dim); };
-  for (int column = 0; column < b.columns;) {
-    const int width = b.width(column);
+void pack_values(const void* const* rows, int head_dim, const Panels<Isa>& b, Ahead& ahead) {
+  auto pack = [&]<int kVectors>(int column) {
     float* to = b.at(column);
-    for (int i = 0; i < b.depth; ++i, to += width) {
-      if (column == 0)
-        for (int j = i * (kPairs ? 2 : 1); j < (i + 1) * (kPairs ? 2 : 1); ++j) prefetch(next[j], head_dim * int(sizeof(T)));
-      for (int d = 0; d < width; d += kLanes) {
-        if constexpr (kPairs) {
-          Isa::store(to + d, Isa::interleave(vector(rows[2 * i], column + d), vector(rows[2 * i + 1], column + d)));
-        } else {
-          Isa::store(to + d, vector(rows[i], column + d));
-        }
-      }
+    for (int i = 0; i < b.depth; ++i) {
+      ahead.step();
+      typename Isa::F x[kVectors];
+      ValueColumns<Isa, kPairs, T, kVectors>{rows, column, head_dim}(i, x);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v, to += Isa::kLanes) Isa::store(to, x[v]);
     }
-    column += width;
+  };
+  for (int column = 0; column < b.columns; column += b.width(column)) {
+    if (b.width(column) > Isa::kLanes) pack.template operator()<kBlockVectors<Isa>>(column);
+    else
+      pack.template operator()<1>(column);
   }
 }
 
-/// One row of a from a query row.
+/// scores = q k^T of packed keys. Few rows leave time to prefetch.
+template <class Isa, bool kPairs>
+void score(const float* q, int64_t q_stride, int rows, const Panels<Isa>& keys, float* scores, int64_t scores_stride, bool few, Ahead& ahead) {
+  const auto packed = [&]<int kVectors>(int column) { return PackedColumns<Isa, kVectors>{keys.at(column)}; };
+  const auto stepping = [&]<int kVectors>(int column) { return SteppingColumns<PackedColumns<Isa, kVectors>>{{keys.at(column)}, ahead}; };
+  if (rows == 1) return multiply<Isa, kPairs, 1>(q, q_stride, rows, keys, scores, scores_stride, false, stepping);
+  if (few) return multiply<Isa, kPairs, kBlockRows>(q, q_stride, rows, keys, scores, scores_stride, false, stepping);
+  multiply<Isa, kPairs, kBlockRows>(q, q_stride, rows, keys, scores, scores_stride, false, packed);
+}
+
+/// out += p v. Few rows take the values where they are, which costs less than to pack them.
+template <class Isa, bool kPairs, class T>
+void add_values_in_place(const float* p, int64_t p_stride, int rows, const void* const* values, const Panels<Isa>& shape, int head_dim, float* out,
+                         int64_t out_stride, Ahead& ahead) {
+  const auto columns = [&]<int kVectors>(int column) {
+    return SteppingColumns<ValueColumns<Isa, kPairs, T, kVectors>>{{values, column, head_dim}, ahead};
+  };
+  if (rows == 1) return multiply<Isa, kPairs, 1>(p, p_stride, rows, shape, out, out_stride, true, columns);
+  multiply<Isa, kPairs, kBlockRows>(p, p_stride, rows, shape, out, out_stride, true, columns);
+}
+template <class Isa, bool kPairs>
+void add_values(const float* p, int64_t p_stride, int rows, const Panels<Isa>& values, float* out, int64_t out_stride) {
+  const auto packed = [&]<int kVectors>(int column) { return PackedColumns<Isa, kVectors>{values.at(column)}; };
+  multiply<Isa, kPairs, kBlockRows>(p, p_stride, rows, values, out, out_stride, true, packed);
+}
+
+/// One row of a from a query row, zeros up to a whole vector.
 template <class Isa, bool kPairs, class T>
 void pack_query(const T* from, int head_dim, float* to) {
   if constexpr (kPairs) {
-    __builtin_memcpy(to, from, size_t(head_dim) * sizeof(T));
+    for (int d = 0; d < head_dim; d += 2 * Isa::kLanes, to += Isa::kLanes)
+      Isa::store(to, d + 2 * Isa::kLanes <= head_dim ? Isa::load_pairs(from + d) : Isa::load_pairs(from + d, head_dim - d));
   } else {
-    int d = 0;
-    for (; d + Isa::kLanes <= head_dim; d += Isa::kLanes) Isa::store(to + d, Isa::load(from + d));
-    if (d < head_dim) Isa::store(to + d, Isa::load(from + d, head_dim - d), head_dim - d);
+    for (int d = 0; d < head_dim; d += Isa::kLanes) Isa::store(to + d, load_part<Isa>(from, d, head_dim));
   }
 }
 
@@ -229,11 +310,10 @@ void transform_row(float* s, int columns, float sm_scale, float slope, float dis
   }
 }
 
-/// to = to * keep + from * weight; `to` is padded to whole vectors, `from` is not.
+/// to += from * weight; `to` is padded to whole vectors, `from` is not.
 template <class Isa>
-void blend_row(float* to, const float* from, int head_dim, float keep, float weight) {
-  for (int d = 0; d < head_dim; d += Isa::kLanes)
-    Isa::store(to + d, Isa::fma(load_part<Isa>(from, d, head_dim), Isa::set(weight), Isa::load(to + d) * Isa::set(keep)));
+void add_row(float* to, const float* from, int head_dim, float weight) {
+  for (int d = 0; d < head_dim; d += Isa::kLanes) Isa::store(to + d, Isa::fma(load_part<Isa>(from, d, head_dim), Isa::set(weight), Isa::load(to + d)));
 }
 
 /// to = from * scale in the type of the output.
