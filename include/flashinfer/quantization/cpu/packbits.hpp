@@ -17,10 +17,16 @@ inline constexpr int64_t kPackbitsGrain = 16384;  // bytes of output: some 10 us
 /// Bytes [begin, end) of a packed run of num_bits booleans.
 template <BitOrder kOrder>
 void pack_run(const uint8_t* input, int64_t num_bits, uint8_t* output, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    uint64_t booleans = 0;
-    std::memcpy(&booleans, input + 8 * i, size_t(std::min<int64_t>(8, num_bits - 8 * i)));
+  uint64_t booleans;
+  const int64_t whole = std::clamp(num_bits / 8, begin, end);  // only the last byte may have fewer than eight
+  for (int64_t i = begin; i < whole; ++i) {
+    std::memcpy(&booleans, input + 8 * i, 8);
     output[i] = pack8<kOrder>(booleans);
+  }
+  if (whole < end) {
+    booleans = 0;
+    std::memcpy(&booleans, input + 8 * whole, size_t(num_bits - 8 * whole));
+    output[whole] = pack8<kOrder>(booleans);
   }
 }
 
