@@ -3,6 +3,7 @@
 // The library is compiled for plain x86-64. A kernel is a template on an ISA tag (Baseline, Avx2, Avx512: cpu/vec_*.hpp) whose
 // vector operations carry the target attribute. The kernel itself carries none: dispatch_isa calls it from an entry function
 // with the same attribute and `flatten`, which inlines everything below it, so the whole loop is compiled for that target.
+// clang flattens one level only: functions and lambdas below the entry are FLASHINFER_INLINE.
 #pragma once
 
 #include <cstdlib>
@@ -11,6 +12,8 @@
 #include <flashinfer/cpu/vec_avx2.hpp>
 #include <flashinfer/cpu/vec_avx512.hpp>
 #include <flashinfer/cpu/vec_baseline.hpp>
+
+#define FLASHINFER_INLINE __attribute__((always_inline))
 
 namespace flashinfer::cpu {
 

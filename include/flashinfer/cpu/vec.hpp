@@ -9,7 +9,7 @@ namespace flashinfer::cpu {
 
 /// f(i) for every whole vector of n elements, then f(i, count) for the rest: for Isa::load(p + i, count...).
 template <class Isa, class F>
-void for_each_vec(int64_t n, const F& f) {
+FLASHINFER_INLINE inline void for_each_vec(int64_t n, const F& f) {
   int64_t i = 0;
   for (; i + Isa::kLanes <= n; i += Isa::kLanes) f(i);
   if (i < n) f(i, int(n - i));
@@ -18,7 +18,7 @@ void for_each_vec(int64_t n, const F& f) {
 namespace detail {
 /// c[0] x^n + ... + c[n].
 template <class Isa, int kCount>
-typename Isa::F polynomial(const typename Isa::F& x, const float (&c)[kCount]) {
+FLASHINFER_INLINE inline typename Isa::F polynomial(const typename Isa::F& x, const float (&c)[kCount]) {
   typename Isa::F y = Isa::set(c[0]);
   for (int i = 1; i < kCount; ++i) y = Isa::fma(y, x, Isa::set(c[i]));
   return y;
@@ -27,7 +27,7 @@ typename Isa::F polynomial(const typename Isa::F& x, const float (&c)[kCount]) {
 
 /// 2^x within 2 ulp; exp2(-inf) is 0, NaN stays NaN.
 template <class Isa>
-typename Isa::F exp2(const typename Isa::F& x) {
+FLASHINFER_INLINE inline typename Isa::F exp2(const typename Isa::F& x) {
   // Outside the clamp the result is 0 or infinity, and inside it n fits scale_by_power_of_two.
   const typename Isa::F a = Isa::min(Isa::set(140.0f), Isa::max(Isa::set(-200.0f), x));
   const typename Isa::F n = Isa::round(a);
@@ -37,7 +37,7 @@ typename Isa::F exp2(const typename Isa::F& x) {
 
 /// e^x within 2 ulp; exp(-inf) is 0, NaN stays NaN.
 template <class Isa>
-typename Isa::F exp(const typename Isa::F& x) {
+FLASHINFER_INLINE inline typename Isa::F exp(const typename Isa::F& x) {
   const typename Isa::F a = Isa::min(Isa::set(97.0f), Isa::max(Isa::set(-130.0f), x));
   const typename Isa::F n = Isa::round(a * Isa::set(kLog2e));
   // r = a - n ln2 with ln2 in two parts, the first with few enough bits that n times it is exact.
@@ -48,20 +48,20 @@ typename Isa::F exp(const typename Isa::F& x) {
 
 /// 1 / (1 + e^-x).
 template <class Isa>
-typename Isa::F sigmoid(const typename Isa::F& x) {
+FLASHINFER_INLINE inline typename Isa::F sigmoid(const typename Isa::F& x) {
   return Isa::set(1.0f) / (Isa::set(1.0f) + exp<Isa>(Isa::set(0.0f) - x));
 }
 
 /// tanh(x), relative error below 1e-6 from |x| = 0.1 up and absolute error below 1e-7 under it.
 template <class Isa>
-typename Isa::F tanh(const typename Isa::F& x) {
+FLASHINFER_INLINE inline typename Isa::F tanh(const typename Isa::F& x) {
   return Isa::fma(Isa::set(2.0f), sigmoid<Isa>(x + x), Isa::set(-1.0f));
 }
 
 /// The normal distribution function, Phi(x) = erfc(-x / sqrt(2)) / 2: gelu(x) is x * normal_cdf(x). Relative error below 1e-5
 /// down to its smallest normal results.
 template <class Isa>
-typename Isa::F normal_cdf(const typename Isa::F& x) {
+FLASHINFER_INLINE inline typename Isa::F normal_cdf(const typename Isa::F& x) {
   // erfc(z) = t exp(-z^2 + p(t)) for z >= 0, t = 1 / (1 + z / 2); p fitted on z in [0, 11].
   const typename Isa::F z = Isa::abs(x) * Isa::set(0.70710678f);
   const typename Isa::F t = Isa::set(1.0f) / Isa::fma(z, Isa::set(0.5f), Isa::set(1.0f));

@@ -12,7 +12,7 @@
 namespace flashinfer::cpu {
 
 template <class Isa, Activation kActivation>
-typename Isa::F activate(const typename Isa::F& x) {
+FLASHINFER_INLINE inline typename Isa::F activate(const typename Isa::F& x) {
   if constexpr (kActivation == Activation::silu) return x / (Isa::set(1) + exp<Isa>(Isa::set(0) - x));
   if constexpr (kActivation == Activation::gelu) return x * normal_cdf<Isa>(x);
   if constexpr (kActivation == Activation::gelu_tanh) {
@@ -22,8 +22,8 @@ typename Isa::F activate(const typename Isa::F& x) {
 }
 
 template <class Isa, Activation kActivation, class T>
-void act_and_mul_row(const T* gate, const T* up, T* output, int64_t dim) {
-  for_each_vec<Isa>(dim, [&](int64_t i, auto... count) {
+FLASHINFER_INLINE inline void act_and_mul_row(const T* gate, const T* up, T* output, int64_t dim) {
+  for_each_vec<Isa>(dim, [&](int64_t i, auto... count) FLASHINFER_INLINE {
     Isa::store(output + i, activate<Isa, kActivation>(Isa::load(gate + i, count...)) * Isa::load(up + i, count...), count...);
   });
 }
@@ -44,7 +44,7 @@ inline void act_and_mul(const ActAndMulParams& p, Activation activation, DType d
   dispatch_dtype<DType::f32, DType::f16, DType::bf16>(dtype, [&]<class T>(T) {
     dispatch_activation(activation, [&](auto kActivation) {
       parallel_for(p.num_rows * pieces, grain, [&](int64_t begin, int64_t end) {
-        dispatch_isa([&]<class Isa>(Isa) {
+        dispatch_isa([&]<class Isa>(Isa) FLASHINFER_INLINE {
           for (int64_t i = begin; i < end; ++i) {
             const int64_t row = i / pieces, at = i % pieces * kPiece;
             const T* gate = static_cast<const T*>(p.input) + p.input_rows.offset(row) + at;

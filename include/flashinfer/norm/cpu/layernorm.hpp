@@ -13,14 +13,14 @@
 namespace flashinfer::cpu {
 
 template <class Isa, class In, class Weight, class Out>
-void layernorm_row(const LayernormParams& p, int64_t row) {
+FLASHINFER_INLINE inline void layernorm_row(const LayernormParams& p, int64_t row) {
   using F = typename Isa::F;
   const In* input = static_cast<const In*>(p.input) + p.input_rows.offset(row);
   const Weight *gamma = static_cast<const Weight*>(p.gamma), *beta = static_cast<const Weight*>(p.beta);
   Out* output = static_cast<Out*>(p.output) + p.output_rows.offset(row);
 
   F sum = Isa::set(0), more = Isa::set(0);  // two chains: an addition takes four cycles
-  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) {
+  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
     sum = sum + Isa::load(input + i, count...);
     std::swap(sum, more);
   });
@@ -28,7 +28,7 @@ void layernorm_row(const LayernormParams& p, int64_t row) {
 
   F squares = Isa::set(0);
   more = Isa::set(0);
-  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) {
+  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
     F x = Isa::load(input + i, count...) - mean;
     if constexpr (sizeof...(count) > 0) x = Isa::select(Isa::first(count...), x, Isa::set(0));
     squares = Isa::fma(x, x, squares);
@@ -37,7 +37,7 @@ void layernorm_row(const LayernormParams& p, int64_t row) {
   const F scale = Isa::set(1.0f / std::sqrt(Isa::sum(squares + more) / float(p.hidden_size) + p.eps));
   const F inverse_scale = Isa::set(1.0f / (p.scale ? *p.scale : p.scale_value));
 
-  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) {
+  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
     F x = Isa::fma((Isa::load(input + i, count...) - mean) * scale, Isa::load(gamma + i, count...), Isa::load(beta + i, count...));
     if constexpr (is_float8(dtype_v<Out>)) {
       In rounded[Isa::kLanes];
@@ -54,7 +54,7 @@ inline void layernorm(const LayernormParams& p, DType input, DType weight, DType
     dispatch_dtype<DType::f32, dtype_v<In>>(weight, [&]<class Weight>(Weight) {
       dispatch_dtype<dtype_v<In>, DType::e4m3, DType::e5m2>(output, [&]<class Out>(Out) {
         parallel_for(p.num_rows, grain, [&](int64_t begin, int64_t end) {
-          dispatch_isa([&]<class Isa>(Isa) {
+          dispatch_isa([&]<class Isa>(Isa) FLASHINFER_INLINE {
             for (int64_t row = begin; row < end; ++row) layernorm_row<Isa, In, Weight, Out>(p, row);
           });
         });

@@ -13,7 +13,7 @@
 namespace flashinfer::cpu {
 
 template <class Isa, class In, class Weight, class Out>
-void rmsnorm_row(const RmsnormParams& p, int64_t row) {
+FLASHINFER_INLINE inline void rmsnorm_row(const RmsnormParams& p, int64_t row) {
   using F = typename Isa::F;
   const In* input = static_cast<const In*>(p.input) + p.input_rows.offset(row);
   In* residual = p.residual ? static_cast<In*>(p.residual) + p.residual_rows.offset(row) : nullptr;
@@ -21,7 +21,7 @@ void rmsnorm_row(const RmsnormParams& p, int64_t row) {
   Out* output = static_cast<Out*>(p.output) + p.output_rows.offset(row);
 
   F squares = Isa::set(0), more = Isa::set(0);  // two chains: an addition takes four cycles
-  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) {
+  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
     F x = Isa::load(input + i, count...);
     if (residual) x = x + Isa::load(residual + i, count...);
     squares = Isa::fma(x, x, squares);
@@ -31,7 +31,7 @@ void rmsnorm_row(const RmsnormParams& p, int64_t row) {
   const F scale = Isa::set(1.0f / std::sqrt(mean + p.eps));
   const F inverse_scale = Isa::set(1.0f / (p.scale ? *p.scale : p.scale_value)), bias = Isa::set(p.weight_bias);
 
-  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) {
+  for_each_vec<Isa>(p.hidden_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
     F x = Isa::load(input + i, count...);
     if (residual) {
       x = x + Isa::load(residual + i, count...);
@@ -49,7 +49,7 @@ inline void rmsnorm(const RmsnormParams& p, DType input, DType weight, DType out
     dispatch_dtype<DType::f32, dtype_v<In>>(weight, [&]<class Weight>(Weight) {
       dispatch_dtype<dtype_v<In>, DType::e4m3, DType::e5m2>(output, [&]<class Out>(Out) {
         parallel_for(p.num_rows, grain, [&](int64_t begin, int64_t end) {
-          dispatch_isa([&]<class Isa>(Isa) {
+          dispatch_isa([&]<class Isa>(Isa) FLASHINFER_INLINE {
             for (int64_t row = begin; row < end; ++row) rmsnorm_row<Isa, In, Weight, Out>(p, row);
           });
         });
