@@ -5,7 +5,7 @@
 
 namespace flashinfer {
 
-enum class DType : uint8_t { f32, f16, bf16, e4m3, e5m2, f64, i32, i64, u8, boolean };
+enum class DType : uint8_t { f32, f16, bf16, e4m3, e5m2, f64, i32, i64, i8, u8, boolean };
 
 /// Bytes of one element.
 FLASHINFER_HOST_DEVICE constexpr int size_of(DType dtype) {
@@ -31,6 +31,7 @@ FLASHINFER_HOST_DEVICE constexpr const char* name_of(DType dtype) {
     case DType::f64: return "f64";
     case DType::i32: return "i32";
     case DType::i64: return "i64";
+    case DType::i8: return "i8";
     case DType::u8: return "u8";
     case DType::boolean: return "boolean";
   }

@@ -14,22 +14,22 @@ struct GetSeqLensParams {
   int32_t page_size = 0;
 };
 
-template <class Index>
+template <class Index, class Length>
 FLASHINFER_HOST_DEVICE void write_seq_len(const GetSeqLensParams& p, int64_t request) {
   const Index* indptr = static_cast<const Index*>(p.kv_indptr);
-  const Index full_pages = max(Index(indptr[request + 1] - indptr[request] - 1), Index(0));
-  static_cast<Index*>(p.seq_lens)[request] = full_pages * p.page_size + static_cast<const Index*>(p.kv_last_page_len)[request];
+  const Length full_pages = max(Length(indptr[request + 1] - indptr[request] - 1), Length(0));
+  static_cast<Length*>(p.seq_lens)[request] = full_pages * p.page_size + static_cast<const Length*>(p.kv_last_page_len)[request];
 }
 
 struct GetSeqLensConfig {
-  DType index = DType::i32;
+  DType indptr = DType::i32, length = DType::i32;
 
   static constexpr const char* kName = "GetSeqLensConfig";
   static constexpr const char* kKernel = "GetSeqLensKernel";
   static constexpr const char* kHeader = "page/gpu/get_seq_lens_kernel.cuh";
   template <class F>
   FLASHINFER_HOST_DEVICE constexpr void for_each_field(F&& f) const {
-    f("index", index);
+    f("indptr", indptr), f("length", length);
   }
   static constexpr int kThreads = 128;
 };

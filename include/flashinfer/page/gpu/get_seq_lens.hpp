@@ -6,8 +6,7 @@
 
 namespace flashinfer::gpu {
 
-inline void get_seq_lens(const GetSeqLensParams& params, DType index, const Context& context) {
-  const GetSeqLensConfig config{index};
+inline void get_seq_lens(const GetSeqLensParams& params, const GetSeqLensConfig& config, const Context& context) {
   LaunchShape shape;
   shape.grid = {uint32_t(ceil_div(params.batch_size, int64_t(config.kThreads)))};
   shape.block = {uint32_t(config.kThreads)};

@@ -22,7 +22,9 @@ struct GetSeqLensKernel {
     const int64_t request = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
-    if (request < p.batch_size) write_seq_len<conditional_t<kConfig.index == DType::i64, int64_t, int32_t>>(p, request);
+    using Index = conditional_t<kConfig.indptr == DType::i64, int64_t, int32_t>;
+    using Length = conditional_t<kConfig.length == DType::i64, int64_t, int32_t>;
+    if (request < p.batch_size) write_seq_len<Index, Length>(p, request);
   }
 };
 

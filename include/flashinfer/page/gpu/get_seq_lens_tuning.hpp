@@ -9,7 +9,7 @@ namespace flashinfer::gpu {
 /// What a kernel is likely to be asked for: precompiled without a GPU.
 template <class Visit>
 constexpr void for_each_tuned_get_seq_lens(Arch, Visit&& visit) {
-  for (DType index : {DType::i32, DType::i64}) visit(GetSeqLensConfig{index});
+  for (DType index : {DType::i32, DType::i64}) visit(GetSeqLensConfig{index, index});
 }
 
 }  // namespace flashinfer::gpu
