@@ -14,6 +14,7 @@ struct Baseline {
 
   typedef float Floats __attribute__((vector_size(16)));
   typedef int32_t Words __attribute__((vector_size(16)));
+  typedef uint16_t HalfWords __attribute__((vector_size(8)));
 
   /// A vector of floats.
   struct F {
@@ -77,6 +78,10 @@ struct Baseline {
     F a;
     if constexpr (is_same_v<T, float>) {
       std::memcpy(&a.v, p, sizeof(a.v));
+    } else if constexpr (is_same_v<T, bf16>) {
+      HalfWords bits;
+      std::memcpy(&bits, p, sizeof(bits));
+      a.v = Floats(__builtin_convertvector(bits, Words) << 16);
     } else {
       for (int i = 0; i < kLanes; ++i) a.v[i] = to_float(p[i]);
     }
@@ -94,6 +99,12 @@ struct Baseline {
   static void store(T* p, const F& a) {
     if constexpr (is_same_v<T, float>) {
       std::memcpy(p, &a.v, sizeof(a.v));
+    } else if constexpr (is_same_v<T, bf16>) {
+      const Words word = Words(a.v), high = word >> 16 & 0xffff;
+      const Words up = (word & 0xffff) + 0x7fff + (high & 1);  // carries into bit 16 where the half is to be rounded up
+      const Words is_nan = Words(a.v != a.v);
+      const HalfWords bits = __builtin_convertvector(((high + (up >> 16)) & ~is_nan) | (((high & 0x8000) | 0x7fc0) & is_nan), HalfWords);
+      std::memcpy(p, &bits, sizeof(bits));
     } else {
       for (int i = 0; i < kLanes; ++i) p[i] = from_float<T>(a.v[i]);
     }
