@@ -187,6 +187,14 @@ def sample(seed, device="cpu", decode=False):
     return batch, options, form
 
 
+def lse_bound(batch, options, device):
+    """GPU kernels round rotated queries and keys to their 16-bit type, and the reference does not: logits are off by about that
+    rounding times their size, which is up to 30 here."""
+    if device == "cpu" or options.get("pos_encoding_mode") != "ROPE_LLAMA":
+        return 5e-3
+    return 4e-2 if batch.q.dtype == torch.bfloat16 else 1e-2
+
+
 def check_lse(lse, reference, bound=5e-3):
     """Base-2 log-sum-exp: -inf where the reference is, else near it."""
     lse, reference = lse.detach().cpu().double(), reference.cpu()
