@@ -6,52 +6,12 @@
 
 #include <flashinfer/attention/attention_check.hpp>
 #include <flashinfer/attention/attention_lengths.hpp>
+#include <flashinfer/attention/attention_workspace.hpp>
 #include <flashinfer/attention/cpu/attention.hpp>
 #include <flashinfer/attention/gpu/attention.hpp>
-#include <flashinfer/core/workspace.hpp>
 #include <flashinfer/runtime/kernel_source.hpp>
 
 namespace flashinfer {
-
-/// Bytes of the two scratch buffers. They belong to one plan from plan_attention() to the end of the last attention() with it.
-struct AttentionWorkspace {
-  int64_t float_bytes = 0;  // partial results; may be shared by plans whose attention() never overlap
-  int64_t int_bytes = 0;    // the plan itself, and host arrays on their way to the device
-};
-
-struct AttentionPlanOptions {
-  int32_t num_sms = 0;       // SMs to use, 0: all
-  bool reusable = false;     // sizes depend on capacities alone, so that a captured attention() stays valid when its plan is made again
-  int32_t least_kv_len = 0;  // above 0: requests that have keys must have this many; lengths on the device are read back for it
-  const char* op = "plan_attention";  // whom errors name
-};
-
-/// What a batch may reach at most, where the workspace must be known before the lengths are.
-struct AttentionCapacity {
-  int32_t batch_size = 1;
-  int64_t num_indices = 0;      // pages, or key tokens when ragged; 0: unknown
-  bool upload_indices = false;  // page ids come from the host and have no home on the device
-};
-
-/// A plan and what attention() checks its tensors against: a value, whose arrays lie in the workspaces and in the caller's tensors.
-struct PlannedAttention {
-  AttentionPlan plan;
-  AttentionProblem problem;
-  AttentionConfig config;  // of the GPU's kernel
-  Device device;
-  bool reusable = false;
-  int32_t max_workers = 0;            // capacity; plan.max_workers is what this batch needs
-  int64_t total_qo_len = -1;          // rows of q; -1: known on the device alone
-  int64_t total_kv_len = -1;          // ragged: rows of k
-  int32_t max_page = -1;              // paged: the largest page id; -1: known on the device alone
-  const int32_t* kv_indices = nullptr;
-  int32_t num_indices = 0;
-  const int32_t* mask_indptr = nullptr;    // with a custom mask: [batch_size + 1] bytes
-  const int64_t* mask_elements = nullptr;  // [batch_size + 1] elements, for segment_packbits
-  int64_t mask_bits = 0;                   // elements of the whole mask
-  int64_t mask_bytes = 0;
-  AttentionWorkspace workspace;  // what of the buffers is in use
-};
 
 /// What may change from one attention() to the next.
 struct AttentionArguments {
@@ -71,38 +31,6 @@ namespace detail {
 inline constexpr int32_t kMinKeysPerWorker = 256;
 /// What queries are taken for where only the device knows their lengths: prefill.
 inline constexpr int32_t kLongQoLen = 512;
-
-/// Where everything lies in the two buffers.
-struct AttentionLayout {
-  int64_t counters, header, starts, qo_indptr, kv_indptr, last_page_len, mask_elements, mask_indptr, kv_indices;
-  int64_t partial_out, partial_max, partial_sum;
-  AttentionWorkspace size;
-};
-
-inline int64_t partial_bytes(const AttentionPlan& plan, int32_t vo_tile, int64_t num_slots, AttentionLayout* layout = nullptr) {
-  WorkspaceLayout walk;
-  const int64_t out = walk.add<float>(num_slots * plan.q_tile * vo_tile);
-  const int64_t max = walk.add<float>(num_slots * plan.q_tile);
-  const int64_t sum = walk.add<float>(num_slots * plan.q_tile);
-  if (layout) layout->partial_out = out, layout->partial_max = max, layout->partial_sum = sum;
-  return walk.size;
-}
-
-inline AttentionLayout layout_of(const AttentionPlan& plan, int32_t vo_tile, bool custom_mask, int64_t uploaded_indices) {
-  AttentionLayout layout{};
-  WorkspaceLayout walk;
-  layout.counters = walk.add<int32_t>(plan.max_slots);
-  layout.header = walk.add<PlanHeader>(1);
-  layout.starts = walk.add<WorkerStart>(plan.max_workers);
-  layout.qo_indptr = walk.add<int32_t>(plan.batch_size + 1);
-  layout.kv_indptr = walk.add<int32_t>(plan.batch_size + 1);
-  layout.last_page_len = walk.add<int32_t>(plan.batch_size);
-  layout.mask_elements = walk.add<int64_t>(custom_mask ? plan.batch_size + 1 : 0);
-  layout.mask_indptr = walk.add<int32_t>(custom_mask ? plan.batch_size + 1 : 0);
-  layout.kv_indices = walk.add<int32_t>(uploaded_indices);  // last: the only part whose size may differ between plans of one capacity
-  layout.size = {partial_bytes(plan, vo_tile, plan.max_slots, &layout), walk.size};
-  return layout;
-}
 
 /// The kernel for a problem, and the shape of its plan. Workers depend on the device alone, not on the batch.
 inline PlannedAttention shape_plan(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size, const AttentionPlanOptions& options,
@@ -144,81 +72,6 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
   return planned;
 }
 
-/// Slots of a batch-invariant plan for any batch within the capacity; -1 where nothing bounds them.
-inline int64_t most_slots(const PlannedAttention& planned, int64_t num_indices, bool uniform_qo_len) {
-  const AttentionPlan& plan = planned.plan;
-  const int64_t qo_len = uniform_qo_len ? plan.uniform_qo_len : planned.problem.max_qo_len;
-  if (qo_len == 0 || num_indices == 0) return -1;
-  const int64_t q_tiles = ceil_div(qo_len * plan.group_size(), int64_t(plan.q_tile));
-  // A request longer than a cut has ceil(kv_len / cut) units, and there are at most total / cut such requests.
-  const int64_t cuts = num_indices * max(plan.page_size, 1) / (int64_t(plan.cut_tiles) * plan.kv_tile);
-  return plan.num_heads() * q_tiles * (cuts + min(int64_t(plan.batch_size), cuts));
-}
-
-/// Decides max_workers and max_slots. `num_slots`: what a batch-invariant plan needs, -1 where nothing bounds it.
-/// `float_bytes` < 0: as much as it takes.
-inline void size_plan(const Check& check, PlannedAttention& planned, int64_t num_slots, int64_t float_bytes) {
-  AttentionPlan& plan = planned.plan;
-  const int32_t vo_tile = planned.config.vo_tile;
-  const auto fits = [&](int64_t slots) { return float_bytes < 0 || partial_bytes(plan, vo_tile, slots) <= float_bytes; };
-  const auto never_cut = [&] { plan.batch_invariant = 1, plan.cut_tiles = 0, plan.max_slots = 0; };
-  plan.max_workers = planned.max_workers;
-  if (plan.batch_invariant && (plan.cut_tiles == 0 || num_slots < 0)) return never_cut();
-  if (plan.batch_invariant) {
-    check.that(num_slots <= INT32_MAX, "fixed_split_size", "fewer than 2^31 partial results", [&] { return std::to_string(num_slots); });
-    check.that(fits(num_slots), "float_workspace", [&] { return "at least " + std::to_string(partial_bytes(plan, vo_tile, num_slots)) + " bytes for this split"; },
-               [&] { return std::to_string(float_bytes) + " bytes"; });
-    plan.max_slots = int32_t(num_slots);
-    return;
-  }
-  if (!fits(2 * int64_t(plan.max_workers))) {
-    const int64_t slot_bytes = int64_t(plan.q_tile) * (vo_tile + 2) * int64_t(sizeof(float));
-    const int64_t fit = max(float_bytes - 3 * WorkspaceLayout::kAlignment, int64_t(0)) / slot_bytes / 2;
-    if (2 * fit < plan.max_workers) return never_cut();
-    plan.max_workers = int32_t(fit);
-    planned.max_workers = plan.max_workers;
-  }
-  plan.max_slots = 2 * plan.max_workers;
-}
-
-/// Workers that a batch of known lengths keeps busy: its workspace need not hold more.
-inline void drop_idle_workers(PlannedAttention& planned) {
-  AttentionPlan& plan = planned.plan;
-  int64_t units = 0;
-  for (int32_t r = 0; r < plan.batch_size; ++r) units += RequestWork(plan, r).total_units(plan);
-  plan.max_workers = max(busy_workers(plan, units), int32_t(1));
-  planned.max_workers = plan.max_workers;
-}
-
-inline int64_t count_slots(const AttentionPlan& plan) {
-  int64_t slots = 0;
-  for (int32_t r = 0; r < plan.batch_size; ++r) slots += RequestWork(plan, r).total_slots(plan);
-  return slots;
-}
-
-inline void check_workspace(const Check& check, const char* argument, const TensorView& t, int64_t needed, Device device) {
-  check.device(argument, t, device);
-  check.contiguous(argument, t);
-  if (uintptr_t(t.data) % 16 != 0)
-    throw InvalidArgument(check.op, argument, std::string(argument) + " must be 16-byte aligned, got data_ptr % 16 = " + std::to_string(uintptr_t(t.data) % 16));
-  check.that(t.numel() * size_of(t.dtype) >= needed, argument, [&] { return "at least " + std::to_string(needed) + " bytes"; },
-             [&] { return std::to_string(t.numel() * size_of(t.dtype)) + " bytes"; });
-}
-
-inline bool lengths_on_host(const AttentionLengths& lengths) {
-  const auto here = [](const TensorView& t) { return !t || t.is_cpu(); };
-  return here(lengths.qo_indptr) && here(lengths.kv_indptr) && here(lengths.last_page_len);
-}
-inline bool is_uniform(const AttentionLengths& lengths) { return !lengths.qo_indptr && !lengths.kv_indptr; }
-
-/// Page ids that must travel through the int workspace: on the host, without a home, and not readable where they are.
-inline int64_t uploaded_indices(const AttentionLengths& lengths, const AttentionLengths& homes, Device device) {
-  const TensorView& t = lengths.kv_indices;
-  if (!t || !t.is_cpu() || homes.kv_indices) return 0;
-  if (device.type == DeviceType::cpu && t.dtype == DType::i32 && t.is_contiguous()) return 0;
-  return t.size(0);
-}
-
 /// Copies device arrays to the host, so that they are checked like the host's. Synchronises.
 inline AttentionLengths fetch_lengths(const AttentionLengths& lengths, std::vector<int32_t> (&memory)[4], const Context& context) {
   AttentionLengths fetched = lengths;
@@ -232,10 +85,6 @@ inline AttentionLengths fetch_lengths(const AttentionLengths& lengths, std::vect
   }
   return fetched;
 }
-
-}  // namespace detail
-
-namespace detail {
 
 /// Everything about a plan but where it lies.
 struct PreparedPlan {
