@@ -129,3 +129,43 @@ def test_numpy_and_jax():
 
     v_out, s_out = flashinfer.merge_states(jnp.stack([v, 3 * v], 1), jnp.stack([s, s], 1))
     assert isinstance(v_out, type(jnp.zeros(1))) and np.all(np.asarray(v_out) == 2) and np.all(np.asarray(s_out) == 1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("page_size,layout", [(1, "NHD"), (4, "HND")])
+def test_levels(randn, generator, check, nans, device, causal, page_size, layout):
+    """Three levels: a prefix of all requests, one of each pair, and their own keys."""
+    heads, kv_heads, dim, dtype = 6, 2, 64, torch.float32 if device == "cpu" else torch.bfloat16
+    prefix, pairs, own, qo_lens = 20, [8, 12], [5, 9, 16, 3], [2, 1, 16, 3]
+    lens = [[prefix], pairs, own]
+    members = [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0], [1], [2], [3]]]
+    counts = [[-(-n // page_size) for n in level] for level in lens]
+    num_pages = sum(map(sum, counts)) + 2
+    ids = torch.randperm(num_pages, generator=generator).tolist()
+    shape = (num_pages, page_size, kv_heads, dim) if layout == "NHD" else (num_pages, kv_heads, page_size, dim)
+    caches = nans(*shape, dtype=dtype), nans(*shape, dtype=dtype)
+    rows = [cache if layout == "NHD" else cache.transpose(1, 2) for cache in caches]
+    keys, indptrs, indices, lasts, used = [], [], [], [], 0
+    for level, of_level in zip(lens, counts):
+        of_entries, level_ids = [], []
+        for n, count in zip(level, of_level):
+            pages, used = ids[used : used + count], used + count
+            k, v = randn(n, kv_heads, dim, dtype=dtype), randn(n, kv_heads, dim, dtype=dtype)
+            for t in range(n):
+                rows[0][pages[t // page_size], t % page_size], rows[1][pages[t // page_size], t % page_size] = k[t], v[t]
+            of_entries.append((k, v))
+            level_ids += pages
+        keys.append(of_entries)
+        indptrs.append(torch.tensor([0, *of_level]).cumsum(0).int())
+        indices.append(torch.tensor(level_ids, dtype=torch.int32, device=device))
+        lasts.append(torch.tensor([(n - 1) % page_size + 1 for n in level], dtype=torch.int32))
+    qo_indptrs = [torch.tensor([0, *(sum(qo_lens[r] for r in group) for group in level)]).cumsum(0).int() for level in members]
+    q = randn(sum(qo_lens), heads, dim, dtype=dtype)
+    wrapper = flashinfer.MultiLevelCascadeAttentionWrapper(3, torch.empty(1 << 22, dtype=torch.uint8, device=device), layout)
+    wrapper.plan(qo_indptrs, indptrs, indices, lasts, heads, kv_heads, dim, page_size, causal=causal, q_data_type=dtype)
+    out, begin = wrapper.run(q, caches), 0
+    for r, qo_len in enumerate(qo_lens):
+        parts = [keys[0][0], keys[1][r // 2], keys[2][r]]
+        k, v = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        check(out[begin : begin + qo_len], attention(q[begin : begin + qo_len], k, v, causal=causal)[0])
+        begin += qo_len

@@ -12,6 +12,7 @@ from ._flashinfer import __version__
 
 # What Python code adds to the functions of the extension module, by the module that has it.
 _ADDED = {
+    "cascade": "MultiLevelCascadeAttentionWrapper",
     "decode": "BatchDecodeWithPagedKVCacheWrapper CUDAGraphBatchDecodeWithPagedKVCacheWrapper fast_decode_plan single_decode_with_kv_cache",
     "prefill": "BatchPrefillWithPagedKVCacheWrapper BatchPrefillWithRaggedKVCacheWrapper single_prefill_with_kv_cache "
     "single_prefill_with_kv_cache_return_lse",

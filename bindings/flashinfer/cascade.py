@@ -1,5 +1,57 @@
-"""Attention over unions of key sets."""
+"""Attention over unions of key sets, and of a batch whose requests share prefixes."""
 
 from ._flashinfer import merge_state, merge_state_in_place, merge_states
+from .prefill import BatchPrefillWithPagedKVCacheWrapper
 
-__all__ = ["merge_state", "merge_state_in_place", "merge_states"]
+__all__ = ["MultiLevelCascadeAttentionWrapper", "merge_state", "merge_state_in_place", "merge_states"]
+
+
+class MultiLevelCascadeAttentionWrapper:
+    """Attention of requests to the keys of several levels, from the widest shared prefix (level 0) to a request's own keys (the
+    last level): each level is one paged attention whose queries are the tokens of all requests below an entry, and the levels'
+    states are merged. Causal masks the last level only: its queries follow all keys of the levels above.
+
+    qo_indptr_arr[l], paged_kv_indptr_arr[l], paged_kv_indices_arr[l], paged_kv_last_page_len[l] are those of
+    BatchPrefillWithPagedKVCacheWrapper for level l; all levels split the same queries and read the same cache.
+    """
+
+    def __init__(self, num_levels, float_workspace_buffer, kv_layout="NHD", use_cuda_graph=False, qo_indptr_buf_arr=None,
+                 paged_kv_indptr_buf_arr=None, paged_kv_indices_buf_arr=None, paged_kv_last_page_len_buf_arr=None):  # fmt: skip
+        buffers = (qo_indptr_buf_arr, paged_kv_indptr_buf_arr, paged_kv_indices_buf_arr, paged_kv_last_page_len_buf_arr)
+        for name, of_levels in zip(("qo_indptr", "paged_kv_indptr", "paged_kv_indices", "paged_kv_last_page_len"), buffers):
+            if use_cuda_graph and (of_levels is None or len(of_levels) != num_levels):
+                raise ValueError(f"MultiLevelCascadeAttentionWrapper: {name}_buf_arr: expected a buffer for each of {num_levels} levels in cudagraph mode")
+        levels = zip(*buffers) if use_cuda_graph else [(None,) * 4] * num_levels
+        # One workspace serves all: levels run one after the other, and what must outlive a run lies in each plan's own memory.
+        self._wrappers = [BatchPrefillWithPagedKVCacheWrapper(float_workspace_buffer, kv_layout, use_cuda_graph, *level) for level in levels]
+
+    @property
+    def is_cuda_graph_enabled(self):
+        return self._wrappers[0].is_cuda_graph_enabled
+
+    def reset_workspace_buffer(self, float_workspace_buffer, int_workspace_buffers):
+        for wrapper, int_workspace_buffer in zip(self._wrappers, int_workspace_buffers, strict=True):
+            wrapper.reset_workspace_buffer(float_workspace_buffer, int_workspace_buffer)
+
+    def plan(self, qo_indptr_arr, paged_kv_indptr_arr, paged_kv_indices_arr, paged_kv_last_page_len, num_qo_heads, num_kv_heads, head_dim,
+             page_size, causal=False, pos_encoding_mode="NONE", use_fp16_qk_reduction=False, sm_scale=None, window_left=-1,
+             logits_soft_cap=None, rope_scale=None, rope_theta=None, q_data_type="float16", kv_data_type=None):  # fmt: skip
+        arrays = (qo_indptr_arr, paged_kv_indptr_arr, paged_kv_indices_arr, paged_kv_last_page_len)
+        if any(len(array) != len(self._wrappers) for array in arrays):
+            raise ValueError(f"MultiLevelCascadeAttentionWrapper.plan: expected {len(self._wrappers)} entries of every array, one of each level, "
+                             f"got {[len(array) for array in arrays]}")  # fmt: skip
+        last = self._wrappers[-1]
+        for wrapper, *level in zip(self._wrappers, *arrays):
+            wrapper.plan(*level, num_qo_heads, num_kv_heads, head_dim, page_size, causal=causal and wrapper is last, pos_encoding_mode=pos_encoding_mode,
+                         use_fp16_qk_reduction=use_fp16_qk_reduction, sm_scale=sm_scale, window_left=window_left, logits_soft_cap=logits_soft_cap,
+                         rope_scale=rope_scale, rope_theta=rope_theta, q_data_type=q_data_type, kv_data_type=kv_data_type)  # fmt: skip
+
+    begin_forward = plan
+
+    def run(self, q, paged_kv_cache):
+        out, lse = self._wrappers[-1].run(q, paged_kv_cache, return_lse=True)
+        for wrapper in self._wrappers[:-1]:
+            merge_state_in_place(out, lse, *wrapper.run(q, paged_kv_cache, return_lse=True))
+        return out
+
+    forward = run
