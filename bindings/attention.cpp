@@ -258,7 +258,8 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   const AttentionPlanOptions options{num_sms, reusable, least_kv_len, "plan"};
   if (workspace_only) {
     const AttentionWorkspace size = workspace_size(problem, lengths, homes, options, context);
-    return nb::make_tuple(size.float_bytes, size.int_bytes);
+    // Never nothing: callers hand in the buffer that they allocate by it.
+    return nb::make_tuple(max(size.float_bytes, WorkspaceLayout::kAlignment), size.int_bytes);
   }
   if (int_workspace) made.int_workspace = int_workspace->object;
   const auto int_workspace_of = [&](int64_t bytes) {

@@ -428,3 +428,18 @@ def test_device_lengths_are_not_read_back():
         wrapper.run(batch.q, caches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_pool_past_2_31_elements(check):
+    """Pages whose rows lie further than 2^31 elements and 2^32 bytes into the cache."""
+    batch = Batch([1] * 4, [40, 7, 300, 64], dtype=torch.bfloat16, seed=3, device="cuda")
+    caches, indptr, indices, last = batch.paged(16, spare_pages=0)
+    page_elements = caches[0][0].numel()
+    shift = (1 << 31) // page_elements + 1
+    pools = [torch.empty(shift + len(cache), *cache.shape[1:], dtype=cache.dtype, device="cuda") for cache in caches]
+    for pool, cache in zip(pools, caches):
+        pool[shift:] = cache
+    wrapper = BatchDecodeWithPagedKVCacheWrapper(workspace("cuda"))
+    wrapper.plan(**plan_of(batch, indptr, indices + shift, last, 16))
+    check(wrapper.run(batch.q, tuple(pools)), batch.reference()[0])
