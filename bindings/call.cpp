@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include <flashinfer/core/check.hpp>
@@ -12,7 +13,7 @@ namespace {
 
 using namespace nb::literals;
 
-constexpr const char* kDtypes = "dtype f32, f16, bf16, e4m3, e5m2, f64, i32, i64, u8 or boolean";
+constexpr const char* kDtypes = "dtype f32, f16, bf16, e4m3, e5m2, f64, i32, i64, i8, u8 or boolean";
 
 /// The first line of a Python error: torch appends a C++ stack trace.
 std::string text_of(const nb::python_error& error) {
@@ -36,6 +37,7 @@ bool to_dtype(const char* format, Py_ssize_t item_size, DType& dtype) {
     case 'f': dtype = DType::f32; return true;
     case 'e': dtype = DType::f16; return true;
     case 'd': dtype = DType::f64; return true;
+    case 'b': dtype = DType::i8; return true;
     case 'B': dtype = DType::u8; return true;
     case '?': dtype = DType::boolean; return true;
     case 'i':
@@ -99,7 +101,7 @@ TensorView Call::view_of(const char* argument, const dlpack::Tensor& t) const {
 }
 
 TensorView Call::read(const char* argument, PyObject* object, bool write, bool on_device) {
-  const TensorType& type = tensor_type(op_, argument, object);
+  const TensorType type = tensor_type(op_, argument, object);
   TensorView view;
   if (type.api && type.api->export_borrowed) {
     dlpack::Tensor borrowed;
@@ -223,12 +225,12 @@ TensorView Call::read_dlpack(const char* argument, PyObject* object, bool write,
 }
 
 void Call::use_device(const char* argument, Device device, const TensorType& type, PyObject* object) {
-  if (first_) {
+  if (first_argument_) {
     if (device == context_.device) [[likely]]
       return;
     Check(op_).fail(argument, "a tensor on " + to_string(context_.device) + " like " + first_argument_, "one on " + to_string(device));
   }
-  first_ = &type;
+  first_ = type;
   first_argument_ = argument;
   context_.device = device;
   if (device.type == DeviceType::cpu) return;
@@ -262,6 +264,7 @@ Output Call::out(const char* argument, const std::optional<Tensor>& given, DType
 }
 
 Output Call::allocate(const char* argument, DType dtype, const int64_t* shape, int ndim) {
+  if (!first_argument_) throw std::logic_error(std::string(op_) + ": outputs are made after the first input is read");
   Output output;
   TensorView& view = output.view;
   view.dtype = dtype;
@@ -274,21 +277,21 @@ Output Call::allocate(const char* argument, DType dtype, const int64_t* shape, i
     packed *= shape[i];
   }
 
-  if (first_->api) {
+  if (first_.api) {
     dlpack::Tensor prototype{nullptr, {int32_t(view.device.type), view.device.index}, ndim, to_dlpack(dtype), view.shape, view.strides, 0};
     dlpack::VersionedTensor* made = nullptr;
     const auto set_error = [](void*, const char* kind, const char* message) { PyErr_Format(PyExc_RuntimeError, "%s: %s", kind, message); };
-    if (first_->api->allocate(&prototype, &made, nullptr, set_error) != 0) throw nb::python_error();
+    if (first_.api->allocate(&prototype, &made, nullptr, set_error) != 0) throw nb::python_error();
     view.data = static_cast<char*>(made->tensor.data) + made->tensor.byte_offset;
     void* object = nullptr;
-    if (first_->api->import_managed(made, &object) != 0) throw nb::python_error();
+    if (first_.api->import_managed(made, &object) != 0) throw nb::python_error();
     output.object = nb::steal(static_cast<PyObject*>(object));
     return output;
   }
 
-  const bool jax = first_->framework == TensorType::kJax;
-  const bool numpy = first_->framework == TensorType::kNumpy || jax;
-  if (!numpy && first_->framework != TensorType::kCupy)
+  const bool jax = first_.framework == TensorType::kJax;
+  const bool numpy = first_.framework == TensorType::kNumpy || jax;
+  if (!numpy && first_.framework != TensorType::kCupy)
     Check(op_).fail(argument, "a tensor: none can be made in the framework of " + std::string(first_argument_), "None");
   nb::object sizes = nb::steal(PyTuple_New(ndim));
   for (int i = 0; i < ndim; ++i) PyTuple_SET_ITEM(sizes.ptr(), i, PyLong_FromLongLong(shape[i]));
@@ -297,7 +300,7 @@ Output Call::allocate(const char* argument, DType dtype, const int64_t* shape, i
   if (numpy)
     view.data = read_numpy(argument, output.object.ptr(), true).data;
   else
-    view.data = read_dlpack(argument, output.object.ptr(), true, *first_).data;
+    view.data = read_dlpack(argument, output.object.ptr(), true, first_).data;
   return output;
 }
 

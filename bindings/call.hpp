@@ -77,7 +77,7 @@ class Call {
   const char* op_;
   std::optional<bool> enable_pdl_;
   Context context_;
-  const TensorType* first_ = nullptr;  // the type and argument that decided the device
+  TensorType first_{};  // of the argument that decided the device
   const char* first_argument_ = nullptr;
   std::vector<dlpack::VersionedTensor*> held_;  // of producers that lend for as long as we hold
   std::vector<dlpack::ManagedTensor*> held_legacy_;

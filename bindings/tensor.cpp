@@ -88,8 +88,9 @@ TensorType examine(const char* op, const char* argument, PyTypeObject* type) {
 
 }  // namespace
 
-const TensorType& tensor_type(const char* op, const char* argument, PyObject* object) {
-  // Guarded by the GIL. An entry holds a reference to its type, so that the address is not used again; few types ever come.
+TensorType tensor_type(const char* op, const char* argument, PyObject* object) {
+  // Guarded by the GIL, which examining a type may give away for a while: entries leave by value, for they may be replaced. An entry holds
+  // a reference to its type, so that the address is not used again; few types ever come.
   static TensorType known[16];
   static int count = 0;
   static int oldest = 0;
@@ -124,6 +125,8 @@ bool to_dtype(dlpack::DataType type, DType& dtype) {
     dtype = DType::i32;
   else if (is(dlpack::kInt, 64) || is(dlpack::kUInt, 64))
     dtype = DType::i64;
+  else if (is(dlpack::kInt, 8))
+    dtype = DType::i8;
   else if (is(dlpack::kUInt, 8) || is(dlpack::kFloat8E8m0fnu, 8))
     dtype = DType::u8;
   else if (type.code == dlpack::kFloat4E2m1fn && type.bits * type.lanes == 8)
@@ -149,6 +152,7 @@ dlpack::DataType to_dlpack(DType dtype) {
     case DType::f64: return {dlpack::kFloat, 64, 1};
     case DType::i32: return {dlpack::kInt, 32, 1};
     case DType::i64: return {dlpack::kInt, 64, 1};
+    case DType::i8: return {dlpack::kInt, 8, 1};
     case DType::u8: return {dlpack::kUInt, 8, 1};
     case DType::boolean: return {dlpack::kBool, 8, 1};
   }
@@ -167,6 +171,7 @@ nb::handle numpy_dtype(DType dtype) {
     case DType::f64: name = "float64"; break;
     case DType::i32: name = "int32"; break;
     case DType::i64: name = "int64"; break;
+    case DType::i8: name = "int8"; break;
     case DType::u8: name = "uint8"; break;
     case DType::boolean: name = "bool"; break;
     case DType::bf16: name = "bfloat16", narrow = true; break;

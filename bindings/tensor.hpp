@@ -36,7 +36,7 @@ struct TensorType {
 inline std::string text_of(nb::handle object) { return nb::str(object).c_str(); }
 
 /// Throws TypeError naming op and argument if the object is no tensor, or one without memory behind it.
-const TensorType& tensor_type(const char* op, const char* argument, PyObject* object);
+TensorType tensor_type(const char* op, const char* argument, PyObject* object);
 
 /// The element type, if the library has it. Bytes of packed fp4 and of e8m0 scales are u8, unsigned indices are signed ones.
 bool to_dtype(dlpack::DataType type, DType& dtype);
