@@ -51,18 +51,24 @@ struct RmsnormKernel {
 
   const Params& p_;
   const int lane_, vecs_in_row_;
+  const float inverse_size_;
 
-  __device__ explicit RmsnormKernel(const Params& p) : p_(p), lane_(int(threadIdx.x) % kLanes), vecs_in_row_(p.hidden_size / kVec) {}
+  __device__ explicit RmsnormKernel(const Params& p)
+      : p_(p), lane_(int(threadIdx.x) % kLanes), vecs_in_row_(p.hidden_size / kVec), inverse_size_(gpu::ptx::rcp(float(p.hidden_size))) {}
 
   __device__ bool has(int i) const { return lane_ + i * kLanes < vecs_in_row_; }
   __device__ int64_t at(int i) const { return int64_t(lane_ + i * kLanes) * kVec; }
   __device__ const In* input(int64_t row) const { return static_cast<const In*>(p_.input) + p_.input_rows.offset(row); }
-  __device__ In* residual(int64_t row) const { return static_cast<In*>(p_.residual) + p_.residual_rows.offset(row); }
+  __device__ In* residual(int64_t row) const {
+    if constexpr (!kResidual) return nullptr;
+    return static_cast<In*>(p_.residual) + p_.residual_rows.offset(row);
+  }
   __device__ Out* output(int64_t row) const { return static_cast<Out*>(p_.output) + p_.output_rows.offset(row); }
   __device__ const Weight* weight() const { return static_cast<const Weight*>(p_.weight); }
 
   /// The weight may be what the predecessor writes, so it is only brought near before griddep_wait, not read.
   __device__ void prefetch_weight() const {
+#pragma unroll 1
     for (int64_t i = threadIdx.x * int64_t(128); i < p_.hidden_size * int64_t(sizeof(Weight)); i += kThreads * 128)
       gpu::ptx::prefetch_l2(static_cast<const char*>(p_.weight) + i);
   }
@@ -89,11 +95,15 @@ struct RmsnormKernel {
 #pragma unroll
       for (int i = 0; i < kVecs; ++i) squares += sum_of_squares(part.input[i], part.residual[i], x[i]);
       const float scale = row_scale(gpu::block_sum<kLanes>(squares, smem));
+      if (row < p_.num_rows) {
+        Out* y = output(row);
+        In* r = residual(row);
 #pragma unroll
-      for (int i = 0; i < kVecs; ++i) {
-        if (!has(i) || row >= p_.num_rows) break;
-        if constexpr (!kRoom) weights[i] = gpu::Vec<Weight, kVec>::load(weight() + at(i));
-        finish(x[i], weights[i], scale, inverse_scale, row, at(i));
+        for (int i = 0; i < kVecs; ++i) {
+          if (!has(i)) break;
+          if constexpr (!kRoom) weights[i] = gpu::Vec<Weight, kVec>::load(weight() + at(i));
+          finish(x[i], weights[i], scale, inverse_scale, r + at(i), y + at(i));
+        }
       }
       if constexpr (kRoom) {
         part = next;
@@ -106,11 +116,13 @@ struct RmsnormKernel {
   /// Zeros where the row has no more elements, and for rows past the last.
   __device__ Part load(int64_t row) const {
     Part part;
+    const int64_t known = min(row, p_.num_rows - 1);
+    const In *x = input(known), *r = residual(known);
 #pragma unroll
     for (int i = 0; i < kVecs; ++i) {
       const bool there = has(i) && row < p_.num_rows;
-      part.input[i] = there ? gpu::Vec<In, kVec>::load(input(row) + at(i)) : gpu::Vec<In, kVec>::zero();
-      if constexpr (kResidual) part.residual[i] = there ? gpu::Vec<In, kVec>::load(residual(row) + at(i)) : gpu::Vec<In, kVec>::zero();
+      part.input[i] = there ? gpu::Vec<In, kVec>::load(x + at(i)) : gpu::Vec<In, kVec>::zero();
+      if constexpr (kResidual) part.residual[i] = there ? gpu::Vec<In, kVec>::load(r + at(i)) : gpu::Vec<In, kVec>::zero();
     }
     return part;
   }
@@ -121,16 +133,18 @@ struct RmsnormKernel {
     using Vec = gpu::Vec<In, kVec>;
     const float inverse_scale = this->inverse_scale();
     for (int64_t row = blockIdx.x; row < p_.num_rows; row += gridDim.x) {
+      const In* in = input(row);
+      In* r = residual(row);
+      Out* y = output(row);
       float x[kVec], squares = 0;
 #pragma unroll 4
-      for (int i = 0; has(i); ++i)
-        squares += sum_of_squares(Vec::load(input(row) + at(i)), kResidual ? Vec::load(residual(row) + at(i)) : Vec::zero(), x);
+      for (int i = 0; has(i); ++i) squares += sum_of_squares(Vec::load(in + at(i)), kResidual ? Vec::load(r + at(i)) : Vec::zero(), x);
       const float scale = row_scale(gpu::block_sum<kLanes>(squares, smem));
       if (row + gridDim.x >= p_.num_rows) gpu::ptx::griddep_launch_dependents();
 #pragma unroll 2
       for (int i = 0; has(i); ++i) {
-        sum_of_squares(Vec::load(input(row) + at(i)), kResidual ? Vec::load(residual(row) + at(i)) : Vec::zero(), x);
-        finish(x, gpu::Vec<Weight, kVec>::load(weight() + at(i)), scale, inverse_scale, row, at(i));
+        sum_of_squares(Vec::load(in + at(i)), kResidual ? Vec::load(r + at(i)) : Vec::zero(), x);
+        finish(x, gpu::Vec<Weight, kVec>::load(weight() + at(i)), scale, inverse_scale, r + at(i), y + at(i));
       }
     }
   }
@@ -150,15 +164,15 @@ struct RmsnormKernel {
     return squares;
   }
 
-  __device__ float row_scale(float squares) const { return gpu::ptx::rsqrt(squares / float(p_.hidden_size) + p_.eps); }
+  __device__ float row_scale(float squares) const { return gpu::ptx::rsqrt(squares * inverse_size_ + p_.eps); }
 
   __device__ float inverse_scale() const {
     if constexpr (is_float8(kConfig.output)) return 1.0f / (p_.scale ? *p_.scale : p_.scale_value);
     return 1;
   }
 
-  __device__ void finish(float (&x)[kVec], const gpu::Vec<Weight, kVec>& weights, float scale, float inverse_scale, int64_t row, int64_t at) const {
-    if constexpr (kResidual) gpu::Vec<In, kVec>::from_float(x).store(residual(row) + at);
+  __device__ void finish(float (&x)[kVec], const gpu::Vec<Weight, kVec>& weights, float scale, float inverse_scale, In* residual, Out* output) const {
+    if constexpr (kResidual) gpu::Vec<In, kVec>::from_float(x).store(residual);
     float w[kVec];
     weights.to_float(w);
 #pragma unroll
@@ -166,7 +180,7 @@ struct RmsnormKernel {
       x[j] *= scale * (w[j] + p_.weight_bias);
       if constexpr (is_float8(kConfig.output)) x[j] *= inverse_scale;
     }
-    gpu::Vec<Out, kVec>::from_float(x).store(output(row) + at);
+    gpu::Vec<Out, kVec>::from_float(x).store(output);
   }
 };
 
