@@ -203,6 +203,7 @@ def test_wrapper_subclasses():
             describe(Wrapper(torch.ones(3)))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 def test_tensors_without_dense_memory():
     for t in (torch.ones(2, device="meta"), torch.eye(2).to_sparse(), torch.eye(2).to_sparse_csr()):
         with pytest.raises(InvalidArgument, match="describe: tensor: expected a dense tensor"):
