@@ -31,15 +31,15 @@ struct AttentionTiles {
   int32_t min_units = 2;      // a partial result is written and read once: a twentieth of the bytes of two tiles of keys
 };
 
-/// Few rows a head (decode): items take the heads whose rows of a token fill 2 KB, so that memory is read in long runs and a page of
+/// Few rows a head (decode): items take the heads whose rows of a token fill 4 KB, so that memory is read in long runs and a page of
 /// 4 KB is visited once, not once a head. On Zen 4 without huge pages that is 8 GB/s a core against 13. Many rows: one head, and 128
 /// rows, which share the packing of a tile (5 % of their time); the scratch of a thread then fits an L2 of 512 KB up to head_dim 128.
 constexpr AttentionTiles attention_tiles(const AttentionProblem& problem) {
   const int32_t group_size = problem.num_qo_heads / max(problem.num_kv_heads, int32_t(1));
-  const int64_t rows = int64_t(max(problem.max_qo_len, int32_t(1))) * group_size;
+  const int64_t rows = int64_t(max(problem.max_qo_len, int32_t(1))) * max(group_size, int32_t(1));
   AttentionTiles tiles{.q_tile = int32_t(clamp(round_up(rows, int64_t(4)), int64_t(4), int64_t(128)))};
   if (rows > 16) return tiles;
-  const int32_t most = min(int32_t(2048 / (problem.head_dim_qk * size_of(problem.kv))), int32_t(128 / rows));
+  const int32_t most = min(int32_t(4096 / (problem.head_dim_qk * size_of(problem.kv))), int32_t(128 / rows));
   for (int32_t heads = 2; heads <= most; ++heads)
     if (problem.num_kv_heads % heads == 0) tiles.heads_per_item = heads;
   if (tiles.heads_per_item > 1) tiles.q_tile = int32_t(rows) * tiles.heads_per_item;
