@@ -38,7 +38,8 @@ void expect_matches(Op op, double (*activation)(double), int64_t rows, int64_t d
 }
 
 TEST(ActAndMul, MatchesDouble) {
-  for (auto [op, activation] : {std::pair<Op, double (*)(double)>{silu_and_mul, silu}, {gelu_and_mul, gelu}, {gelu_tanh_and_mul, gelu_tanh}})
+  for (auto [op, activation] :
+       {std::pair<Op, double (*)(double)>{silu_and_mul, silu}, {gelu_and_mul, gelu}, {gelu_tanh_and_mul, gelu_tanh}})
     for (auto [rows, dim] : {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {2, 64}, {1, 20000}, {50, 333}}) {
       expect_matches<float>(op, activation, rows, dim, 1e-6);
       expect_matches<f16>(op, activation, rows, dim, 5e-4);
@@ -48,7 +49,8 @@ TEST(ActAndMul, MatchesDouble) {
 
 TEST(ActAndMulLaunch, CoversEveryElement) {
   const Device gpu{DeviceType::cuda, 0};
-  for (auto [rows, dim, blocks, threads, vecs] : {std::array<int64_t, 5>{1, 14336, 7, 256, 1}, {10000, 14336, 20000, 256, 4}, {3, 24, 3, 64, 1}}) {
+  for (auto [rows, dim, blocks, threads, vecs] :
+       {std::array<int64_t, 5>{1, 14336, 7, 256, 1}, {10000, 14336, 20000, 256, 4}, {3, 24, 3, 64, 1}}) {
     RecordingKernels kernels(device_info_of({90, 'a'}));
     silu_and_mul(TensorView(reinterpret_cast<void*>(uintptr_t(1) << 40), DType::bf16, {rows, 2 * dim}, gpu),
                  TensorView(reinterpret_cast<void*>(uintptr_t(2) << 40), DType::bf16, {rows, dim}, gpu), {gpu, nullptr, &kernels});
@@ -66,7 +68,8 @@ TEST(ActAndMulLaunch, TakesTheWidestAlignedVector) {
     gelu_and_mul(TensorView(reinterpret_cast<void*>(uintptr_t(1) << 40), DType::bf16, {2, 2 * dim}, gpu),
                  TensorView(reinterpret_cast<void*>(uintptr_t(2) << 40), DType::bf16, {2, dim}, gpu), {gpu, nullptr, &kernels});
     ASSERT_EQ(kernels.launches.size(), 1u);
-    EXPECT_NE(kernels.launches[0].text.kernel.find(".vec=" + std::to_string(vec) + ","), std::string::npos) << kernels.launches[0].text.kernel;
+    EXPECT_NE(kernels.launches[0].text.kernel.find(".vec=" + std::to_string(vec) + ","), std::string::npos)
+        << kernels.launches[0].text.kernel;
   }
 }
 

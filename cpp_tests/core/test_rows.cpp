@@ -38,9 +38,10 @@ std::set<int64_t> bytes_of(const TensorView& t) {
 
 TEST(Rows, BeginWhereTheLeadingDimensionsSay) {
   const Check check("test");
-  for (const TensorView& t : {strided(0, DType::f32, {8}, {1}), strided(0, DType::f32, {5, 8}, {11, 1}), strided(0, DType::f32, {5, 3, 8}, {100, 9, 1}),
-                              strided(0, DType::f32, {5, 3, 8}, {24, 8, 1}), strided(0, DType::f32, {2, 5, 3, 8}, {500, 24, 8, 1}),
-                              strided(0, DType::f32, {2, 5, 1, 3, 8}, {500, 100, 7, 20, 1}), strided(0, DType::f32, {3, 4, 8}, {8, 24, 1})}) {
+  for (const TensorView& t :
+       {strided(0, DType::f32, {8}, {1}), strided(0, DType::f32, {5, 8}, {11, 1}), strided(0, DType::f32, {5, 3, 8}, {100, 9, 1}),
+        strided(0, DType::f32, {5, 3, 8}, {24, 8, 1}), strided(0, DType::f32, {2, 5, 3, 8}, {500, 24, 8, 1}),
+        strided(0, DType::f32, {2, 5, 1, 3, 8}, {500, 100, 7, 20, 1}), strided(0, DType::f32, {3, 4, 8}, {8, 24, 1})}) {
     const Rows rows = rows_of(check, "t", t);
     TensorView leading = t;
     --leading.ndim;
@@ -76,16 +77,20 @@ TEST(Overlap, IsExactForSlicesAndNeverMissesAByte) {
   for (int i = 0; i < 4000; ++i) {
     auto any = [&] {
       const int64_t width = pick(1, 6), stride = pick(1, 12);
-      return strided(uintptr_t(1000 + pick(0, 40)), pick(0, 1) ? DType::f16 : DType::e4m3, {pick(1, 4), pick(1, 3), width}, {stride * pick(1, 3), stride, 1});
+      return strided(uintptr_t(1000 + pick(0, 40)), pick(0, 1) ? DType::f16 : DType::e4m3, {pick(1, 4), pick(1, 3), width},
+                     {stride * pick(1, 3), stride, 1});
     };
     const TensorView a = any(), b = any();
     const std::set<int64_t> x = bytes_of(a), y = bytes_of(b);
     const bool share = std::any_of(x.begin(), x.end(), [&](int64_t byte) { return y.count(byte); });
-    if (share) EXPECT_TRUE(overlap(a, b)) << shape_of(a) << strides_of(a) << shape_of(b) << strides_of(b);
-    else apart += !overlap(a, b);
+    if (share)
+      EXPECT_TRUE(overlap(a, b)) << shape_of(a) << strides_of(a) << shape_of(b) << strides_of(b);
+    else
+      apart += !overlap(a, b);
   }
   EXPECT_GT(apart, 500);
-  const TensorView q = strided(1000, DType::bf16, {10, 4, 64}, {12 * 64, 64, 1}), k = strided(1000 + 2 * 4 * 64, DType::bf16, {10, 2, 64}, {12 * 64, 64, 1});
+  const TensorView q = strided(1000, DType::bf16, {10, 4, 64}, {12 * 64, 64, 1}),
+                   k = strided(1000 + 2 * 4 * 64, DType::bf16, {10, 2, 64}, {12 * 64, 64, 1});
   EXPECT_TRUE(overlap(q, q));
   EXPECT_FALSE(overlap(q, k));
   const TensorView left = strided(1000, DType::bf16, {10, 64}, {128, 1}), right = strided(1128, DType::bf16, {10, 64}, {128, 1});
@@ -105,8 +110,10 @@ TEST(Writable, RefusesElementsThatOverlap) {
     } catch (const InvalidArgument&) {
       refused = true;
     }
-    if (int64_t(bytes_of(t).size()) < t.numel()) EXPECT_TRUE(refused) << shape_of(t) << strides_of(t);
-    else accepted += !refused;
+    if (int64_t(bytes_of(t).size()) < t.numel())
+      EXPECT_TRUE(refused) << shape_of(t) << strides_of(t);
+    else
+      accepted += !refused;
   }
   EXPECT_GT(accepted, 500);
   EXPECT_NO_THROW(check.writable("t", strided(0, DType::u8, {4, 64}, {64, 1})));

@@ -43,7 +43,10 @@ TEST(ParallelFor, NestedCallsRunInline) {
 
 TEST(ParallelFor, RethrowsAndStaysUsable) {
   for (int i = 0; i < 50; ++i) {
-    EXPECT_THROW(parallel_for(1000, 1, [](int64_t begin, int64_t end) { if (begin <= 500 && 500 < end) throw std::runtime_error("row 500"); }),
+    EXPECT_THROW(parallel_for(1000, 1,
+                              [](int64_t begin, int64_t end) {
+                                if (begin <= 500 && 500 < end) throw std::runtime_error("row 500");
+                              }),
                  std::runtime_error);
     EXPECT_EQ(visits(100, 1), std::vector<int>(100, 1));
   }

@@ -147,8 +147,7 @@ TEST_P(Vec, Lanes) {
     expect(I::round(x * I::set(100.0f)), [&](int i) { return std::nearbyint(a[i] * 100.0f); });
     expect(I::round(I::iota() + I::set(0.5f)), [&](int i) { return std::nearbyint(i + 0.5f); });
     expect(I::select(I::less(x, y), z, x), [&](int i) { return a[i] < b[i] ? c[i] : a[i]; });
-    for (int count = 0; count <= n; ++count)
-      expect(I::select(I::first(count), x, y), [&](int i) { return i < count ? a[i] : b[i]; });
+    for (int count = 0; count <= n; ++count) expect(I::select(I::first(count), x, y), [&](int i) { return i < count ? a[i] : b[i]; });
     expect(I::scale_by_power_of_two(x, I::set(-140.0f)), [&](int i) { return std::ldexp(a[i], -140); });
     double sum = 0, most = -kInfinity;
     for (float value : a) sum += value, most = std::max(most, double(value));
@@ -207,11 +206,17 @@ TEST_P(Vec, ExponentialsAtTheEdges) {
 
 TEST_P(Vec, SigmoidTanhNormalCdf) {
   auto with = [&](const auto& f) { run(f); };
-  EXPECT_LT(worst_ulps(with, -80.0f, 80.0f, [](auto isa, const auto& x) { return sigmoid<decltype(isa)>(x); },
-                       [](double x) { return 1 / (1 + std::exp(-x)); }), 4.0);
-  EXPECT_LT(worst_ulps(with, 0.1f, 20.0f, [](auto isa, const auto& x) { return tanh<decltype(isa)>(x); }, [](double x) { return std::tanh(x); }), 16.0);
-  EXPECT_LT(worst_ulps(with, -12.9f, 8.0f, [](auto isa, const auto& x) { return normal_cdf<decltype(isa)>(x); },
-                       [](double x) { return 0.5 * std::erfc(-x * std::sqrt(0.5)); }), 160.0);
+  EXPECT_LT(worst_ulps(
+                with, -80.0f, 80.0f, [](auto isa, const auto& x) { return sigmoid<decltype(isa)>(x); },
+                [](double x) { return 1 / (1 + std::exp(-x)); }),
+            4.0);
+  EXPECT_LT(worst_ulps(
+                with, 0.1f, 20.0f, [](auto isa, const auto& x) { return tanh<decltype(isa)>(x); }, [](double x) { return std::tanh(x); }),
+            16.0);
+  EXPECT_LT(worst_ulps(
+                with, -12.9f, 8.0f, [](auto isa, const auto& x) { return normal_cdf<decltype(isa)>(x); },
+                [](double x) { return 0.5 * std::erfc(-x * std::sqrt(0.5)); }),
+            160.0);
 }
 
 TEST(Isa, DotBf16AddsPairs) {

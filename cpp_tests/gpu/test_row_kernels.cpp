@@ -78,23 +78,32 @@ void expect_rmsnorm(Shape s) {
   Array<Out> output(count), output_twin(count);
   auto call = [&](Array<In>& x, Array<In>& r, Array<Out>& y, Device device, const Context& context) {
     auto view = [&](auto& array) {
-      return s.num_heads ? array.view(device, {s.num_rows, s.num_heads, s.hidden_size}, stride) : array.view(device, {s.num_rows, s.hidden_size}, stride);
+      return s.num_heads ? array.view(device, {s.num_rows, s.num_heads, s.hidden_size}, stride)
+                         : array.view(device, {s.num_rows, s.hidden_size}, stride);
     };
     const TensorView w = weight.view(device, {s.hidden_size});
-    if constexpr (is_float8(kConfig.output) && kConfig.residual) fused_add_rmsnorm_quant(view(x), view(r), w, 0.3f, view(y), 1e-5f, context);
-    else if constexpr (is_float8(kConfig.output)) rmsnorm_quant(view(x), w, 0.3f, view(y), 1e-5f, context);
-    else if constexpr (kConfig.residual) gemma_fused_add_rmsnorm(view(x), view(r), w, 1e-5f, context);
-    else gemma_rmsnorm(view(x), w, view(y), 1e-5f, context);
+    if constexpr (is_float8(kConfig.output) && kConfig.residual)
+      fused_add_rmsnorm_quant(view(x), view(r), w, 0.3f, view(y), 1e-5f, context);
+    else if constexpr (is_float8(kConfig.output))
+      rmsnorm_quant(view(x), w, 0.3f, view(y), 1e-5f, context);
+    else if constexpr (kConfig.residual)
+      gemma_fused_add_rmsnorm(view(x), view(r), w, 1e-5f, context);
+    else
+      gemma_rmsnorm(view(x), w, view(y), 1e-5f, context);
   };
-  emulate<RmsnormKernel<kConfig>>(kConfig, [&](Device device, const Context& context) { call(in_place, residual, output, device, context); });
+  emulate<RmsnormKernel<kConfig>>(kConfig,
+                                  [&](Device device, const Context& context) { call(in_place, residual, output, device, context); });
   call(input, residual_twin, output_twin, {}, {});
   if (kConfig.residual) expect_equal(residual, residual_twin);
-  if (kConfig.residual && !is_float8(kConfig.output)) expect_equal(in_place, input);
-  else expect_equal(output, output_twin);
+  if (kConfig.residual && !is_float8(kConfig.output))
+    expect_equal(in_place, input);
+  else
+    expect_equal(output, output_twin);
 }
 
 constexpr RmsnormConfig rmsnorm_config(DType input, DType weight, DType output, bool residual, int vec, Shape s) {
-  return gpu::tune(gpu::RmsnormProblem{input, weight, output, residual, vec, s.num_rows * max(s.num_heads, int64_t(1)), s.hidden_size}, kDevice);
+  return gpu::tune(gpu::RmsnormProblem{input, weight, output, residual, vec, s.num_rows * max(s.num_heads, int64_t(1)), s.hidden_size},
+                   kDevice);
 }
 
 template <DType kInput, DType kWeight, DType kOutput, int kVec, int64_t kRows, int64_t kHidden, int64_t kHeads = 0>
@@ -107,8 +116,8 @@ void expect_rmsnorm() {
 constexpr DType f32_ = DType::f32, f16_ = DType::f16, bf16_ = DType::bf16;
 
 TEST(RmsnormKernel, RowsInRegisters) {
-  expect_rmsnorm<bf16_, bf16_, bf16_, 8, 1, 2048>();       // few rows: a load for every thread
-  expect_rmsnorm<bf16_, bf16_, bf16_, 8, 40, 2048>();      // many: blocks take rows in turn
+  expect_rmsnorm<bf16_, bf16_, bf16_, 8, 1, 2048>();   // few rows: a load for every thread
+  expect_rmsnorm<bf16_, bf16_, bf16_, 8, 40, 2048>();  // many: blocks take rows in turn
   expect_rmsnorm<f16_, f32_, f16_, 4, 23, 500>();
   expect_rmsnorm<bf16_, f32_, DType::e4m3, 1, 30, 111>();
   expect_rmsnorm<f32_, f32_, f32_, 4, 17, 640>();
@@ -140,9 +149,12 @@ void expect_layernorm() {
   Array<number_t<kOutput>> output(kRows * kHidden), twin(kRows * kHidden);
   float scale = 0.2f;
   auto call = [&](auto& y, Device device, const Context& context) {
-    const TensorView x = input.view(device, {kRows, kHidden}), g = gamma.view(device, {kHidden}), b = beta.view(device, {kHidden}), out = y.view(device, {kRows, kHidden});
-    if constexpr (is_float8(kOutput)) layernorm_quant(x, g, b, TensorView(&scale, DType::f32, {1}, device), out, 1e-5f, context);
-    else layernorm(x, g, b, out, 1e-5f, context);
+    const TensorView x = input.view(device, {kRows, kHidden}), g = gamma.view(device, {kHidden}), b = beta.view(device, {kHidden}),
+                     out = y.view(device, {kRows, kHidden});
+    if constexpr (is_float8(kOutput))
+      layernorm_quant(x, g, b, TensorView(&scale, DType::f32, {1}, device), out, 1e-5f, context);
+    else
+      layernorm(x, g, b, out, 1e-5f, context);
   };
   emulate<LayernormKernel<kConfig>>(kConfig, [&](Device device, const Context& context) { call(output, device, context); });
   call(twin, {}, {});
@@ -163,7 +175,9 @@ void expect_act_and_mul() {
   using T = number_t<kDtype>;
   Array<T> input(kRows * 2 * kDim, 1), output(kRows * kDim), twin(kRows * kDim);
   auto call = [&](Array<T>& y, Device device, const Context& context) {
-    constexpr auto kOps = kActivation == Activation::silu ? silu_and_mul : kActivation == Activation::gelu ? gelu_and_mul : gelu_tanh_and_mul;
+    constexpr auto kOps = kActivation == Activation::silu   ? silu_and_mul
+                          : kActivation == Activation::gelu ? gelu_and_mul
+                                                            : gelu_tanh_and_mul;
     kOps(input.view(device, {kRows, 2 * kDim}), y.view(device, {kRows, kDim}), context);
   };
   emulate<ActAndMulKernel<kConfig>>(kConfig, [&](Device device, const Context& context) { call(output, device, context); });

@@ -23,7 +23,8 @@ std::vector<T> randoms(int64_t count, uint32_t seed, float mean = 0) {
 
 /// ‖out - layernorm(x) / scale‖ / ‖layernorm(x) / scale‖.
 template <class In, class Weight, class Out>
-double error(const std::vector<In>& x, const std::vector<Weight>& gamma, const std::vector<Weight>& beta, const std::vector<Out>& out, double scale) {
+double error(const std::vector<In>& x, const std::vector<Weight>& gamma, const std::vector<Weight>& beta, const std::vector<Out>& out,
+             double scale) {
   const int64_t n = int64_t(gamma.size());
   double error = 0, norm = 0;
   for (int64_t row = 0; row * n < int64_t(x.size()); ++row) {
@@ -31,7 +32,8 @@ double error(const std::vector<In>& x, const std::vector<Weight>& gamma, const s
     for (int64_t j = 0; j < n; ++j) mean += to_float(x[row * n + j]) / double(n);
     for (int64_t j = 0; j < n; ++j) squares += std::pow(to_float(x[row * n + j]) - mean, 2) / double(n);
     for (int64_t j = 0; j < n; ++j) {
-      const double expected = ((to_float(x[row * n + j]) - mean) / std::sqrt(squares + 1e-6) * to_float(gamma[j]) + to_float(beta[j])) / scale;
+      const double expected =
+          ((to_float(x[row * n + j]) - mean) / std::sqrt(squares + 1e-6) * to_float(gamma[j]) + to_float(beta[j])) / scale;
       error += std::pow(to_float(out[row * n + j]) - expected, 2), norm += expected * expected;
     }
   }
@@ -68,7 +70,8 @@ TEST(Layernorm, MatchesDouble) {
 }
 
 TEST(LayernormLaunch, CoversEveryRow) {
-  for (auto [num_rows, hidden_size, blocks, threads] : {std::array{1, 4096, 1, 512}, {1000, 4096, 1000, 256}, {1000, 128, 125, 128}, {1, 131072, 1, 1024}}) {
+  for (auto [num_rows, hidden_size, blocks, threads] :
+       {std::array{1, 4096, 1, 512}, {1000, 4096, 1000, 256}, {1000, 128, 125, 128}, {1, 131072, 1, 1024}}) {
     RecordingKernels kernels(device_info_of({90, 'a'}));
     const Device gpu{DeviceType::cuda, 0};
     auto at = [&](int address, DType dtype, std::initializer_list<int64_t> shape) {
@@ -87,7 +90,8 @@ TEST(LayernormTuning, EveryConfigHoldsItsRow) {
     for (int64_t num_rows : {1, 100000})
       for (int vec = 1; vec * size_of(dtype) <= 16; vec *= 2)
         for (int64_t units : {1, 3, 32, 33, 511, 513, 2000, 4096, 9999, 100000}) {
-          const LayernormConfig c = gpu::tune(gpu::LayernormProblem{dtype, DType::f32, dtype, vec, num_rows, units * vec}, device_info_of({90, 'a'}));
+          const LayernormConfig c =
+              gpu::tune(gpu::LayernormProblem{dtype, DType::f32, dtype, vec, num_rows, units * vec}, device_info_of({90, 'a'}));
           EXPECT_TRUE(is_power_of_two(c.threads_per_row) && c.threads_per_row * c.rows_per_block <= 1024);
           EXPECT_TRUE(c.vecs == 0 ? c.threads_per_row == 1024 : int64_t(c.vecs) * c.threads_per_row >= units);
         }

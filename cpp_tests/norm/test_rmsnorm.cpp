@@ -106,7 +106,8 @@ INSTANTIATE_TEST_SUITE_P(Dtypes, Rmsnorm,
                          testing::Values(Case{DType::f32, DType::f32, DType::f32, 256}, Case{DType::f32, DType::f32, DType::e4m3, 37},
                                          Case{DType::f16, DType::f16, DType::f16, 111}, Case{DType::f16, DType::f32, DType::e5m2, 500},
                                          Case{DType::bf16, DType::bf16, DType::bf16, 1024}, Case{DType::bf16, DType::f32, DType::bf16, 3},
-                                         Case{DType::bf16, DType::bf16, DType::e4m3, 4096}, Case{DType::bf16, DType::f32, DType::e5m2, 16385}),
+                                         Case{DType::bf16, DType::bf16, DType::e4m3, 4096},
+                                         Case{DType::bf16, DType::f32, DType::e5m2, 16385}),
                          testing::PrintToStringParamName());
 
 TEST_P(Rmsnorm, MatchesDouble) {
@@ -176,8 +177,8 @@ TensorView on_gpu(uintptr_t address, DType dtype, std::initializer_list<int64_t>
 RecordingKernels::Launch launched(int64_t num_rows, int64_t hidden_size, uintptr_t address = 1 << 20, DType dtype = DType::bf16) {
   RecordingKernels kernels(device_info_of({90, 'a'}));
   const Context context{{DeviceType::cuda, 0}, nullptr, &kernels, true};
-  rmsnorm(on_gpu(address, dtype, {num_rows, hidden_size}), on_gpu(2 << 20, dtype, {hidden_size}), on_gpu(uintptr_t(1) << 50, dtype, {num_rows, hidden_size}),
-          1e-6f, context);
+  rmsnorm(on_gpu(address, dtype, {num_rows, hidden_size}), on_gpu(2 << 20, dtype, {hidden_size}),
+          on_gpu(uintptr_t(1) << 50, dtype, {num_rows, hidden_size}), 1e-6f, context);
   EXPECT_EQ(kernels.launches.size(), 1u);
   return kernels.launches[0];
 }

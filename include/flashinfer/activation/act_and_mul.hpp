@@ -32,8 +32,8 @@ inline void act_and_mul(const char* op, Activation activation, const TensorView&
   check.inner_stride("out", output);
   check.writable("out", output);
   check.device("out", output, context.device);
-  check.that(!overlap(output, input) || same_memory(output, gate) || same_memory(output, up), "out", "half of input itself or memory of its own",
-             "memory that overlaps input");
+  check.that(!overlap(output, input) || same_memory(output, gate) || same_memory(output, up), "out",
+             "half of input itself or memory of its own", "memory that overlaps input");
   if (output.numel() == 0) return;
 
   ActAndMulParams params;

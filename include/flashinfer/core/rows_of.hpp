@@ -24,7 +24,8 @@ inline Rows rows_of(const Check& check, const char* argument, const TensorView& 
       extent[count - 1] *= t.shape[i];
       continue;
     }
-    if (count == 2) check.fail(argument, "leading dimensions that merge into two", "shape " + shape_of(t) + " with strides " + strides_of(t));
+    if (count == 2)
+      check.fail(argument, "leading dimensions that merge into two", "shape " + shape_of(t) + " with strides " + strides_of(t));
     extent[count] = t.shape[i];
     stride[count] = t.strides[i];
     ++count;

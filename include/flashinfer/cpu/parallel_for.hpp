@@ -48,7 +48,7 @@ struct Job {
   int64_t n, chunk;
   std::atomic<int64_t> next{0};
   std::exception_ptr error = nullptr;  // the first; guarded by the pool's mutex
-  int helpers = 0;           // workers inside the job; guarded by the pool's mutex
+  int helpers = 0;                     // workers inside the job; guarded by the pool's mutex
   std::atomic<int> departed{0};
   Job* link = nullptr;
 
@@ -86,7 +86,8 @@ class ThreadPool {
     }
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
       const int64_t others = (job.n + job.chunk - 1) / job.chunk - 1;
-      if (others >= num_threads_ - 1) listed_.notify_all();
+      if (others >= num_threads_ - 1)
+        listed_.notify_all();
       else
         for (int64_t i = 0; i < others; ++i) listed_.notify_one();
     }
@@ -103,8 +104,10 @@ class ThreadPool {
     }
     // Nobody can join any more. The last chunks of the others are about as long as ours was: spin, then sleep.
     for (int spins = 0; job.departed.load(std::memory_order_acquire) != helpers; ++spins) {
-      if (spins < kSpins) pause();
-      else std::this_thread::yield();
+      if (spins < kSpins)
+        pause();
+      else
+        std::this_thread::yield();
     }
     if (job.error) std::rethrow_exception(job.error);
   }

@@ -65,7 +65,8 @@ FLASHINFER_INLINE inline typename Isa::F normal_cdf(const typename Isa::F& x) {
   // erfc(z) = t exp(-z^2 + p(t)) for z >= 0, t = 1 / (1 + z / 2); p fitted on z in [0, 11].
   const typename Isa::F z = Isa::abs(x) * Isa::set(0.70710678f);
   const typename Isa::F t = Isa::set(1.0f) / Isa::fma(z, Isa::set(0.5f), Isa::set(1.0f));
-  constexpr float kMinimax[] = {0.1522794838f, -0.7204177114f, 1.248708987f, -0.8168191284f, 0.01766405861f, -0.04968026769f, 0.05150814697f, 0.3832025478f, 0.9990203459f, -1.26546641f};
+  constexpr float kMinimax[] = {0.1522794838f,   -0.7204177114f, 1.248708987f,  -0.8168191284f, 0.01766405861f,
+                                -0.04968026769f, 0.05150814697f, 0.3832025478f, 0.9990203459f,  -1.26546641f};
   const typename Isa::F exponent = Isa::fma(x * Isa::set(-0.5f), x, detail::polynomial<Isa>(t, kMinimax));
   const typename Isa::F tail = Isa::set(0.5f) * t * exp<Isa>(exponent);
   return Isa::select(Isa::less(x, Isa::set(0.0f)), tail, Isa::set(1.0f) - tail);

@@ -55,7 +55,8 @@ FLASHINFER_DEVICE void store_float(T* p, float value) {
 template <class T, int N>
 struct Vec {
   static constexpr int kBytes = N * int(sizeof(T));
-  static_assert(kBytes == 1 || kBytes == 2 || kBytes == 4 || kBytes == 8 || kBytes % 16 == 0, "a power of two up to 16 bytes, or a multiple of 16");
+  static_assert(kBytes == 1 || kBytes == 2 || kBytes == 4 || kBytes == 8 || kBytes % 16 == 0,
+                "a power of two up to 16 bytes, or a multiple of 16");
   /// What load and store require of the address.
   static constexpr int kAlignment = kBytes < 16 ? kBytes : 16;
 

@@ -38,12 +38,15 @@ inline void layernorm(const char* op, const TensorView& input, const TensorView&
   check.inner_stride("beta", beta);
   check.device("beta", beta, context.device);
   check.same_shape("out", output, "input", input);
-  if (scale) check.dtype("out", output, {DType::e4m3, DType::e5m2});
-  else check.dtype("out", output, input.dtype);
+  if (scale)
+    check.dtype("out", output, {DType::e4m3, DType::e5m2});
+  else
+    check.dtype("out", output, input.dtype);
   check.inner_stride("out", output);
   check.writable("out", output);
   check.device("out", output, context.device);
-  check.that(same_memory(input, output) || !overlap(input, output), "out", "input itself or memory of its own", "memory that overlaps input");
+  check.that(same_memory(input, output) || !overlap(input, output), "out", "input itself or memory of its own",
+             "memory that overlaps input");
   check.that(!overlap(gamma, output) && !overlap(beta, output), "out", "memory of its own", "memory that gemma or beta lies in");
   if (scale) {
     scale->check(check, context.device);

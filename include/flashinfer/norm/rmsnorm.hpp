@@ -40,16 +40,20 @@ inline void rmsnorm(const char* op, const TensorView& input, const TensorView* r
     check.inner_stride("residual", *residual);
     check.writable("residual", *residual);
     check.device("residual", *residual, context.device);
-    check.that(!overlap(*residual, input) && !overlap(*residual, weight), "residual", "memory of its own", "memory that input or weight lies in");
+    check.that(!overlap(*residual, input) && !overlap(*residual, weight), "residual", "memory of its own",
+               "memory that input or weight lies in");
     check.that(!overlap(*residual, output), "residual", "memory of its own", "memory that the output lies in");
   }
   check.same_shape("out", output, "input", input);
-  if (scale) check.dtype("out", output, {DType::e4m3, DType::e5m2});
-  else check.dtype("out", output, input.dtype);
+  if (scale)
+    check.dtype("out", output, {DType::e4m3, DType::e5m2});
+  else
+    check.dtype("out", output, input.dtype);
   check.inner_stride("out", output);
   check.writable("out", output);
   check.device("out", output, context.device);
-  check.that(same_memory(input, output) || !overlap(input, output), "out", "input itself or memory of its own", "memory that overlaps input");
+  check.that(same_memory(input, output) || !overlap(input, output), "out", "input itself or memory of its own",
+             "memory that overlaps input");
   check.that(!overlap(weight, output), "out", "memory of its own", "memory that weight lies in");
   if (scale) {
     scale->check(check, context.device);
@@ -86,7 +90,8 @@ inline void rmsnorm(const char* op, const TensorView& input, const TensorView* r
 }  // namespace detail
 
 /// output = rmsnorm(input).
-inline void rmsnorm(const TensorView& input, const TensorView& weight, const TensorView& output, float eps = 1e-6f, const Context& context = {}) {
+inline void rmsnorm(const TensorView& input, const TensorView& weight, const TensorView& output, float eps = 1e-6f,
+                    const Context& context = {}) {
   detail::rmsnorm("rmsnorm", input, nullptr, weight, output, nullptr, eps, 0, context);
 }
 
@@ -109,8 +114,8 @@ inline void gemma_fused_add_rmsnorm(const TensorView& input, const TensorView& r
 }
 
 /// output = rmsnorm(input) / scale, in FP8.
-inline void rmsnorm_quant(const TensorView& input, const TensorView& weight, const QuantScale& scale, const TensorView& output, float eps = 1e-6f,
-                          const Context& context = {}) {
+inline void rmsnorm_quant(const TensorView& input, const TensorView& weight, const QuantScale& scale, const TensorView& output,
+                          float eps = 1e-6f, const Context& context = {}) {
   detail::rmsnorm("rmsnorm_quant", input, nullptr, weight, output, &scale, eps, 0, context);
 }
 

@@ -15,9 +15,7 @@ FLASHINFER_DEVICE FloatPair float_from_f16x2(uint32_t pair) {
   asm("{.reg .f16 lo, hi;\n mov.b32 {lo, hi}, %2;\n cvt.f32.f16 %0, lo;\n cvt.f32.f16 %1, hi;}" : "=f"(f.x), "=f"(f.y) : "r"(pair));
   return f;
 }
-FLASHINFER_DEVICE FloatPair float_from_bf16x2(uint32_t pair) {
-  return {bit_cast<float>(pair << 16), bit_cast<float>(pair & 0xffff0000u)};
-}
+FLASHINFER_DEVICE FloatPair float_from_bf16x2(uint32_t pair) { return {bit_cast<float>(pair << 16), bit_cast<float>(pair & 0xffff0000u)}; }
 
 FLASHINFER_DEVICE uint32_t f16x2_from_float(float x, float y) {
   uint32_t pair;

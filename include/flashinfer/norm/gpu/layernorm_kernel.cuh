@@ -62,7 +62,7 @@ struct LayernormKernel {
     const float mean = gpu::block_sum<kLanes>(sum, smem) / float(p_.hidden_size);
 
     // The row again, less its mean.
-    auto centered = [&](int i, int64_t at, float (&x)[kVec]) {
+    auto centered = [&](int i, int64_t at, float(&x)[kVec]) {
       if constexpr (kVecs > 0) {
         kept[i].to_float(x);
       } else {

@@ -20,7 +20,8 @@ constexpr LayernormConfig tune(const LayernormProblem& problem, const DeviceInfo
   // Few rows: every load gets its own thread. Many: two loads a thread, so that fewer warps meet at the barriers.
   const int64_t vecs_wanted = problem.num_rows <= device.num_sms ? 1 : 2;
   int64_t threads = 1;
-  while (threads < min(units, int64_t(32)) || (threads < 512 && threads * vecs_wanted < units) || (threads < 1024 && threads * most_vecs < units))
+  while (threads < min(units, int64_t(32)) || (threads < 512 && threads * vecs_wanted < units) ||
+         (threads < 1024 && threads * most_vecs < units))
     threads *= 2;
   const int64_t vecs = ceil_div(units, threads);
   return {.input = problem.input,

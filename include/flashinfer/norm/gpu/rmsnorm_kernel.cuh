@@ -83,7 +83,8 @@ struct RmsnormKernel {
     const float inverse_scale = this->inverse_scale();
 
     const int64_t step = int64_t(gridDim.x) * kConfig.rows_per_block;
-    int64_t first = int64_t(blockIdx.x) * kConfig.rows_per_block;  // of the block: its warps meet at barriers, so all go on until it has none
+    int64_t first =
+        int64_t(blockIdx.x) * kConfig.rows_per_block;  // of the block: its warps meet at barriers, so all go on until it has none
     int64_t row = first + int(threadIdx.x) / kLanes;
     Part part = load(row);
     for (; first < p_.num_rows; first += step, row += step) {
@@ -171,7 +172,8 @@ struct RmsnormKernel {
     return 1;
   }
 
-  __device__ void finish(float (&x)[kVec], const gpu::Vec<Weight, kVec>& weights, float scale, float inverse_scale, In* residual, Out* output) const {
+  __device__ void finish(float (&x)[kVec], const gpu::Vec<Weight, kVec>& weights, float scale, float inverse_scale, In* residual,
+                         Out* output) const {
     if constexpr (kResidual) gpu::Vec<In, kVec>::from_float(x).store(residual);
     float w[kVec];
     weights.to_float(w);

@@ -23,7 +23,8 @@ constexpr RmsnormConfig tune(const RmsnormProblem& problem, const DeviceInfo& de
   // thread and row, and two of the next row, fill the memory's queues, and fewer warps meet at the barrier.
   const int64_t vecs_wanted = problem.num_rows <= device.num_sms ? 1 : 2;
   int64_t threads = 1;
-  while (threads < min(units, int64_t(32)) || (threads < 512 && threads * vecs_wanted < units) || (threads < 1024 && threads * most_vecs < units))
+  while (threads < min(units, int64_t(32)) || (threads < 512 && threads * vecs_wanted < units) ||
+         (threads < 1024 && threads * most_vecs < units))
     threads *= 2;
   const int64_t vecs = ceil_div(units, threads);
   return {.input = problem.input,
@@ -44,7 +45,8 @@ constexpr void for_each_tuned_rmsnorm(Arch arch, Visit&& visit) {
   for (bool residual : {false, true})
     for (int64_t hidden_size : {128, 2048, 4096, 8192})
       for (int64_t num_rows : {1, 4096}) {
-        for (DType dtype : {DType::f16, DType::bf16}) visit(tune(RmsnormProblem{dtype, dtype, dtype, residual, 8, num_rows, hidden_size}, device));
+        for (DType dtype : {DType::f16, DType::bf16})
+          visit(tune(RmsnormProblem{dtype, dtype, dtype, residual, 8, num_rows, hidden_size}, device));
         visit(tune(RmsnormProblem{DType::bf16, DType::bf16, DType::e4m3, residual, 8, num_rows, hidden_size}, device));
       }
 }
