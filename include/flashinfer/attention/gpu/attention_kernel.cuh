@@ -74,8 +74,12 @@ struct AttentionKernel {
     const AttentionWork& work = Tile::work();
     State state;
     const int32_t num_tiles = ceil_div(max(work.item.kv_end - work.item.kv_begin, int32_t(0)), int32_t(kConfig.kv_tile));
-    if (num_tiles > 0) visit_keys(p, work, num_tiles, state);
-    else if (threadIdx.x == 0) find_next(p);
+    if (num_tiles > 0) {
+      visit_keys(p, work, num_tiles, state);
+    } else {
+      if (threadIdx.x == 0) find_next(p);
+      state.clear();
+    }
     state.finish();
     if constexpr (kConfig.warps_kv > 1) {
       merge_warps<kConfig, Variant>(p, work, state.m, state.d, state.o);
@@ -91,7 +95,7 @@ struct AttentionKernel {
     typename Loader::VCopy v_copy;
     load_q<kConfig>(p, work);
     ptx::cp_async_commit();
-    loader.template publish_first<kStages>();
+    loader.template publish_first<kStages + 1>();
     Tile::sync_keys();  // the places of the first tiles are known
     if constexpr (Tile::kKvAsync) {
 #pragma unroll
@@ -113,33 +117,35 @@ struct AttentionKernel {
     __syncthreads();  // q is there
     if constexpr (kConfig.rope) rotate_q(p, work);
     state.keep_q();
-
-    const WarpRows<kConfig> rows(p, work);
+    state.clear();
+    using Rows = WarpRows<kConfig>;
+    if (Tile::lane() == 0) Rows::of_warp() = Rows(p, work);
+    __syncwarp();
     for (int32_t tile = 0, stage = 0; tile < num_tiles; ++tile) {
       const int32_t first_key = work.item.kv_begin + tile * kConfig.kv_tile + Tile::warp_kv() * Tile::kKeysPerWarp;
-      const bool sees = rows.sees(first_key);
+      const bool sees = Rows::of_warp().sees(first_key);
       uint32_t probabilities[Tile::kRowFragments][Tile::kScoreFragments / 2][4];
 
       // The tile's keys are there, and nobody reads the values of the tile before any more.
       if constexpr (Tile::kKvAsync) ptx::cp_async_wait<2 * kStages - 2>();
       Tile::sync_keys();
       begin_values(loader, v_copy, tile, stage, num_tiles);
-      const typename Loader::Row ahead = loader.find_own(tile + kStages);
       if constexpr (kConfig.rope) rotate_k(loader, tile, stage);
       if (sees) {
         float s[Tile::kRowFragments][Tile::kScoreFragments][4];
         state.scores(s, stage);
-        const float scale = state.logits(s, p, work, rows, first_key);
+        const float scale = state.logits(s, p, work, Rows::of_warp(), first_key);
         state.softmax(s, scale, probabilities);
       }
-      loader.publish_own(tile + kStages, ahead);
       if constexpr (!Tile::kKvAsync) v_copy.store(Tile::loader(), Loader::v_smem(0), loader.values(tile));
 
       // The tile's values are there, and nobody reads its keys any more.
       if constexpr (Tile::kKvAsync) ptx::cp_async_wait<2 * kStages - 2>();
       Tile::sync_keys();
       begin_keys(loader, k_copy, tile, stage, num_tiles);
+      const typename Loader::Row ahead = loader.find_own(tile + kStages + 1);
       if (sees) state.accumulate(probabilities, stage);
+      loader.publish_own(tile + kStages + 1, ahead);
       if constexpr (!Tile::kKvAsync) {
         if (tile + 1 < num_tiles) k_copy.store(Tile::loader(), Loader::k_smem(0), loader.keys(tile + 1));
       } else {

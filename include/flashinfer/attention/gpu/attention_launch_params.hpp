@@ -49,7 +49,7 @@ struct AttentionSmem {
   int merge_max, merge_sum;       // of every warp's rows, behind the warps' accumulators at k
   int tiles_end;
   int num_places;                 // tiles whose row places are kept, a power of two
-  int places, rope, work;
+  int places, rope, rows, work;  // rows: what each warp's rows may see
   int size;
 
   static constexpr int kPlaceBytes = 16;
@@ -72,6 +72,7 @@ struct AttentionSmem {
         num_places(c.num_stages == 1 ? 2 : c.num_stages < 4 ? 4 : 8),
         places(0),
         rope(0),
+        rows(0),
         work(0),
         size(0) {
     // Scratch: the accumulators of warps that share rows, or the merge of slots: 8 bytes a row.
@@ -79,7 +80,8 @@ struct AttentionSmem {
     tiles_end = k + max(c.num_stages * (k_stage + v_stage), scratch);
     places = round_up(tiles_end, 16);
     rope = places + num_places * c.kv_tile * kPlaceBytes;
-    work = round_up(rope + (c.rope ? c.head_dim_qk / 2 * 8 : 0), 16);
+    rows = round_up(rope + (c.rope ? c.head_dim_qk / 2 * 8 : 0), 16);
+    work = rows + c.warps_q * c.warps_kv * 16;
     size = work + kWorkBytes;
   }
 };

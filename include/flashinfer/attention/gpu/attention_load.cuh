@@ -3,12 +3,14 @@
 #pragma once
 
 #include <flashinfer/attention/gpu/attention_tile.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 
 namespace flashinfer::gpu {
 
 /// Copies kRows rows of kDim elements, eight elements a chunk, padded to a multiple of 16 with zeros, by the kGroup threads of a group.
-/// A source has: base (const char*), offset(row) in bytes, valid(row, column): what is not valid is not read, zeros are written.
-template <class T, class Operand, bool kAsync, int kRows, int kDim, int kPitch, int kGroup>
+/// A source has: begin(row), and valid(row, column): what is not valid is not read, zeros are written.
+/// kUnroll chunks of a thread are addressed at a time: all where addresses are cheap, few where they need divisions.
+template <class T, class Operand, bool kAsync, int kRows, int kDim, int kPitch, int kGroup, int kUnroll = 64>
 struct RowCopy {
   static constexpr int kChunks = padded(kDim) / 8;
   /// Neighbouring threads share a row: a power of two that divides its chunks, so that all of a thread's addresses are one register
@@ -27,10 +29,10 @@ struct RowCopy {
   FLASHINFER_DEVICE void copy(int thread, unsigned char* smem, const Source& source) {
     if constexpr (kAsync) {
       const uint32_t to = ptx::smem_address(smem);
-#pragma unroll
+#pragma unroll kUnroll
       for (int i = 0; i < kPerThread; ++i) {
         const Chunk at(thread, i);
-        if (at.exists()) ptx::cp_async_16(to + at.to(), source.base + at.column * Vec<T, 8>::kBytes + source.offset(at.row), at.valid(source));
+        if (at.exists()) ptx::cp_async_16(to + at.to(), source.begin(at.row) + at.column * Vec<T, 8>::kBytes, at.valid(source));
       }
     } else {
       fetch(thread, source);
@@ -71,8 +73,8 @@ struct RowCopy {
     for (int i = 0; i < kPart; ++i) {
       const Chunk at(thread, kFirst + i);
       if (kFirst + i >= kPerThread) break;
-      const char* from = source.base + at.column * Vec<T, 8>::kBytes + (at.exists() ? source.offset(at.row) : 0);
-      held[i] = at.exists() && at.valid(source) ? Vec<T, 8>::load(reinterpret_cast<const T*>(from)) : Vec<T, 8>::zero();
+      held[i] = at.exists() && at.valid(source) ? Vec<T, 8>::load(reinterpret_cast<const T*>(source.begin(at.row) + at.column * Vec<T, 8>::kBytes))
+                                                : Vec<T, 8>::zero();
     }
   }
   template <int kFirst>
@@ -107,9 +109,9 @@ struct QSource {
         first_row(work.item.q_tile * kConfig.q_tile),
         num_rows(work.qo_len * p.plan.group_size()),
         qo_begin(work.qo_begin) {}
-  FLASHINFER_DEVICE int64_t offset(int row) const {
+  FLASHINFER_DEVICE const char* begin(int row) const {
     const int32_t group_size = p.plan.group_size(), token = (first_row + row) / group_size, head = first_row + row - token * group_size;
-    return ((qo_begin + token) * p.q_stride_token + head * p.q_stride_head) * int64_t(sizeof(T));
+    return base + ((qo_begin + token) * p.q_stride_token + head * p.q_stride_head) * int64_t(sizeof(T));
   }
   FLASHINFER_DEVICE bool valid(int row, int) const {
     return first_row + row < num_rows && uint32_t(qo_begin + (first_row + row) / p.plan.group_size()) < uint32_t(p.total_qo_len);
@@ -120,13 +122,13 @@ struct QSource {
 template <AttentionConfig kConfig>
 FLASHINFER_DEVICE void load_q(const AttentionParams& p, const AttentionWork& work) {
   using Tile = AttentionTile<kConfig>;
-  RowCopy<typename Tile::Q, typename Tile::Operand, Tile::kQAsync, kConfig.q_tile, kConfig.head_dim_qk, Tile::kSmem.q_pitch, Tile::kThreads> rows;
-  rows.copy(int(threadIdx.x), dynamic_smem() + Tile::kSmem.q, QSource<kConfig>(p, work));
+  RowCopy<typename Tile::Q, typename Tile::Operand, Tile::kQAsync, kConfig.q_tile, kConfig.head_dim_qk, Tile::kSmem.q_pitch, Tile::kThreads, 2> rows;
+  rows.copy(ptx::opaque(int(threadIdx.x)), dynamic_smem() + Tile::kSmem.q, QSource<kConfig>(p, work));
 }
 
-/// Where a key's rows of k and v begin, in bytes from the head's first.
+/// Where a key's rows of k and v begin: of the item's head, and of its columns of v.
 struct KvPlace {
-  int64_t k, v;
+  const char *k, *v;
 };
 static_assert(sizeof(KvPlace) == AttentionSmem::kPlaceBytes);
 
@@ -137,6 +139,7 @@ struct KvLoader {
   using Tile = AttentionTile<kConfig>;
   using T = typename Tile::Kv;
   static constexpr AttentionSmem kSmem = Tile::kSmem;
+  static constexpr int kVoTiles = ceil_div(kConfig.head_dim_vo, kConfig.vo_tile);
   using KCopy = RowCopy<T, typename Tile::Operand, Tile::kKvAsync, Tile::kLoadKeys, kConfig.head_dim_qk, kSmem.k_pitch, Tile::kLoadThreads>;
   using VCopy = RowCopy<T, typename Tile::Operand, Tile::kKvAsync, Tile::kLoadKeys, kConfig.vo_tile, kSmem.v_pitch, Tile::kLoadThreads>;
   /// A page and a row in it; a token and 0 when ragged.
@@ -148,13 +151,8 @@ struct KvLoader {
   const KvView& kv;
   const uint32_t page_size;
   const AttentionWork& work;
-  const T *k, *v;  // of the head; v: of the item's columns
 
-  FLASHINFER_DEVICE KvLoader(const AttentionParams& p, const AttentionWork& work) : kv(p.kv), page_size(p.plan.page_size), work(work) {
-    const int32_t head = work.item.head / p.plan.num_vo_tiles, part = work.item.head - head * p.plan.num_vo_tiles;
-    k = static_cast<const T*>(kv.k) + head * kv.k_stride_head;
-    v = static_cast<const T*>(kv.v) + head * kv.v_stride_head + part * kConfig.vo_tile;
-  }
+  FLASHINFER_DEVICE KvLoader(const AttentionParams& p, const AttentionWork& work) : kv(p.kv), page_size(p.plan.page_size), work(work) {}
 
   /// This loader's first key of a tile.
   FLASHINFER_DEVICE int32_t first_key(int32_t tile) const { return work.item.kv_begin + tile * kConfig.kv_tile + Tile::first_load_key(); }
@@ -163,7 +161,7 @@ struct KvLoader {
   /// Columns of v; fewer than vo_tile in the last part of an output that vo_tile does not divide.
   FLASHINFER_DEVICE int32_t v_columns() const {
     if constexpr (kConfig.head_dim_vo % kConfig.vo_tile == 0) return kConfig.vo_tile;
-    return kConfig.head_dim_vo - work.item.head % ceil_div(kConfig.head_dim_vo, kConfig.vo_tile) * kConfig.vo_tile;
+    return kConfig.head_dim_vo - work.item.head % kVoTiles * kConfig.vo_tile;
   }
 
   /// Only starts the load: who looks at the page id here waits for it here.
@@ -178,14 +176,16 @@ struct KvLoader {
   }
   FLASHINFER_DEVICE void publish(int32_t tile, int32_t key_in_tile, const Row& found) const {
     const int32_t page = uint32_t(found.page) < uint32_t(kv.num_pages) ? found.page : 0;
-    KvPlace place;
+    const int32_t head = work.item.head / kVoTiles, part = work.item.head % kVoTiles;
+    int64_t of_k = head * kv.k_stride_head, of_v = head * kv.v_stride_head + part * kConfig.vo_tile;
     if constexpr (kConfig.paged) {
-      place = {page * kv.k_stride_page + found.row * kv.k_stride_token, page * kv.v_stride_page + found.row * kv.v_stride_token};
+      of_k += page * kv.k_stride_page + found.row * kv.k_stride_token;
+      of_v += page * kv.v_stride_page + found.row * kv.v_stride_token;
     } else {
-      place = {page * kv.k_stride_token, page * kv.v_stride_token};
+      of_k += page * kv.k_stride_token;
+      of_v += page * kv.v_stride_token;
     }
-    constexpr int64_t kBytes = sizeof(T);
-    places(tile)[key_in_tile] = {place.k * kBytes, place.v * kBytes};
+    places(tile)[key_in_tile] = {reinterpret_cast<const char*>(static_cast<const T*>(kv.k) + of_k), reinterpret_cast<const char*>(static_cast<const T*>(kv.v) + of_v)};
   }
   /// In the loop: this thread's key of the tile.
   FLASHINFER_DEVICE Row find_own(int32_t tile) const { return Tile::loader() < Tile::kLoadKeys ? find(first_key(tile) + Tile::loader()) : Row{0, 0}; }
@@ -212,19 +212,18 @@ struct KvLoader {
   /// A tile of keys, or of values.
   template <bool kOfValues>
   struct Source {
-    const char* base;
     const KvPlace* places;
     int32_t rows, columns;  // that are there
-    FLASHINFER_DEVICE int64_t offset(int row) const { return kOfValues ? places[row].v : places[row].k; }
+    FLASHINFER_DEVICE const char* begin(int row) const { return kOfValues ? places[row].v : places[row].k; }
     FLASHINFER_DEVICE bool valid(int row, int column) const {
       return row < rows && (!kOfValues || kConfig.head_dim_vo % kConfig.vo_tile == 0 || column * 8 < columns);
     }
   };
   FLASHINFER_DEVICE Source<false> keys(int32_t tile) const {
-    return {reinterpret_cast<const char*>(k), places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), kConfig.head_dim_qk};
+    return {places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), kConfig.head_dim_qk};
   }
   FLASHINFER_DEVICE Source<true> values(int32_t tile) const {
-    return {reinterpret_cast<const char*>(v), places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), v_columns()};
+    return {places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), v_columns()};
   }
   /// Shared memory of this loader's first row of a stage.
   static FLASHINFER_DEVICE unsigned char* k_smem(int32_t stage) {

@@ -4,6 +4,7 @@
 
 #include <flashinfer/attention/gpu/attention_tile.cuh>
 #include <flashinfer/gpu/ptx/math.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 
 namespace flashinfer::gpu {
 
@@ -91,14 +92,14 @@ FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork&
   /// Fragments of 8 columns at a time.
   constexpr int kFragments = min(Tile::kOutFragments, (kWarpBytes / 64 - 8) / 8), kPitch = row_floats(kFragments * 8);
   static_assert(kFragments > 0);
-  float* rows = reinterpret_cast<float*>(dynamic_smem() + Tile::warp() * kWarpBytes);
-  const int lane = Tile::lane();
+  const int thread = ptx::opaque(int(threadIdx.x)), lane = thread % kWarpSize;
+  float* rows = reinterpret_cast<float*>(dynamic_smem() + thread / kWarpSize * kWarpBytes);
   __syncthreads();  // all warps are done with the tiles that lie here
 #pragma unroll
   for (int f = 0; f < Tile::kRowFragments; ++f) {
     float factor[2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) factor[h] = store_state<kConfig, Variant>(p, work, Tile::row(f, h), m[f][h], d[f][h], lane % 4 == 0);
+    for (int h = 0; h < 2; ++h) factor[h] = store_state<kConfig, Variant>(p, work, Tile::row(f, h, thread), m[f][h], d[f][h], lane % 4 == 0);
 #pragma unroll
     for (int first = 0; first < Tile::kOutFragments; first += kFragments) {
 #pragma unroll
@@ -113,7 +114,7 @@ FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork&
       for (int i = lane; i < 16 * kVecs; i += kWarpSize) {
         const int row = i / kVecs, column = i % kVecs * 4;
         const float4 x = *reinterpret_cast<const float4*>(rows + row * kPitch + column);
-        const int tile_row = Tile::warp_q() * rows_per_warp(kConfig) + f * 16 + row;
+        const int tile_row = Tile::warp_q(thread) * rows_per_warp(kConfig) + f * 16 + row;
         const OutRow at = out_row<kConfig>(p, work, tile_row);
         if (first * 8 + column >= padded(kConfig.vo_tile)) continue;
         if (work.item.slot >= 0) {
@@ -136,19 +137,19 @@ FLASHINFER_DEVICE void merge_warps(const AttentionParams& p, const AttentionWork
   float* rows = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.k);               // [warp, row]
   float* maxima = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_max);      // [warp, row]; then factors
   float* sums = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_sum);        // [warp, row]
-  const int lane = Tile::lane(), warp = Tile::warp();
+  const int thread = ptx::opaque(int(threadIdx.x)), lane = thread % kWarpSize, warp = thread / kWarpSize;
   __syncthreads();  // all warps are done with the keys and values that lie here
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int row = warp * 16 + Tile::row(0, h);
+    const int row = warp * 16 + Tile::row(0, h, thread);
 #pragma unroll
     for (int n = 0; n < Tile::kOutFragments; ++n)
       *reinterpret_cast<float2*>(rows + row * kPitch + n * 8 + lane % 4 * 2) = make_float2(o[0][n][2 * h], o[0][n][2 * h + 1]);
     if (lane % 4 == 0) maxima[row] = m[0][h], sums[row] = d[0][h];
   }
   __syncthreads();
-  if (threadIdx.x < 16) {
-    const int row = int(threadIdx.x);
+  if (thread < 16) {
+    const int row = thread;
     float most = -kInfinity, sum = 0.0f, factor[kWarps];
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) most = fmaxf(most, maxima[w * 16 + row]);
@@ -165,7 +166,7 @@ FLASHINFER_DEVICE void merge_warps(const AttentionParams& p, const AttentionWork
   __syncthreads();
   constexpr int kVecs = padded(kConfig.vo_tile) / 4;
 #pragma unroll 1
-  for (int i = int(threadIdx.x); i < 16 * kVecs; i += Tile::kThreads) {
+  for (int i = thread; i < 16 * kVecs; i += Tile::kThreads) {
     const int row = i / kVecs, column = i % kVecs * 4;
     float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
@@ -210,9 +211,9 @@ FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const AttentionWork&
   constexpr int kBatch = 4;
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
-  const int lane = int(threadIdx.x) % kLanes;
+  const int thread = ptx::opaque(int(threadIdx.x)), lane = thread % kLanes;
   for (int first = 0; first < num_rows; first += Tile::kThreads / kLanes) {
-    const int row = first + int(threadIdx.x) / kLanes;
+    const int row = first + thread / kLanes;
     float m = -kInfinity, d = 0.0f;
     for (int slot = lane; slot < item.num_slots && row < num_rows; slot += kLanes * kBatch) {
       float maxima[kBatch], parts[kBatch];
@@ -252,7 +253,7 @@ FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWo
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
   const int num_tasks = num_rows * kTasksPerRow;
-  for (int first = int(threadIdx.x); first < num_tasks; first += Tile::kThreads * kTasks) {
+  for (int first = ptx::opaque(int(threadIdx.x)); first < num_tasks; first += Tile::kThreads * kTasks) {
     float4 sum[kTasks];
     float m[kTasks];
     int row[kTasks], column[kTasks];
@@ -268,23 +269,24 @@ FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWo
       float maxima[kBatch][kTasks];
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        if (slot + j >= item.num_slots) break;
+        const bool there = slot + j < item.num_slots;
         const int64_t first_row = int64_t(item.slot_at(slot + j)) * kConfig.q_tile;
 #pragma unroll
         for (int t = 0; t < kTasks; ++t) {
-          parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * kConfig.vo_tile + column[t]));
-          maxima[j][t] = __ldcg(plan.partial_max + first_row + row[t]);
+          parts[j][t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), maxima[j][t] = -kInfinity;
+          if (there) {
+            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * kConfig.vo_tile + column[t]));
+            maxima[j][t] = __ldcg(plan.partial_max + first_row + row[t]);
+          }
         }
       }
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        if (slot + j >= item.num_slots) break;
+      for (int j = 0; j < kBatch; ++j)
 #pragma unroll
         for (int t = 0; t < kTasks; ++t) {
           const float factor = maxima[j][t] == -kInfinity ? 0.0f : ptx::ex2(maxima[j][t] - m[t]);
           sum[t].x += parts[j][t].x * factor, sum[t].y += parts[j][t].y * factor, sum[t].z += parts[j][t].z * factor, sum[t].w += parts[j][t].w * factor;
         }
-      }
     }
 #pragma unroll
     for (int t = 0; t < kTasks; ++t) {

@@ -14,6 +14,9 @@ struct WarpRows {
 
   KvRange visible, full;  // keys that some row, that every row of this warp may see
 
+  /// Kept in shared memory between tiles.
+  static FLASHINFER_DEVICE WarpRows& of_warp() { return reinterpret_cast<WarpRows*>(dynamic_smem() + Tile::kSmem.rows)[Tile::warp()]; }
+
   FLASHINFER_DEVICE WarpRows(const AttentionParams& p, const AttentionWork& work) {
     const int32_t group_size = p.plan.group_size();
     const int32_t first = work.item.q_tile * kConfig.q_tile + Tile::warp_q() * rows_per_warp(kConfig);
@@ -56,7 +59,8 @@ struct WarpState {
   uint32_t q[kKeepsQ ? Tile::kQkSteps : 1][kRowFragments][4];
   uint32_t q_address, k_address, v_address;  // this lane's rows for ldmatrix, of stage 0
 
-  FLASHINFER_DEVICE WarpState() {
+  /// No keys yet. Called when all that comes before the first tile is done: accumulators fill the registers.
+  FLASHINFER_DEVICE void clear() {
 #pragma unroll
     for (int f = 0; f < kRowFragments; ++f) {
 #pragma unroll
@@ -66,6 +70,9 @@ struct WarpState {
 #pragma unroll
         for (float& x : o[f][n]) x = 0.0f;
     }
+  }
+
+  FLASHINFER_DEVICE WarpState() {
     const int lane = Tile::lane();
     const uint32_t smem = ptx::smem_address(dynamic_smem());
     // q and v: rows of both 8x8 matrices downward, then the next 8 columns; k: 8 keys, then the next 8 columns, then the next 8 keys.

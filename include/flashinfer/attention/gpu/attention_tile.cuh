@@ -54,14 +54,14 @@ struct AttentionTile {
 
   static FLASHINFER_DEVICE int lane() { return int(threadIdx.x % kWarpSize); }
   static FLASHINFER_DEVICE int warp() { return int(threadIdx.x / kWarpSize); }
-  static FLASHINFER_DEVICE int warp_q() { return kConfig.warps_kv == 1 ? warp() : 0; }
+  static FLASHINFER_DEVICE int warp_q(int thread = int(threadIdx.x)) { return kConfig.warps_kv == 1 ? int(unsigned(thread) / kWarpSize) : 0; }
   static FLASHINFER_DEVICE int warp_kv() { return kConfig.warps_kv == 1 ? 0 : warp(); }
   /// The thread among those that load keys together, and their first key in the tile.
   static FLASHINFER_DEVICE int loader() { return kOwnKeys ? lane() : int(threadIdx.x); }
   static FLASHINFER_DEVICE int first_load_key() { return kOwnKeys ? warp() * kKeysPerWarp : 0; }
   /// Row of the tile of the thread's accumulators c0 c1 (half 0) and c2 c3 (half 1).
-  static FLASHINFER_DEVICE int row(int fragment, int half) {
-    return warp_q() * rows_per_warp(kConfig) + fragment * 16 + half * 8 + lane() / 4;
+  static FLASHINFER_DEVICE int row(int fragment, int half, int thread = int(threadIdx.x)) {
+    return warp_q(thread) * rows_per_warp(kConfig) + fragment * 16 + half * 8 + int(unsigned(thread) % kWarpSize / 4);
   }
   /// Those who load keys together wait for each other: what one has copied, all may read; what all have read, one may overwrite.
   static FLASHINFER_DEVICE void sync_keys() {
