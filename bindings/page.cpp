@@ -120,7 +120,7 @@ become -1 and 0.)");
   m.def("get_seq_lens", &get_seq_lens, "kv_indptr"_a, "kv_last_page_len"_a, "page_size"_a,
         R"(Tokens of each request in a paged KV cache: max(pages - 1, 0) * page_size + kv_last_page_len.
 
-kv_indptr: [batch_size + 1], kv_last_page_len: [batch_size], int32 or int64, both alike.)");
+kv_indptr: [batch_size + 1], kv_last_page_len: [batch_size], each int32 or int64; the result is as kv_last_page_len.)");
 }};
 
 const Tuned append_kernels{"append_paged_kv_cache",
