@@ -48,16 +48,21 @@ class Block {
   static constexpr size_t kStackBytes = 256 << 10;
   static constexpr int kLanes = 32;
 
-  /// Runs `body` as every thread of every block of a one-dimensional grid, one block after another.
-  static void run_grid(unsigned grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body) {
+  /// Runs `body` as every thread of every block of a grid, one block after another.
+  static void run_grid(Index grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body) {
     Block block(threads, smem_bytes, seed);
     current_ = &block;
-    for (unsigned b = 0; b < grid; ++b) {
-      block.block_index = {b, 0, 0};
-      block.grid = {grid, 1, 1};
-      block.run(body);
-    }
+    block.grid = grid;
+    for (unsigned z = 0; z < grid.z; ++z)
+      for (unsigned y = 0; y < grid.y; ++y)
+        for (unsigned x = 0; x < grid.x; ++x) {
+          block.block_index = {x, y, z};
+          block.run(body);
+        }
     current_ = nullptr;
+  }
+  static void run_grid(unsigned grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body) {
+    run_grid(Index{grid, 1, 1}, threads, smem_bytes, seed, body);
   }
 
   static Block& current() { return *current_; }
@@ -191,6 +196,8 @@ class Block {
 #define blockDim (::emulation::Block::current().block_size)
 #define __device__
 #define __shared__ static
+#define __device__
+#define __noinline__ [[gnu::noinline]]
 #define FLASHINFER_DEVICE inline
 
 struct float2 {
