@@ -119,7 +119,7 @@ class AttentionBatch {
   template <class T>
   static std::vector<T> poisoned(int64_t count) {
     std::vector<T> v(static_cast<size_t>(count));
-    std::memset(static_cast<void*>(v.data()), 0xff, v.size() * sizeof(T));
+    if (count > 0) std::memset(static_cast<void*>(v.data()), 0xff, v.size() * sizeof(T));
     return v;
   }
 
