@@ -55,8 +55,8 @@ struct AttentionKernel {
   using Loader = KvLoader<kConfig>;
 
   /// The item after this one. By one thread, so that the walk over the plan costs the others no registers: some 3 us of divisions
-  /// and loads, which it does while the first keys are under way.
-  static FLASHINFER_DEVICE void find_next(const Params& p) {
+  /// and loads, which it does while the first keys are under way. A call, as it is needed at three places.
+  __noinline__ static __device__ void find_next(const Params& p) {
     AttentionWork& next = Tile::works().next;
     WorkIterator items(p.plan, Tile::works().cursor);
     WorkItem item;
