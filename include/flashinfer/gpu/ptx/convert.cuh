@@ -1,5 +1,6 @@
 // Conversions between pairs of float and pairs of narrow elements, the way the hardware does them. The first element is
-// in the low bits. Written as PTX so that a kernel needs no CUDA header: cuda_fp8.h alone takes longer to compile than most kernels.
+// in the low bits. Written as PTX so that a kernel needs no CUDA header: cuda_fp8.h would add 23 ms to the 92 ms (CPU, NVRTC 13.0)
+// that RMSNorm's kernel takes to compile, and on older architectures converts in software through double.
 #pragma once
 
 #include <flashinfer/core/number.hpp>
