@@ -80,8 +80,9 @@ struct Case {
     problem.q = pick({DType::f32, DType::f16, DType::bf16, DType::bf16});
     problem.kv = flip(3) ? pick({DType::e4m3, DType::e5m2}) : problem.q;
     problem.out = flip(3) ? DType::f32 : problem.q;
-    problem.num_kv_heads = draw(1, 4);
-    problem.num_qo_heads = problem.num_kv_heads * pick({1, 1, 2, 3, 4, 5, 7, 8});
+    const bool many_heads = flip(6);  // more than one item holds
+    problem.num_kv_heads = many_heads ? pick({12, 20, 40}) : draw(1, 4);
+    problem.num_qo_heads = problem.num_kv_heads * (many_heads ? draw(1, 2) : pick({1, 1, 2, 3, 4, 5, 7, 8}));
     problem.head_dim_qk = flip(20) ? 8 * draw(17, 64) : 8 * draw(1, 17);
     problem.head_dim_vo = flip(2) ? problem.head_dim_qk : flip(20) ? 8 * draw(17, 64) : 8 * draw(1, 17);
     problem.page_size = flip(3) ? 0 : pick({1, 2, 3, 5, 8, 16, 16, 64, 100});
