@@ -125,6 +125,20 @@ TYPED_TEST(Rope, FarPositionsAreAsAccurateAsNearOnes) {
   }
 }
 
+TYPED_TEST(Rope, FrequenciesFollowEveryOption) {
+  // One after the other, since a thread keeps the last frequencies.
+  RopeOptions options;
+  for (int64_t head_dim : {64, 128, 64}) check_pos_ids<TypeParam>(5, head_dim, options, 4000, false, 0);
+  options.rope_theta = 3e4;
+  check_pos_ids<TypeParam>(5, 64, options, 4000, false, 0);
+  options.rope_scale = 3;
+  check_pos_ids<TypeParam>(5, 64, options, 4000, false, 0);
+  options.llama31 = true;
+  check_pos_ids<TypeParam>(5, 64, options, 4000, false, 0);
+  options.low_freq_factor = 2;
+  check_pos_ids<TypeParam>(5, 64, options, 4000, false, 0);
+}
+
 TYPED_TEST(Rope, Offsets) {
   const std::vector<int32_t> indptr{0, 3, 3, 10, 11}, offsets{100000, 5, 0, 7};
   const std::vector<int64_t> positions{100000, 100001, 100002, 0, 1, 2, 3, 4, 5, 6, 7, 0, 0};  // two tokens of no request
