@@ -215,27 +215,27 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
   }
 
   // Where each array lives from now on.
-  const auto settle = [&](const char* argument, const TensorView& t, const TensorView& home, const std::vector<int32_t>& read, int64_t offset) -> const int32_t* {
+  const auto settle = [&](const char* argument, const TensorView& t, const TensorView& home, const int32_t* read, int64_t offset) -> const int32_t* {
     if (!t) return nullptr;
     if (!t.is_cpu()) return t.as<const int32_t>();
-    const size_t bytes = read.size() * sizeof(int32_t);
+    const size_t bytes = size_t(t.size(0)) * sizeof(int32_t);
     if (home) {
       check.dtype(argument, home, DType::i32);
       check.device(argument, home, context.device);
       check.contiguous(argument, home);
-      check.that(home.numel() >= int64_t(read.size()), argument, [&] { return "at most " + std::to_string(home.numel()) + " entries, which its buffer holds"; },
-                 [&] { return std::to_string(read.size()); });
+      check.that(home.numel() >= t.size(0), argument, [&] { return "at most " + std::to_string(home.numel()) + " entries, which its buffer holds"; },
+                 [&] { return std::to_string(t.size(0)); });
       if (home.data == t.data || bytes == 0) return home.as<const int32_t>();
-      if (on_cpu) std::memcpy(home.data, read.data(), bytes);
-      else context.kernels->copy_to_device(home.data, read.data(), bytes, context);
+      if (on_cpu) std::memcpy(home.data, read, bytes);
+      else context.kernels->copy_to_device(home.data, read, bytes, context);
       return home.as<const int32_t>();
     }
-    put(offset, read.data(), bytes);
+    put(offset, read, bytes);
     return at_offset<const int32_t>(int_workspace.data, offset);
   };
-  plan.qo_indptr = settle("qo_indptr", lengths.qo_indptr, homes.qo_indptr, host.qo_indptr, layout.qo_indptr);
-  plan.kv_indptr = settle("kv_indptr", lengths.kv_indptr, homes.kv_indptr, host.kv_indptr, layout.kv_indptr);
-  plan.last_page_len = settle("last_page_len", lengths.last_page_len, homes.last_page_len, host.last_page_len, layout.last_page_len);
+  plan.qo_indptr = settle("qo_indptr", lengths.qo_indptr, homes.qo_indptr, host.qo_indptr.data(), layout.qo_indptr);
+  plan.kv_indptr = settle("kv_indptr", lengths.kv_indptr, homes.kv_indptr, host.kv_indptr.data(), layout.kv_indptr);
+  plan.last_page_len = settle("last_page_len", lengths.last_page_len, homes.last_page_len, host.last_page_len.data(), layout.last_page_len);
   if (const TensorView& indices = lengths.kv_indices; indices) {
     const bool in_place = indices.is_cpu() && !homes.kv_indices && !uploaded_indices(lengths, homes, context.device);
     planned.kv_indices = in_place ? indices.as<const int32_t>() : settle("kv_indices", indices, homes.kv_indices, host.kv_indices, layout.kv_indices);

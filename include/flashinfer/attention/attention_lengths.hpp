@@ -22,7 +22,9 @@ struct AttentionLengths {
 
 /// Lengths in host memory as i32, checked.
 struct HostLengths {
-  std::vector<int32_t> qo_indptr, kv_indptr, last_page_len, kv_indices;
+  std::vector<int32_t> qo_indptr, kv_indptr, last_page_len;
+  std::vector<int32_t> converted_indices;  // where the caller's are not i32, one after another
+  const int32_t* kv_indices = nullptr;     // [num_indices], the caller's or the converted ones
   std::vector<int64_t> mask_elements;  // [batch_size + 1] elements of an unpacked custom mask
   std::vector<int32_t> mask_indptr;    // [batch_size + 1] bytes of the packed one
   int32_t max_qo_len = 0;
@@ -107,7 +109,7 @@ inline int32_t check_lengths(const Check& check, const AttentionProblem& p, cons
 /// Reads and checks what lies on the host. `all`: every length array does, so that lengths can be compared.
 inline void read_lengths(const Check& check, const AttentionProblem& p, const AttentionLengths& lengths, int32_t batch_size, bool all, HostLengths& host) {
   using namespace detail;
-  host.qo_indptr.clear(), host.kv_indptr.clear(), host.last_page_len.clear(), host.kv_indices.clear();
+  host.qo_indptr.clear(), host.kv_indptr.clear(), host.last_page_len.clear(), host.kv_indices = nullptr;
   host.mask_elements.clear(), host.mask_indptr.clear();
   host.max_qo_len = lengths.qo_indptr ? 0 : lengths.uniform_qo_len;
   host.max_page = -1;
@@ -137,12 +139,18 @@ inline void read_lengths(const Check& check, const AttentionProblem& p, const At
     }
   }
   if (here(lengths.kv_indices)) {
-    read_indices(check, "kv_indices", lengths.kv_indices, host.kv_indices);
-    const size_t used = host.kv_indptr.empty() ? 0 : size_t(host.kv_indptr.back());
-    for (size_t i = 0; i < used; ++i) {
-      check.that(host.kv_indices[i] >= 0, "kv_indices", "page ids of 0 or more", [&] { return std::to_string(host.kv_indices[i]) + " at " + std::to_string(i); });
-      host.max_page = max(host.max_page, host.kv_indices[i]);
+    const TensorView& t = lengths.kv_indices;
+    if (t.dtype == DType::i32 && t.is_contiguous()) {
+      host.kv_indices = t.as<const int32_t>();
+    } else {
+      read_indices(check, "kv_indices", t, host.converted_indices);
+      host.kv_indices = host.converted_indices.data();
     }
+    const int64_t used = host.kv_indptr.empty() ? 0 : host.kv_indptr.back();
+    int32_t least = 0, most = -1;  // a loop that becomes vectors: there may be a million
+    for (const int32_t *page = host.kv_indices, *end = page + used; page < end; ++page) least = min(least, *page), most = max(most, *page);
+    check.that(least >= 0, "kv_indices", "page ids of 0 or more", [&] { return std::to_string(least); });
+    host.max_page = most;
   }
   if (p.flags.custom_mask && all) {
     host.mask_elements.assign(1, 0), host.mask_indptr.assign(1, 0);

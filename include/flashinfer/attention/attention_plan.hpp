@@ -176,13 +176,21 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
   header = {num_units, num_units ? busy_workers(plan, num_units) : 0, int32_t(num_slots)};
   int64_t unit = 0, slot = 0;
   int32_t worker = 0;
+  // Workers are found in the order of the line, as locate() finds each by itself.
   for (int32_t r = 0; r < plan.batch_size && worker < header.num_workers; ++r) {
     const RequestWork work(plan, r);
-    const int64_t units = work.total_units(plan);
-    for (int64_t begin; worker < header.num_workers && (begin = piece_begin(num_units, header.num_workers, worker)) < unit + units; ++worker)
-      starts[worker] = locate(plan, r, begin - unit, slot);
-    unit += units;
-    if (plan.batch_invariant && plan.cut_tiles > 0) slot += work.total_slots(plan);
+    int64_t tile_slot = slot;
+    for (int32_t q_tile = 0; q_tile < work.num_q_tiles && worker < header.num_workers; ++q_tile) {
+      const int32_t n = work.num_units(plan, q_tile), slots = n > 1 ? n : 0;
+      const int64_t end = unit + int64_t(n) * plan.num_heads();
+      for (int64_t begin; worker < header.num_workers && (begin = piece_begin(num_units, header.num_workers, worker)) < end; ++worker) {
+        const int32_t head = int32_t((begin - unit) / n);
+        starts[worker] = {r, q_tile, head, int32_t((begin - unit) % n), int32_t(tile_slot + int64_t(head) * slots), {}};
+      }
+      unit = end;
+      tile_slot += int64_t(slots) * plan.num_heads();
+    }
+    if (plan.batch_invariant && plan.cut_tiles > 0) slot = tile_slot;
   }
   for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
 }
