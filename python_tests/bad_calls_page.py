@@ -110,7 +110,7 @@ CALLS += [
     (op, "kv_indptr", {"kv_indptr": ints(0, 5)}),
     (op, "kv_indptr", {"kv_indptr": ints(0, 2, 5).float()}),
     (op, "kv_indptr", {"kv_indptr": ints(0, 2, 5)[None]}),
-    (op, "kv_last_page_len", {"kv_last_page_len": torch.tensor([4, 3])}),
+    (op, "kv_last_page_len", {"kv_last_page_len": torch.tensor([4.0, 3.0])}),
     (op, "kv_last_page_len", {"kv_last_page_len": None}),
     (op, "kv_last_page_len", {"kv_last_page_len": torch.zeros(4, dtype=torch.int32)[::2]}),
     (op, "page_size", {"page_size": 0}),
