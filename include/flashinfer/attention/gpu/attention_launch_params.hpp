@@ -88,11 +88,13 @@ struct AttentionSmem {
 
 FLASHINFER_HOST_DEVICE constexpr int smem_bytes(const AttentionConfig& c) { return AttentionSmem(c).size; }
 
-/// Blocks that the 64 K registers of a multiprocessor hold: the launch bound that the kernel is compiled with.
+/// Blocks that the 64 K registers of a multiprocessor hold: the launch bound that the kernel is compiled with. What is not an
+/// accumulator or q takes up to 88 registers, as ptxas counted over tuned configs; a tile held on its way through registers 24 more.
 FLASHINFER_HOST_DEVICE constexpr int min_blocks(const AttentionConfig& c) {
   const int accumulators = rows_per_warp(c) * (padded(c.vo_tile) + keys_per_warp(c)) / 32;
   const int q = rows_per_warp(c) * (keeps_q(c) ? padded(c.head_dim_qk) / 2 : 8) / 32;
-  const int registers = round_up(accumulators + q + (converts_kv(c) ? 32 : 0) + 56, 8);
+  const bool holds_tiles = converts_kv(c) || c.num_stages == 1;
+  const int registers = min(round_up(accumulators + q + (holds_tiles ? 24 : 0) + 88, 8), 248);
   const int by_registers = 65536 / (num_threads(c) * registers);
   const int by_smem = (228 << 10) / (smem_bytes(c) + 1024);  // more blocks than the largest part can hold are of no use
   return clamp(min(by_registers, by_smem), 1, 1024 / num_threads(c));
