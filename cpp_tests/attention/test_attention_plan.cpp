@@ -30,6 +30,7 @@ struct RandomBatch {
     plan.page_size = draw(0, 1) ? draw(1, 5) : 0;
     plan.max_workers = draw(1, 20);
     plan.min_units = draw(1, 3);
+    plan.item_units = draw(0, 3);
     plan.batch_invariant = draw(0, 1);
     plan.cut_tiles = draw(0, 3);
     plan.causal = draw(0, 1);

@@ -66,6 +66,7 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
     plan.max_workers = (options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms) * gpu::workers_per_sm(planned.config, info);
     plan.num_vo_tiles = ceil_div(problem.head_dim_vo, planned.config.vo_tile);
     plan.min_units = ceil_div(kMinKeysPerWorker, plan.kv_tile);
+    plan.item_units = gpu::item_units(planned.config);
   }
   if (problem.batch_invariant && problem.cut_len > 0) plan.cut_tiles = ceil_div(round_up(problem.cut_len, 64), plan.kv_tile);
   planned.max_workers = plan.max_workers;

@@ -6,8 +6,9 @@
 //     segment = (request, q_tile, head), unit = a run of kv tiles of one segment (at least one unit, even with no keys: it writes 0)
 // A worker (a CTA, or a CPU thread's turn) takes one contiguous piece of the line. Nothing else is stored: the items of a worker follow from
 // where it starts and the lengths (WorkIterator). Two ways to cut the line:
-//   balanced         unit = one kv tile. num_workers equal pieces; a segment cut by a border has partial results, of which a worker has
-//                    at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the batch. Stream-K.
+//   balanced         unit = one kv tile, and item_units in front of every segment for what beginning an item costs: a worker with many
+//                    short segments gets fewer keys. num_workers equal pieces; a segment cut by a border has partial results, of which a
+//                    worker has at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the batch. Stream-K.
 //   batch-invariant  unit = cut_tiles kv tiles, counted from key 0 of the request. Every unit of a segment with several has its own slot, merged in
 //                    key order: what a request gets does not depend on its neighbours, bit for bit. cut_tiles = 0: never cut.
 // Partials are (o, m, d) in fp32. The last worker to arrive at a segment's counter merges them in slot order and resets the counter,
@@ -22,7 +23,7 @@ namespace flashinfer {
 /// Where a worker's piece of the line begins.
 struct WorkerStart {
   int32_t request, q_tile, head;
-  int32_t unit;  // of the segment, counted from its first
+  int32_t unit;  // of the segment's stretch of the line, counted from its first
   int32_t slot;  // batch-invariant: slot of that unit's segment's first unit
   int32_t padding[3];
 };
@@ -55,6 +56,7 @@ struct AttentionPlan {
   int32_t page_size = 0;     // 0: ragged
   int32_t max_workers = 0;   // capacity: the launched grid, sizes of starts
   int32_t max_slots = 0;     // capacity: partial slots, counters
+  int32_t item_units = 0;    // balanced: what beginning an item costs a worker, in units: every segment has that many more on the line
   int32_t min_units = 1;     // balanced: fewer units than this are not worth another worker and a merge
   int32_t batch_invariant = 0;
   int32_t cut_tiles = 0;     // batch-invariant: kv tiles per unit; 0: never cut
@@ -113,13 +115,16 @@ struct RequestWork {
     const KvRange range = keys(plan, q_tile);
     return max(ceil_div(range.end, step) - range.begin / step, int32_t(1));
   }
-  /// Units of the whole request.
+  /// The segment's stretch of the line.
+  FLASHINFER_HOST_DEVICE int32_t length(const AttentionPlan& plan, int32_t q_tile) const { return num_units(plan, q_tile) + item_units(plan); }
+  FLASHINFER_HOST_DEVICE static int32_t item_units(const AttentionPlan& plan) { return plan.batch_invariant ? 0 : plan.item_units; }
+  /// The whole request's.
   FLASHINFER_HOST_DEVICE int64_t total_units(const AttentionPlan& plan) const {
     int64_t units = 0;
     if (!plan.causal && plan.window_left < 0) {  // all tiles are alike
-      units = num_q_tiles ? int64_t(num_q_tiles) * num_units(plan, 0) : 0;
+      units = num_q_tiles ? int64_t(num_q_tiles) * length(plan, 0) : 0;
     } else {
-      for (int32_t t = 0; t < num_q_tiles; ++t) units += num_units(plan, t);
+      for (int32_t t = 0; t < num_q_tiles; ++t) units += length(plan, t);
     }
     return units * plan.num_heads();
   }
@@ -136,7 +141,7 @@ struct RequestWork {
 
 /// Workers that get work: every one at least min_units, and none an empty piece.
 FLASHINFER_HOST_DEVICE int32_t busy_workers(const AttentionPlan& plan, int64_t num_units) {
-  const int64_t least = plan.batch_invariant ? 1 : max(plan.min_units, int32_t(1));
+  const int64_t least = plan.batch_invariant ? 1 : max(plan.min_units, int32_t(1)) + plan.item_units;
   return int32_t(min(int64_t(plan.max_workers), ceil_div(num_units, least)));
 }
 /// First unit of worker w's piece; w may equal num_workers.
@@ -152,12 +157,12 @@ FLASHINFER_HOST_DEVICE int32_t worker_of(int64_t num_units, int32_t num_workers,
 FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t request, int64_t unit, int64_t slot) {
   const RequestWork work(plan, request);
   for (int32_t q_tile = 0;; ++q_tile) {
-    const int32_t n = work.num_units(plan, q_tile);
-    const int64_t tile_units = int64_t(n) * plan.num_heads();
+    const int32_t n = work.num_units(plan, q_tile), length = n + RequestWork::item_units(plan);
+    const int64_t tile_units = int64_t(length) * plan.num_heads();
     const int32_t slots = n > 1 ? n : 0;
     if (unit < tile_units || q_tile + 1 >= work.num_q_tiles) {
-      const int32_t head = int32_t(unit / n);
-      return {request, q_tile, head, int32_t(unit % n), int32_t(slot + int64_t(head) * slots), {}};
+      const int32_t head = int32_t(unit / length);
+      return {request, q_tile, head, int32_t(unit % length), int32_t(slot + int64_t(head) * slots), {}};
     }
     unit -= tile_units;
     slot += int64_t(slots) * plan.num_heads();
@@ -181,11 +186,11 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
     const RequestWork work(plan, r);
     int64_t tile_slot = slot;
     for (int32_t q_tile = 0; q_tile < work.num_q_tiles && worker < header.num_workers; ++q_tile) {
-      const int32_t n = work.num_units(plan, q_tile), slots = n > 1 ? n : 0;
-      const int64_t end = unit + int64_t(n) * plan.num_heads();
+      const int32_t n = work.num_units(plan, q_tile), slots = n > 1 ? n : 0, length = n + RequestWork::item_units(plan);
+      const int64_t end = unit + int64_t(length) * plan.num_heads();
       for (int64_t begin; worker < header.num_workers && (begin = piece_begin(num_units, header.num_workers, worker)) < end; ++worker) {
-        const int32_t head = int32_t((begin - unit) / n);
-        starts[worker] = {r, q_tile, head, int32_t((begin - unit) % n), int32_t(tile_slot + int64_t(head) * slots), {}};
+        const int32_t head = int32_t((begin - unit) / length);
+        starts[worker] = {r, q_tile, head, int32_t((begin - unit) % length), int32_t(tile_slot + int64_t(head) * slots), {}};
       }
       unit = end;
       tile_slot += int64_t(slots) * plan.num_heads();
@@ -219,46 +224,52 @@ struct WorkIterator : WorkCursor {
 
   /// False when the worker is done.
   FLASHINFER_HOST_DEVICE bool next(WorkItem& item) {
-    if (unit >= end) return false;
-    RequestWork work(plan, at.request);
-    while (at.q_tile >= work.num_q_tiles) {  // requests without queries have no segments
-      at.q_tile = 0;
-      work = RequestWork(plan, ++at.request);
+    while (unit < end) {
+      RequestWork work(plan, at.request);
+      while (at.q_tile >= work.num_q_tiles) {  // requests without queries have no segments
+        at.q_tile = 0;
+        work = RequestWork(plan, ++at.request);
+      }
+      const int32_t n = work.num_units(plan, at.q_tile), before = RequestWork::item_units(plan), length = n + before;
+      // Balanced: all of the segment that is this worker's, in one go. Batch-invariant: one unit.
+      const int32_t step = plan.batch_invariant ? 1 : int32_t(min(int64_t(length - at.unit), end - unit));
+      const int32_t first = max(at.unit - before, int32_t(0)), last = at.unit + step - before;
+      const bool has_keys = last > first;  // else the piece ends before the segment's first unit
+      if (has_keys) take(item, work, n, first, last);
+      unit += step;
+      at.unit += step;
+      if (at.unit == length) {
+        at.unit = 0;
+        at.slot += n > 1 ? n : 0;
+        if (++at.head == plan.num_heads()) at.head = 0, ++at.q_tile;
+      }
+      if (has_keys) return true;
     }
-    const int32_t n = work.num_units(plan, at.q_tile);
-    const KvRange range = work.keys(plan, at.q_tile);
-    // Balanced: all units of the segment that are this worker's, in one go. Batch-invariant: one unit.
-    const int32_t take = plan.batch_invariant ? 1 : int32_t(min(int64_t(n - at.unit), end - unit));
-    const int32_t step = RequestWork::unit_keys(plan);
-    const int32_t first_unit = step ? range.begin / step : 0;
-    const int32_t aligned_begin = range.begin / plan.kv_tile * plan.kv_tile;
-    item.request = at.request, item.q_tile = at.q_tile, item.head = at.head;
-    item.kv_begin = step ? max(aligned_begin, (first_unit + at.unit) * step) : aligned_begin;
-    item.kv_end = step && at.unit + take < n ? (first_unit + at.unit + take) * step : range.end;
-    item.slot = -1, item.first_slot = 0, item.num_slots = 0, item.slot_stride = 1;
-    if (take < n) place_partial(item, n);
-    unit += take;
-    at.unit += take;
-    if (at.unit == n) {
-      at.unit = 0;
-      at.slot += n > 1 ? n : 0;
-      if (++at.head == plan.num_heads()) at.head = 0, ++at.q_tile;
-    }
-    return true;
+    return false;
   }
 
  private:
-  FLASHINFER_HOST_DEVICE void place_partial(WorkItem& item, int32_t n) const {
+  /// Units [first, last) of the n of the segment at hand.
+  FLASHINFER_HOST_DEVICE void take(WorkItem& item, const RequestWork& work, int32_t n, int32_t first, int32_t last) const {
+    const KvRange range = work.keys(plan, at.q_tile);
+    const int32_t keys = RequestWork::unit_keys(plan);
+    const int32_t first_unit = keys ? range.begin / keys : 0;
+    const int32_t aligned_begin = range.begin / plan.kv_tile * plan.kv_tile;
+    item.request = at.request, item.q_tile = at.q_tile, item.head = at.head;
+    item.kv_begin = keys ? max(aligned_begin, (first_unit + first) * keys) : aligned_begin;
+    item.kv_end = keys && last < n ? (first_unit + last) * keys : range.end;
+    item.slot = -1, item.first_slot = 0, item.num_slots = 0, item.slot_stride = 1;
+    if (last - first == n) return;
     if (plan.batch_invariant) {
-      item.first_slot = at.slot, item.num_slots = n, item.slot = at.slot + at.unit;
+      item.first_slot = at.slot, item.num_slots = n, item.slot = at.slot + first;
       return;
     }
     // Worker w has slot 2w for the segment it continues and 2w + 1 for the one it leaves unfinished.
-    const int64_t segment_begin = unit - at.unit;
-    const int32_t first = worker_of(num_units, num_workers, segment_begin);
-    const int32_t last = worker_of(num_units, num_workers, segment_begin + n - 1);
-    item.first_slot = 2 * first + 1, item.num_slots = last - first + 1, item.slot_stride = 2;
-    item.slot = worker == first ? 2 * worker + 1 : 2 * worker;
+    const int64_t segment_begin = unit - at.unit + RequestWork::item_units(plan);  // of its keys
+    const int32_t first_worker = worker_of(num_units, num_workers, segment_begin);
+    const int32_t last_worker = worker_of(num_units, num_workers, segment_begin + n - 1);
+    item.first_slot = 2 * first_worker + 1, item.num_slots = last_worker - first_worker + 1, item.slot_stride = 2;
+    item.slot = worker == first_worker ? 2 * worker + 1 : 2 * worker;
   }
 };
 

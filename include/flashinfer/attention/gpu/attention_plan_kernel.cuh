@@ -73,7 +73,7 @@ struct AttentionPlanKernel {
       const int32_t num_tiles = alike ? min(work.num_q_tiles, int32_t(1)) : work.num_q_tiles;
       for (int32_t tile = member; tile < num_tiles; tile += team) {
         const int32_t n = work.num_units(plan, tile);
-        counts.units += n;
+        counts.units += n + RequestWork::item_units(plan);
         counts.slots += cuts && n > 1 ? n : 0;
       }
       const int64_t times = int64_t(plan.num_heads()) * (alike ? work.num_q_tiles : 1);
