@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flashinfer
-from reference import attention, check_lse
+from reference import Batch, attention, check_lse
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -168,4 +168,26 @@ def test_levels(randn, generator, check, nans, device, causal, page_size, layout
         parts = [keys[0][0], keys[1][r // 2], keys[2][r]]
         k, v = (torch.cat([part[i] for part in parts]) for i in (0, 1))
         check(out[begin : begin + qo_len], attention(q[begin : begin + qo_len], k, v, causal=causal)[0])
+        begin += qo_len
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_shared_prefix(randn, check, device, decode):
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    batch = Batch([1, 1, 1] if decode else [3, 1, 9], [5, 30, 17], dtype=dtype, seed=5, device=device)
+    k, v = randn(40, 2, 64, dtype=dtype), randn(40, 2, 64, dtype=dtype)
+    caches, indptr, indices, last = batch.paged(4)
+    workspace = torch.empty(1 << 22, dtype=torch.uint8, device=device)
+    if decode:
+        wrapper = flashinfer.BatchDecodeWithSharedPrefixPagedKVCacheWrapper(workspace)
+        wrapper.begin_forward(indptr, indices, last, 8, 2, 64, 4, data_type=dtype)
+        out = wrapper.forward(batch.q, k, v, caches)
+    else:
+        wrapper = flashinfer.BatchPrefillWithSharedPrefixPagedKVCacheWrapper(workspace)
+        wrapper.begin_forward(batch.qo_indptr, indptr, indices, last, 8, 2, 64, 4, q_data_type=dtype)
+        out = wrapper.forward(batch.q, k, v, caches, causal=True)
+    begin = 0
+    for r, qo_len in enumerate(batch.qo_lens):
+        q = batch.q[begin : begin + qo_len]
+        check(out[begin : begin + qo_len], attention(q, torch.cat([k, batch.k[r]]), torch.cat([v, batch.v[r]]), causal=not decode)[0])
         begin += qo_len

@@ -1,9 +1,17 @@
 """Attention over unions of key sets, and of a batch whose requests share prefixes."""
 
 from ._flashinfer import merge_state, merge_state_in_place, merge_states
-from .prefill import BatchPrefillWithPagedKVCacheWrapper
+from .decode import BatchDecodeWithPagedKVCacheWrapper
+from .prefill import BatchPrefillWithPagedKVCacheWrapper, single_prefill_with_kv_cache_return_lse
 
-__all__ = ["MultiLevelCascadeAttentionWrapper", "merge_state", "merge_state_in_place", "merge_states"]
+__all__ = [
+    "BatchDecodeWithSharedPrefixPagedKVCacheWrapper",
+    "BatchPrefillWithSharedPrefixPagedKVCacheWrapper",
+    "MultiLevelCascadeAttentionWrapper",
+    "merge_state",
+    "merge_state_in_place",
+    "merge_states",
+]
 
 
 class MultiLevelCascadeAttentionWrapper:
@@ -55,3 +63,46 @@ class MultiLevelCascadeAttentionWrapper:
         return out
 
     forward = run
+
+
+class _SharedPrefix:
+    """Two levels, the older form: keys shared by all requests in a tensor [kv_len, num_kv_heads, head_dim], each request's own in pages."""
+
+    def __init__(self, float_workspace_buffer, kv_layout="NHD"):
+        self._kv_layout = kv_layout
+        self._unique = self._wrapper(float_workspace_buffer, kv_layout)
+
+    def begin_forward(self, *args, **options):
+        """plan() of the requests' own keys."""
+        self._unique.plan(*args, **options)
+
+    def reset_workspace_buffer(self, float_workspace_buffer, int_workspace_buffer):
+        self._unique.reset_workspace_buffer(float_workspace_buffer, int_workspace_buffer)
+
+    def end_forward(self):
+        """Nothing is left to do."""
+
+    def _merged(self, q, k_shared, v_shared, unique, **options):
+        out, lse = single_prefill_with_kv_cache_return_lse(q, k_shared, v_shared, causal=False, kv_layout=self._kv_layout, **options)
+        merge_state_in_place(out, lse, *unique)
+        return out
+
+
+class BatchDecodeWithSharedPrefixPagedKVCacheWrapper(_SharedPrefix):
+    _wrapper = BatchDecodeWithPagedKVCacheWrapper
+
+    def begin_forward(self, unique_kv_indptr, unique_kv_indices, unique_kv_last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size,
+                      data_type="float16"):  # fmt: skip
+        super().begin_forward(unique_kv_indptr, unique_kv_indices, unique_kv_last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size,
+                              q_data_type=data_type, kv_data_type=data_type)  # fmt: skip
+
+    def forward(self, q, k_shared, v_shared, unique_kv_cache):
+        return self._merged(q, k_shared, v_shared, self._unique.run(q, unique_kv_cache, return_lse=True))
+
+
+class BatchPrefillWithSharedPrefixPagedKVCacheWrapper(_SharedPrefix):
+    _wrapper = BatchPrefillWithPagedKVCacheWrapper
+
+    def forward(self, q, k_shared, v_shared, unique_kv_cache, causal=False, use_fp16_qk_reduction=False, sm_scale=None, rope_scale=None, rope_theta=None):
+        options = dict(sm_scale=sm_scale, rope_scale=rope_scale, rope_theta=rope_theta)
+        return self._merged(q, k_shared, v_shared, self._unique.forward_return_lse(q, unique_kv_cache, causal=causal, **options), **options)
