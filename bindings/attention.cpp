@@ -424,6 +424,7 @@ const Family family{[](nb::module_& m) {
       .def_prop_ro("info", &Plan::info)
       .def_prop_ro("total_qo_len", [](const Plan& p) { return p.planned.total_qo_len; })
       .def_prop_ro("max_qo_len", [](const Plan& p) { return p.planned.problem.max_qo_len; })
+      .def_prop_ro("sm_scale", [](const Plan& p) { return p.args.variant.sm_scale; })
       .def_prop_ro("int_workspace", [](const Plan& p) { return p.int_workspace; });
   m.def("_plan_attention", &plan, "float_workspace"_a, nb::kw_only(), "int_workspace"_a.none() = nb::none(), "grow_int_workspace"_a = true,
         "qo_indptr"_a.none() = nb::none(), "kv_indptr"_a, "kv_indices"_a.none() = nb::none(), "last_page_len"_a.none() = nb::none(),

@@ -12,10 +12,13 @@ from ._flashinfer import __version__
 
 # What Python code adds to the functions of the extension module, by the module that has it.
 _ADDED = {
-    "cascade": "MultiLevelCascadeAttentionWrapper",
+    "attention": "BatchAttention BatchAttentionWithAttentionSinkWrapper",
+    "cascade": "BatchDecodeWithSharedPrefixPagedKVCacheWrapper BatchPrefillWithSharedPrefixPagedKVCacheWrapper MultiLevelCascadeAttentionWrapper",
     "decode": "BatchDecodeWithPagedKVCacheWrapper CUDAGraphBatchDecodeWithPagedKVCacheWrapper fast_decode_plan single_decode_with_kv_cache",
     "prefill": "BatchPrefillWithPagedKVCacheWrapper BatchPrefillWithRaggedKVCacheWrapper single_prefill_with_kv_cache "
     "single_prefill_with_kv_cache_return_lse",
+    "pod": "BatchPODWithPagedKVCacheWrapper PODWithPagedKVCacheWrapper",
+    "sparse": "BlockSparseAttentionWrapper VariableBlockSparseAttentionWrapper",
 }
 _HOME = {name: module for module, names in _ADDED.items() for name in names.split()}
 

@@ -66,9 +66,15 @@ def check_no_fp4(op, kv_cache_sf):
         raise Unsupported(f"{op}: kv_cache_sf: no kernel reads an NVFP4 KV cache yet")
 
 
-def check_no_jit(jit_args):
-    if jit_args is not None:
-        raise Unsupported("jit_args: FlashInfer's C++ variants are written against its own headers; write a functor for flashinfer/attention/variant.hpp and give it to run(variant=)")
+def is_sink_variant(jit_args):
+    """FlashInfer's attention-sink variant, which is built in here: run(..., sink, sm_scale). Its other variants are refused."""
+    if jit_args is None:
+        return False
+    if len(jit_args) == 13 and jit_args[11] == "AttentionSink":
+        return True
+    raise Unsupported(
+        "jit_args: FlashInfer's C++ variants are written against its own headers; write a functor for flashinfer/attention/variant.hpp and give it to run(variant=)"
+    )
 
 
 _slopes = {}
@@ -101,7 +107,7 @@ class Wrapper:
     """A plan, its workspaces and, in CUDA-graph mode, the buffers that captured kernels read."""
 
     def __init__(self, float_workspace_buffer, kv_layout, use_cuda_graph, jit_args):
-        check_no_jit(jit_args)
+        self._takes_sink = is_sink_variant(jit_args)
         check_kv_layout(type(self).__name__, kv_layout)
         self._kv_layout = kv_layout
         self._use_cuda_graph = use_cuda_graph
@@ -200,15 +206,23 @@ class Wrapper:
             raise refuse("run", "plan", "plan() comes before run()")
         return self._plan
 
-    def _check_rare(self, args, window_left, skip_softmax_threshold_scale_factor, kv_cache_sf):
+    def _check_rare(self, window_left, skip_softmax_threshold_scale_factor, kv_cache_sf):
         """Arguments of run() that few callers give."""
         check_no_fp4("run", kv_cache_sf)
         if skip_softmax_threshold_scale_factor is not None:
             raise Unsupported("run: skip_softmax_threshold_scale_factor is not supported")
         if window_left is not None and window_left != self._window_left:
             raise refuse("run", "window_left", f"window_left: expected the planned {self._window_left}, got {window_left}")
-        if len(args) not in (0, 3):
-            raise Unsupported(f"run: expected no positional arguments after the cache, or the scales of q, k and v; got {len(args)}")
+
+    def _positional(self, args, q_scale, k_scale, v_scale, sinks):
+        """The positional tail of run(): the scales of q, k and v, or sink and sm_scale of the sink variant."""
+        if self._takes_sink and len(args) == 2:
+            sinks, sm_scale = args
+            return sm_scale / self._planned().sm_scale * (1.0 if q_scale is None else q_scale), k_scale, v_scale, sinks
+        if not self._takes_sink and len(args) == 3:
+            return (*args, sinks)
+        expected = "sink and sm_scale" if self._takes_sink else "nothing, or the scales of q, k and v,"
+        raise TypeError(f"run: args: expected {expected} after the cache, got {len(args)} positional arguments")
 
 
 def _check_alignment(op, name, buffer):

@@ -100,7 +100,7 @@ def get_seq_lens(kv_indptr: Tensor, kv_last_page_len: Tensor, page_size: int) ->
     """
     Tokens of each request in a paged KV cache: max(pages - 1, 0) * page_size + kv_last_page_len.
 
-    kv_indptr: [batch_size + 1], kv_last_page_len: [batch_size], int32 or int64, both alike.
+    kv_indptr: [batch_size + 1], kv_last_page_len: [batch_size], each int32 or int64; the result is as kv_last_page_len.
     """
 
 def packbits(x: Tensor, bitorder: str = 'big') -> Tensor:
@@ -200,6 +200,9 @@ class AttentionPlan:
 
     @property
     def max_qo_len(self) -> int: ...
+
+    @property
+    def sm_scale(self) -> float: ...
 
     @property
     def int_workspace(self) -> object: ...

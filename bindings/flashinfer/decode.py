@@ -326,9 +326,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         bytes that it finds in VariantParams::user (GPU alone).
         """
         if args or window_left is not None or q_len_per_req is not None or skip_softmax_threshold_scale_factor is not None or kv_cache_sf is not None:
-            self._check_rare(args, window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
+            self._check_rare(window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
             if args:
-                q_scale, k_scale, v_scale = args
+                q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
             if q_len_per_req is not None:
                 warnings.warn("q_len_per_req of run() is deprecated: pass it to plan()", DeprecationWarning, stacklevel=2)
                 if q.shape[0] != self._batch_size * q_len_per_req:

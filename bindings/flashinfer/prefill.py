@@ -416,9 +416,9 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
         q [qo_indptr[-1], num_qo_heads, head_dim_qk]. paged_kv_cache, sinks and variant as in BatchDecodeWithPagedKVCacheWrapper.run.
         """
         if args or window_left is not None or kv_cache_sf is not None or skip_softmax_threshold_scale_factor is not None:
-            self._check_rare(args, window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
+            self._check_rare(window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
             if args:
-                q_scale, k_scale, v_scale = args
+                q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
         plan = self._plan or self._planned()
         return plan.run_paged(q, paged_kv_cache, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, enable_pdl, variant)
 
@@ -607,9 +607,9 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
         kv_indptr[-1], head_dim] (HND). sinks: float32 [num_qo_heads]. o_scale divides the output, as v_scale multiplies it.
         """
         if args or kv_cache_sf is not None or o_scale is not None:
-            self._check_rare(args, None, None, kv_cache_sf)
+            self._check_rare(None, None, kv_cache_sf)
             if args:
-                q_scale, k_scale, v_scale = args
+                q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
             if o_scale is not None:
                 v_scale = (1.0 if v_scale is None else float(v_scale)) / float(o_scale)
         plan = self._plan or self._planned()

@@ -1,0 +1,143 @@
+"""Attention to blocks of keys: a row of blocks is a request of paged prefill, whose pages are the blocks that it sees."""
+
+from .prefill import BatchPrefillWithPagedKVCacheWrapper
+
+__all__ = ["BlockSparseAttentionWrapper", "VariableBlockSparseAttentionWrapper", "convert_bsr_mask_layout"]
+
+
+def _host(array):
+    """A NumPy array with the values of any array; one on a device is read back."""
+    import numpy
+
+    for name in ("cpu", "get"):  # torch, CuPy
+        if hasattr(array, name) and not isinstance(array, numpy.ndarray):
+            array = getattr(array, name)()
+    return numpy.asarray(array)
+
+
+def convert_bsr_mask_layout(mask, indptr):
+    """The mask of every row of blocks as [R, columns], flattened, from mask bool [nnz, R, C]."""
+    block = mask.shape[1] * mask.shape[2]
+    flat = mask.reshape(-1) & False
+    bounds = _host(indptr).tolist()
+    for begin, end in zip(bounds, bounds[1:]):
+        flat[begin * block : end * block] = mask[begin:end].swapaxes(0, 1).reshape(-1)
+    return flat
+
+
+class BlockSparseAttentionWrapper:
+    """Attention whose mask is a block-sparse-row matrix of R x C blocks: plan() once per matrix, run() as often as wanted.
+
+    float_workspace_buffer: scratch, as in BatchPrefillWithPagedKVCacheWrapper.
+    """
+
+    def __init__(self, float_workspace_buffer, backend="auto"):
+        self._wrapper = BatchPrefillWithPagedKVCacheWrapper(float_workspace_buffer, backend=backend)
+
+    def reset_workspace_buffer(self, float_workspace_buffer, int_workspace_buffer, vector_sparse_indices_buffer=None, vector_sparse_indptr_buffer=None):
+        self._wrapper.reset_workspace_buffer(float_workspace_buffer, int_workspace_buffer)
+
+    def plan(self, indptr, indices, M, N, R, C, num_qo_heads, num_kv_heads, head_dim, mask=None, packed_mask=None, causal=False,
+             pos_encoding_mode="NONE", use_fp16_qk_reduction=False, logits_soft_cap=None, sm_scale=None, rope_scale=None, rope_theta=None,
+             q_data_type="float16", kv_data_type=None, o_data_type=None, non_blocking=True, block_mask=None):  # fmt: skip
+        """Row i of blocks, query rows i * R to (i + 1) * R of M, sees the blocks of C keys of N that
+        indices[indptr[i] : indptr[i + 1]] name. mask: bool [nnz, R, C] inside the blocks, or packed_mask, its bits in the layout of
+        convert_bsr_mask_layout, little-endian, each row of blocks from a byte of its own. The bounds are read back."""
+        if block_mask is not None:
+            raise ValueError("plan: block_mask: expected None, for this is not one of FlashInfer's vsa backends")
+        import numpy
+
+        bounds, blocks = _host(indptr), _host(indices)
+        if blocks.size and (int(blocks.max()) + 1) * C > N:
+            raise ValueError(f"plan: indices: indices out of bound: block {int(blocks.max())} of {C} keys ends behind N={N}")
+        qo_indptr = numpy.minimum(numpy.arange(len(bounds), dtype=numpy.int32) * R, M).astype(numpy.int32)
+        if int(qo_indptr[-1]) != M:
+            raise ValueError(f"plan: M: expected at most R * {len(bounds) - 1} = {R * (len(bounds) - 1)} query rows, got {M}")
+        self._shape = M, N, C
+        self._wrapper.plan(qo_indptr, bounds, indices, numpy.full(len(bounds) - 1, C, numpy.int32), num_qo_heads, num_kv_heads, head_dim, C,
+                           custom_mask=None if mask is None or packed_mask is not None else convert_bsr_mask_layout(mask, bounds),
+                           packed_custom_mask=packed_mask, causal=causal, pos_encoding_mode=pos_encoding_mode, logits_soft_cap=logits_soft_cap,
+                           sm_scale=sm_scale, rope_scale=rope_scale, rope_theta=rope_theta, q_data_type=q_data_type, kv_data_type=kv_data_type,
+                           o_data_type=o_data_type)  # fmt: skip
+
+    begin_forward = plan
+
+    def run(self, q, k, v, scale_q=None, scale_k=None, scale_v=None, out=None, lse=None, return_lse=False, enable_pdl=None):
+        """out [M, num_qo_heads, head_dim], with return_lse also its log2-sum-exp. q [M, num_qo_heads, head_dim]; k, v [N, num_kv_heads, head_dim]."""
+        self._wrapper._planned()
+        _, n, c = self._shape
+        pages = tuple(x.reshape(n // c, c, *x.shape[1:]) for x in (k, v))
+        return self._wrapper.run(q, pages, q_scale=scale_q, k_scale=scale_k, v_scale=scale_v, out=out, lse=lse, return_lse=return_lse, enable_pdl=enable_pdl)
+
+    def forward(self, q, k, v, scale_q=None, scale_k=None, scale_v=None, pos_encoding_mode="NONE", use_fp16_qk_reduction=False, logits_soft_cap=None,
+                sm_scale=None, rope_scale=None, rope_theta=None):  # fmt: skip
+        """The old run(), whose options replace those of plan()."""
+        w = self._wrapper
+        w._planned()
+        w._change(w._causal, pos_encoding_mode, -1, logits_soft_cap, sm_scale, rope_scale, rope_theta)
+        return self.run(q, k, v, scale_q, scale_k, scale_v)
+
+    def end_forward(self):
+        """Kept for old callers; does nothing."""
+
+
+class VariableBlockSparseAttentionWrapper:
+    """Block-sparse attention whose blocks differ in size, and whose masks differ from KV head to KV head. Heads come first:
+    q, out [num_qo_heads, qo_len, head_dim], k, v [num_kv_heads, kv_len, head_dim], lse [num_qo_heads, qo_len]."""
+
+    def __init__(self, float_workspace_buffer, backend="auto"):
+        self._wrapper = BatchPrefillWithPagedKVCacheWrapper(float_workspace_buffer, backend=backend)
+
+    def reset_workspace_buffer(self, float_workspace_buffer, int_workspace_buffer):
+        self._wrapper.reset_workspace_buffer(float_workspace_buffer, int_workspace_buffer)
+
+    def plan(self, block_mask_map, block_row_sz, block_col_sz, num_qo_heads, num_kv_heads, head_dim, causal=False, pos_encoding_mode="NONE",
+             use_fp16_qk_reduction=False, logits_soft_cap=None, sm_scale=None, rope_scale=None, rope_theta=None, non_blocking=True, q_data_type="float16",
+             kv_data_type=None):  # fmt: skip
+        """block_mask_map: bool [num_kv_heads, MB, NB], which blocks a row of blocks sees. block_row_sz [num_kv_heads, MB] and block_col_sz
+        [num_kv_heads, NB]: query rows and keys of the blocks; each head's sum to qo_len and kv_len. They are read back."""
+        import numpy
+
+        mask, rows, columns = _host(block_mask_map).astype(bool), _host(block_row_sz), _host(block_col_sz)
+        qo_lens, kv_lens = set(rows.sum(1).tolist()), set(columns.sum(1).tolist())
+        if mask.shape != (num_kv_heads, rows.shape[1], columns.shape[1]) or len(qo_lens) != 1 or len(kv_lens) != 1:
+            raise AssertionError(f"plan: block_row_sz and block_col_sz: expected {num_kv_heads} heads whose blocks sum to one qo_len and one kv_len, got "
+                                 f"masks {mask.shape}, qo_len {sorted(qo_lens)}, kv_len {sorted(kv_lens)}")  # fmt: skip
+        (kv_len,) = kv_lens
+        indices, counts = [], []
+        for head in range(num_kv_heads):
+            visible = mask[head][:, numpy.repeat(numpy.arange(columns.shape[1]), columns[head])]  # [MB, kv_len]
+            indices.append(numpy.nonzero(visible)[1] + head * kv_len)
+            counts.append(visible.sum(1))
+        indptr = lambda lens: numpy.concatenate([[0], numpy.concatenate(lens).cumsum()]).astype(numpy.int32)
+        self._heads = num_qo_heads, num_kv_heads
+        # A row of blocks of one KV head is a request, a key of one head a page.
+        self._wrapper.plan(indptr(list(rows)), indptr(counts), numpy.concatenate(indices).astype(numpy.int32), numpy.ones(rows.size, numpy.int32),
+                           num_qo_heads // num_kv_heads, 1, head_dim, 1, causal=causal, pos_encoding_mode=pos_encoding_mode,
+                           logits_soft_cap=logits_soft_cap, sm_scale=sm_scale, rope_scale=rope_scale, rope_theta=rope_theta, q_data_type=q_data_type,
+                           kv_data_type=kv_data_type)  # fmt: skip
+
+    begin_forward = plan
+
+    def run(self, q, k, v, out=None, lse=None, return_lse=False, enable_pdl=None):
+        """The output, with return_lse also its log2-sum-exp."""
+        self._wrapper._planned()
+        (num_qo_heads, num_kv_heads), (qo_len, dim) = self._heads, q.shape[1:]
+        group = num_qo_heads // num_kv_heads
+        tokens = q.reshape(num_kv_heads, group, qo_len, dim).swapaxes(1, 2).reshape(num_kv_heads * qo_len, group, dim)
+        pages = tuple(x.reshape(-1, 1, x.shape[-1]) for x in (k, v))
+        result, result_lse = self._wrapper.run(tokens, pages, return_lse=True, enable_pdl=enable_pdl)
+        result = result.reshape(num_kv_heads, qo_len, group, -1).swapaxes(1, 2).reshape(num_qo_heads, qo_len, -1)
+        result_lse = result_lse.reshape(num_kv_heads, qo_len, group).swapaxes(1, 2).reshape(num_qo_heads, qo_len)
+        if out is not None:
+            out[...] = result
+            result = out
+        if lse is not None:
+            lse[...] = result_lse
+            result_lse = lse
+        return (result, result_lse) if return_lse else result
+
+    forward = run
+
+    def end_forward(self):
+        """Kept for old callers; does nothing."""
