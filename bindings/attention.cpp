@@ -77,14 +77,16 @@ struct KeysValues {
 };
 
 void refuse_fp4(const char* op, const TensorView& k, const TensorView& v) {
-  if (k.dtype == DType::u8 || v.dtype == DType::u8) throw Unsupported(std::string(op) + ": k: no kernel reads an NVFP4 (uint8) KV cache yet");
+  if (k.dtype == DType::u8 || v.dtype == DType::u8)
+    throw Unsupported(std::string(op) + ": k: no kernel reads an NVFP4 (uint8) KV cache yet");
 }
 
 /// (k, v) or one tensor stacked on dimension 1.
 KeysValues paged_caches(Call& call, nb::handle caches, bool hnd) {
   KeysValues kv;
   if (PyTuple_Check(caches.ptr()) || PyList_Check(caches.ptr())) {
-    if (PyObject_Length(caches.ptr()) != 2) Check("run").fail("paged_kv_cache", "a pair (k_cache, v_cache)", std::to_string(PyObject_Length(caches.ptr())) + " tensors");
+    if (PyObject_Length(caches.ptr()) != 2)
+      Check("run").fail("paged_kv_cache", "a pair (k_cache, v_cache)", std::to_string(PyObject_Length(caches.ptr())) + " tensors");
     kv = {call.in("k", Tensor{nb::borrow(caches[0])}), call.in("v", Tensor{nb::borrow(caches[1])})};
   } else {
     TensorView both;
@@ -92,7 +94,8 @@ KeysValues paged_caches(Call& call, nb::handle caches, bool hnd) {
       both = call.in("paged_kv_cache", Tensor{nb::borrow(caches)});
     } catch (nb::builtin_exception& error) {  // TypeError: no tensor
       const std::string type = nb::cast<std::string>(nb::repr(nb::handle(reinterpret_cast<PyObject*>(Py_TYPE(caches.ptr())))));
-      throw nb::key_error(("Unrecognized paged_kv_cache type " + type + ", expect a single tensor or a tuple of tensor. " + error.what()).c_str());
+      throw nb::key_error(
+          ("Unrecognized paged_kv_cache type " + type + ", expect a single tensor or a tuple of tensor. " + error.what()).c_str());
     }
     const Check check("run");
     check.rank("paged_kv_cache", both, 4, 5);
@@ -115,22 +118,24 @@ struct Variant {
     const Check check("run");
     const auto text = [&](const char* key) -> std::string {
       nb::object value = nb::isinstance<nb::dict>(given) ? given.attr("get")(key) : nb::none();
-      if (!nb::isinstance<nb::str>(value)) check.fail("variant", R"({"name": str, "source": str, "functor": str, "params": bytes})", nb::cast<std::string>(nb::repr(given)));
+      if (!nb::isinstance<nb::str>(value))
+        check.fail("variant", R"({"name": str, "source": str, "functor": str, "params": bytes})", nb::cast<std::string>(nb::repr(given)));
       return nb::cast<std::string>(value);
     };
     user = {text("name"), text("source"), text("functor")};
     const nb::object params = given.attr("get")("params", nb::bytes("", 0));
     if (!nb::isinstance<nb::bytes>(params)) check.fail("variant", "params as bytes", nb::cast<std::string>(nb::repr(params)));
     const nb::bytes bytes = nb::borrow<nb::bytes>(params);
-    check.that(bytes.size() <= sizeof(args.variant.user), "variant", "at most 96 bytes of params", [&] { return std::to_string(bytes.size()); });
+    check.that(bytes.size() <= sizeof(args.variant.user), "variant", "at most 96 bytes of params",
+               [&] { return std::to_string(bytes.size()); });
     std::memcpy(args.variant.user, bytes.c_str(), bytes.size());
     args.user_variant = &user;
   }
 };
 
 /// The numbers of a variant, in the units of the Python API.
-void set_numbers(const char* op, VariantParams& variant, int32_t head_dim_qk, bool rope, std::optional<double> sm_scale, std::optional<double> soft_cap,
-                 std::optional<double> rope_scale, std::optional<double> rope_theta) {
+void set_numbers(const char* op, VariantParams& variant, int32_t head_dim_qk, bool rope, std::optional<double> sm_scale,
+                 std::optional<double> soft_cap, std::optional<double> rope_scale, std::optional<double> rope_theta) {
   const Check check(op);
   variant.sm_scale = float(sm_scale ? *sm_scale : 1.0 / std::sqrt(double(max(head_dim_qk, int32_t(1)))));
   variant.soft_cap = float(soft_cap.value_or(0.0));
@@ -161,11 +166,12 @@ struct Plan {
   }
 
   nb::object run_with(Call& call, const KeysValues& kv, const TensorView& q, const OptionalTensor& out, const OptionalTensor& lse,
-                      bool return_lse, nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, nb::handle variant) const {
+                      bool return_lse, nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks,
+                      nb::handle variant) const {
     const AttentionProblem& p = planned.problem;
     Check("run").rank("q", q, 3);
     AttentionArguments now = args;
-    
+
     const char* const op = now.op = "run";
     now.variant.sm_scale *= scale_of(op, "q_scale", q_scale) * scale_of(op, "k_scale", k_scale);
     now.out_scale = scale_of(op, "v_scale", v_scale);
@@ -179,35 +185,40 @@ struct Plan {
     return nb::make_tuple(output.result(), logsumexp.result());
   }
 
-  nb::object run_paged(const Tensor& q, nb::handle paged_kv_cache, const OptionalTensor& out, const OptionalTensor& lse, bool return_lse, nb::handle q_scale,
-                       nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, std::optional<bool> enable_pdl, nb::handle variant) const {
+  nb::object run_paged(const Tensor& q, nb::handle paged_kv_cache, const OptionalTensor& out, const OptionalTensor& lse, bool return_lse,
+                       nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks,
+                       std::optional<bool> enable_pdl, nb::handle variant) const {
     Call call("run", enable_pdl);
     const TensorView queries = call.in("q", q);
-    return run_with(call, paged_caches(call, paged_kv_cache, hnd), queries, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, variant);
+    return run_with(call, paged_caches(call, paged_kv_cache, hnd), queries, out, lse, return_lse, q_scale, k_scale, v_scale, sinks,
+                    variant);
   }
 
-  nb::object run_ragged(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& out, const OptionalTensor& lse, bool return_lse,
-                        nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, std::optional<bool> enable_pdl, nb::handle variant) const {
+  nb::object run_ragged(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& out, const OptionalTensor& lse,
+                        bool return_lse, nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks,
+                        std::optional<bool> enable_pdl, nb::handle variant) const {
     Call call("run", enable_pdl);
     const TensorView queries = call.in("q", q), keys = call.in("k", k), values = call.in("v", v);
     refuse_fp4("run", keys, values);
-    return run_with(call, {ragged_view(keys, hnd), ragged_view(values, hnd)}, queries, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, variant);
+    return run_with(call, {ragged_view(keys, hnd), ragged_view(values, hnd)}, queries, out, lse, return_lse, q_scale, k_scale, v_scale,
+                    sinks, variant);
   }
 
   /// [.., .., .., q_tile, ...]: FlashInfer's callers look at the fourth.
   nb::list info() const {
     const AttentionPlan& p = planned.plan;
     nb::list list;
-    for (int64_t x : {int64_t(p.batch_size), planned.total_qo_len, int64_t(p.max_workers), int64_t(p.q_tile), int64_t(p.kv_tile), int64_t(p.max_slots),
-                      int64_t(p.batch_invariant), int64_t(p.cut_tiles)})
+    for (int64_t x : {int64_t(p.batch_size), planned.total_qo_len, int64_t(p.max_workers), int64_t(p.q_tile), int64_t(p.kv_tile),
+                      int64_t(p.max_slots), int64_t(p.batch_invariant), int64_t(p.cut_tiles)})
       list.append(x);
     return list;
   }
 };
 
-AttentionProblem problem_of(const std::string& q_dtype, const std::string& kv_dtype, const std::string& o_dtype, int32_t num_qo_heads, int32_t num_kv_heads,
-                            int32_t head_dim_qk, int32_t head_dim_vo, int32_t page_size, bool causal, int32_t window_left, int32_t max_qo_len, bool batch_invariant,
-                            int32_t cut_len, bool soft_cap, bool alibi, bool custom_mask, bool rope) {
+AttentionProblem problem_of(const std::string& q_dtype, const std::string& kv_dtype, const std::string& o_dtype, int32_t num_qo_heads,
+                            int32_t num_kv_heads, int32_t head_dim_qk, int32_t head_dim_vo, int32_t page_size, bool causal,
+                            int32_t window_left, int32_t max_qo_len, bool batch_invariant, int32_t cut_len, bool soft_cap, bool alibi,
+                            bool custom_mask, bool rope) {
   AttentionProblem p;
   if (kv_dtype == "u8") throw Unsupported("plan: kv_data_type: no kernel reads an NVFP4 (uint8) KV cache yet");
   p.q = dtype_of("q_data_type", q_dtype), p.kv = dtype_of("kv_data_type", kv_dtype), p.out = dtype_of("o_data_type", o_dtype);
@@ -222,15 +233,16 @@ AttentionProblem problem_of(const std::string& q_dtype, const std::string& kv_dt
 }
 
 /// A plan, or with `workspace_only` the bytes (float, int) that it takes.
-nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspace, bool grow_int_workspace, const OptionalTensor& qo_indptr,
-                const Tensor& kv_indptr, const OptionalTensor& kv_indices, const OptionalTensor& last_page_len, const OptionalTensor& qo_indptr_home,
-                const OptionalTensor& kv_indptr_home, const OptionalTensor& kv_indices_home, const OptionalTensor& last_page_len_home,
-                const OptionalTensor& custom_mask, const OptionalTensor& packed_custom_mask, const OptionalTensor& custom_mask_home,
-                const std::string& q_data_type, const std::string& kv_data_type, const std::string& o_data_type, int32_t num_qo_heads, int32_t num_kv_heads,
+nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspace, bool grow_int_workspace,
+                const OptionalTensor& qo_indptr, const Tensor& kv_indptr, const OptionalTensor& kv_indices,
+                const OptionalTensor& last_page_len, const OptionalTensor& qo_indptr_home, const OptionalTensor& kv_indptr_home,
+                const OptionalTensor& kv_indices_home, const OptionalTensor& last_page_len_home, const OptionalTensor& custom_mask,
+                const OptionalTensor& packed_custom_mask, const OptionalTensor& custom_mask_home, const std::string& q_data_type,
+                const std::string& kv_data_type, const std::string& o_data_type, int32_t num_qo_heads, int32_t num_kv_heads,
                 int32_t head_dim_qk, int32_t head_dim_vo, int32_t page_size, bool hnd, bool causal, int32_t window_left, int32_t max_qo_len,
-                int32_t uniform_qo_len, bool batch_invariant, int32_t cut_len, bool rope, const OptionalTensor& alibi_slopes, std::optional<double> sm_scale,
-                std::optional<double> logits_soft_cap, std::optional<double> rope_scale, std::optional<double> rope_theta, int32_t num_sms, bool reusable,
-                int32_t least_kv_len, bool workspace_only) {
+                int32_t uniform_qo_len, bool batch_invariant, int32_t cut_len, bool rope, const OptionalTensor& alibi_slopes,
+                std::optional<double> sm_scale, std::optional<double> logits_soft_cap, std::optional<double> rope_scale,
+                std::optional<double> rope_theta, int32_t num_sms, bool reusable, int32_t least_kv_len, bool workspace_only) {
   Call call("plan");
   const Check check("plan");
   const TensorView floats = call.out("float_workspace", float_workspace);
@@ -247,8 +259,8 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   homes.last_page_len = home("paged_kv_last_page_len_buf", last_page_len_home);
   const bool masked = custom_mask || packed_custom_mask;
   const AttentionProblem problem =
-      problem_of(q_data_type, kv_data_type, o_data_type, num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo, page_size, causal, window_left, max_qo_len,
-                 batch_invariant, cut_len, logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope);
+      problem_of(q_data_type, kv_data_type, o_data_type, num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo, page_size, causal,
+                 window_left, max_qo_len, batch_invariant, cut_len, logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope);
 
   Plan made;
   made.hnd = hnd;
@@ -285,18 +297,23 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
     if (packed_custom_mask) {
       packed.view = flattened(call.in("packed_custom_mask", *packed_custom_mask)), packed.object = packed_custom_mask->object;
       check.dtype("packed_custom_mask", packed.view, DType::u8);
-      check.that(packed.view.numel() >= planned.mask_bytes, "packed_custom_mask", [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; },
-                 [&] { return std::to_string(packed.view.numel()); });
+      check.that(
+          packed.view.numel() >= planned.mask_bytes, "packed_custom_mask",
+          [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; }, [&] { return std::to_string(packed.view.numel()); });
     } else {
       const TensorView mask = call.in("custom_mask", *custom_mask);
       check.contiguous("custom_mask", mask);
-      check.that(mask.numel() == planned.mask_bits, "custom_mask", [&] { return "sum of qo_len * kv_len = " + std::to_string(planned.mask_bits) + " elements"; },
-                 [&] { return "shape " + shape_of(mask); });
+      check.that(
+          mask.numel() == planned.mask_bits, "custom_mask",
+          [&] { return "sum of qo_len * kv_len = " + std::to_string(planned.mask_bits) + " elements"; },
+          [&] { return "shape " + shape_of(mask); });
       const TensorView target = home("custom_mask_buf", custom_mask_home);
-      packed = custom_mask_home ? Output{flattened(target), custom_mask_home->object} : call.out("custom_mask", {}, DType::u8, {planned.mask_bytes});
+      packed = custom_mask_home ? Output{flattened(target), custom_mask_home->object}
+                                : call.out("custom_mask", {}, DType::u8, {planned.mask_bytes});
       check.dtype("custom_mask_buf", packed.view, DType::u8);
-      check.that(packed.view.numel() >= planned.mask_bytes, "custom_mask_buf", [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; },
-                 [&] { return std::to_string(packed.view.numel()); });
+      check.that(
+          packed.view.numel() >= planned.mask_bytes, "custom_mask_buf",
+          [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; }, [&] { return std::to_string(packed.view.numel()); });
       const int64_t entries = planned.plan.batch_size + 1;
       const TensorView elements(const_cast<int64_t*>(planned.mask_elements), DType::i64, {entries}, planned.device);
       const TensorView bytes(const_cast<int32_t*>(planned.mask_indptr), DType::i32, {entries}, planned.device);
@@ -307,17 +324,19 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
     made.held.push_back(packed.object);
   }
   made.held.push_back(float_workspace.object);
-  for (const OptionalTensor* t : {&qo_indptr, &kv_indices, &last_page_len, &qo_indptr_home, &kv_indptr_home, &kv_indices_home, &last_page_len_home, &alibi_slopes})
+  for (const OptionalTensor* t :
+       {&qo_indptr, &kv_indices, &last_page_len, &qo_indptr_home, &kv_indptr_home, &kv_indices_home, &last_page_len_home, &alibi_slopes})
     if (*t) made.held.push_back((*t)->object);
   made.held.push_back(kv_indptr.object);
   return nb::cast(std::move(made));
 }
 
-nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tensor& k_tensor, const Tensor& v_tensor, bool hnd, const OptionalTensor& custom_mask,
-                  const OptionalTensor& packed_custom_mask, bool causal, int32_t window_left, bool rope, const OptionalTensor& alibi_slopes,
-                  std::optional<double> sm_scale, std::optional<double> logits_soft_cap, std::optional<double> rope_scale, std::optional<double> rope_theta,
-                  nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks, const std::optional<std::string>& o_data_type,
-                  bool return_lse, const OptionalTensor& out, const OptionalTensor& lse) {
+nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tensor& k_tensor, const Tensor& v_tensor, bool hnd,
+                  const OptionalTensor& custom_mask, const OptionalTensor& packed_custom_mask, bool causal, int32_t window_left, bool rope,
+                  const OptionalTensor& alibi_slopes, std::optional<double> sm_scale, std::optional<double> logits_soft_cap,
+                  std::optional<double> rope_scale, std::optional<double> rope_theta, nb::handle q_scale, nb::handle k_scale,
+                  nb::handle v_scale, const OptionalTensor& sinks, const std::optional<std::string>& o_data_type, bool return_lse,
+                  const OptionalTensor& out, const OptionalTensor& lse) {
   const char* const op = op_name.c_str();
   Call call(op);
   const Check check(op);
@@ -328,12 +347,13 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
   check.rank("k", keys, 3);
   check.rank("v", values, 3);
   refuse_fp4(op, keys, values);
-  for (const auto& [argument, t] : std::initializer_list<std::pair<const char*, const TensorView*>>{{"q", &q}, {"k", &keys}, {"v", &values}})
+  for (const auto& [argument, t] :
+       std::initializer_list<std::pair<const char*, const TensorView*>>{{"q", &q}, {"k", &keys}, {"v", &values}})
     check.dtype(argument, *t, {DType::f16, DType::bf16, DType::f32, DType::e4m3, DType::e5m2});
   if (decode) q = with_dim(q, 0);
   const TensorView k = ragged_view(keys, hnd), v = ragged_view(values, hnd);
-  check.that(keys.shape[0] <= INT32_MAX && keys.shape[1] <= INT32_MAX && q.shape[0] <= INT32_MAX && q.shape[1] <= INT32_MAX, "k", "fewer than 2^31 tokens",
-             [&] { return "shape " + shape_of(keys); });
+  check.that(keys.shape[0] <= INT32_MAX && keys.shape[1] <= INT32_MAX && q.shape[0] <= INT32_MAX && q.shape[1] <= INT32_MAX, "k",
+             "fewer than 2^31 tokens", [&] { return "shape " + shape_of(keys); });
   AttentionProblem p;
   p.q = q.dtype, p.kv = k.dtype;
   p.out = o_data_type ? dtype_of("o_dtype", *o_data_type) : q.dtype;
@@ -343,7 +363,11 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
   p.causal = causal, p.window_left = window_left;
   p.max_qo_len = int32_t(max(q.shape[0], int64_t(1)));
   const bool masked = custom_mask || packed_custom_mask;
-  p.flags = {.soft_cap = logits_soft_cap.value_or(0.0) > 0.0, .alibi = bool(alibi_slopes), .custom_mask = masked, .sinks = bool(sinks), .rope = rope};
+  p.flags = {.soft_cap = logits_soft_cap.value_or(0.0) > 0.0,
+             .alibi = bool(alibi_slopes),
+             .custom_mask = masked,
+             .sinks = bool(sinks),
+             .rope = rope};
 
   AttentionArguments args;
   args.op = op;
@@ -362,8 +386,10 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
   } else if (custom_mask) {
     const TensorView mask = call.in("custom_mask", *custom_mask);
     check.contiguous("custom_mask", mask);
-    check.that(mask.numel() == q.shape[0] * k.shape[0], "custom_mask", [&] { return "qo_len * kv_len = " + std::to_string(q.shape[0] * k.shape[0]) + " elements"; },
-               [&] { return "shape " + shape_of(mask); });
+    check.that(
+        mask.numel() == q.shape[0] * k.shape[0], "custom_mask",
+        [&] { return "qo_len * kv_len = " + std::to_string(q.shape[0] * k.shape[0]) + " elements"; },
+        [&] { return "shape " + shape_of(mask); });
     packed = call.out("custom_mask", {}, DType::u8, {packed_size(mask.numel())});
     packbits(flattened(mask), packed.view, BitOrder::little, context);
   }
@@ -408,19 +434,21 @@ Tensor alibi_slopes(int32_t num_heads, const Tensor& like) {
   const Output output = call.out("slopes", {}, DType::f32, {num_heads});
   const Context& context = call.context();
   const size_t bytes = slopes.size() * sizeof(float);
-  if (context.device.type == DeviceType::cpu) std::memcpy(output.view.data, slopes.data(), bytes);
-  else context.kernels->copy_to_device(output.view.data, slopes.data(), bytes, context);
+  if (context.device.type == DeviceType::cpu)
+    std::memcpy(output.view.data, slopes.data(), bytes);
+  else
+    context.kernels->copy_to_device(output.view.data, slopes.data(), bytes, context);
   return output.result();
 }
 
 const Family family{[](nb::module_& m) {
   nb::class_<Plan>(m, "AttentionPlan", "A plan of attention: a value. It keeps alive the buffers that it lies in.")
-      .def("run_paged", &Plan::run_paged, "q"_a, "paged_kv_cache"_a.none(), "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(), "k_scale"_a.none(),
-           "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
-      .def("run_ragged", &Plan::run_ragged, "q"_a, "k"_a, "v"_a, "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(), "k_scale"_a.none(),
-           "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
-      .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(), "logits_soft_cap"_a.none(),
-           "rope_scale"_a.none(), "rope_theta"_a.none())
+      .def("run_paged", &Plan::run_paged, "q"_a, "paged_kv_cache"_a.none(), "out"_a.none(), "lse"_a.none(), "return_lse"_a,
+           "q_scale"_a.none(), "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
+      .def("run_ragged", &Plan::run_ragged, "q"_a, "k"_a, "v"_a, "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(),
+           "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
+      .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(),
+           "logits_soft_cap"_a.none(), "rope_scale"_a.none(), "rope_theta"_a.none())
       .def_prop_ro("info", &Plan::info)
       .def_prop_ro("total_qo_len", [](const Plan& p) { return p.planned.total_qo_len; })
       .def_prop_ro("max_qo_len", [](const Plan& p) { return p.planned.problem.max_qo_len; })
@@ -430,15 +458,16 @@ const Family family{[](nb::module_& m) {
         "qo_indptr"_a.none() = nb::none(), "kv_indptr"_a, "kv_indices"_a.none() = nb::none(), "last_page_len"_a.none() = nb::none(),
         "qo_indptr_home"_a.none() = nb::none(), "kv_indptr_home"_a.none() = nb::none(), "kv_indices_home"_a.none() = nb::none(),
         "last_page_len_home"_a.none() = nb::none(), "custom_mask"_a.none() = nb::none(), "packed_custom_mask"_a.none() = nb::none(),
-        "custom_mask_home"_a.none() = nb::none(), "q_data_type"_a, "kv_data_type"_a, "o_data_type"_a, "num_qo_heads"_a, "num_kv_heads"_a, "head_dim_qk"_a,
-        "head_dim_vo"_a, "page_size"_a, "hnd"_a, "causal"_a = false, "window_left"_a = -1, "max_qo_len"_a = 0, "uniform_qo_len"_a = 1, "batch_invariant"_a = false,
-        "cut_len"_a = 0, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(), "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(),
-        "rope_scale"_a.none() = nb::none(), "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0,
-        "workspace_only"_a = false);
-  m.def("_single_attention", &single, "op"_a, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "hnd"_a = false, "custom_mask"_a.none() = nb::none(),
-        "packed_custom_mask"_a.none() = nb::none(), "causal"_a = false, "window_left"_a = -1, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(),
-        "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(), "rope_scale"_a.none() = nb::none(), "rope_theta"_a.none() = nb::none(),
-        "q_scale"_a.none() = nb::none(), "k_scale"_a.none() = nb::none(), "v_scale"_a.none() = nb::none(), "sinks"_a.none() = nb::none(),
+        "custom_mask_home"_a.none() = nb::none(), "q_data_type"_a, "kv_data_type"_a, "o_data_type"_a, "num_qo_heads"_a, "num_kv_heads"_a,
+        "head_dim_qk"_a, "head_dim_vo"_a, "page_size"_a, "hnd"_a, "causal"_a = false, "window_left"_a = -1, "max_qo_len"_a = 0,
+        "uniform_qo_len"_a = 1, "batch_invariant"_a = false, "cut_len"_a = 0, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(),
+        "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(), "rope_scale"_a.none() = nb::none(),
+        "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0, "workspace_only"_a = false);
+  m.def("_single_attention", &single, "op"_a, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "hnd"_a = false,
+        "custom_mask"_a.none() = nb::none(), "packed_custom_mask"_a.none() = nb::none(), "causal"_a = false, "window_left"_a = -1,
+        "rope"_a = false, "alibi_slopes"_a.none() = nb::none(), "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(),
+        "rope_scale"_a.none() = nb::none(), "rope_theta"_a.none() = nb::none(), "q_scale"_a.none() = nb::none(),
+        "k_scale"_a.none() = nb::none(), "v_scale"_a.none() = nb::none(), "sinks"_a.none() = nb::none(),
         "o_data_type"_a.none() = nb::none(), "return_lse"_a = false, "out"_a.none() = nb::none(), "lse"_a.none() = nb::none());
   m.def("_alibi_slopes", &alibi_slopes, "n_heads"_a, "like"_a);
 }};

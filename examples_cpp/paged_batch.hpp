@@ -41,7 +41,13 @@ struct PagedBatch {
 
   static constexpr flashinfer::AttentionProblem problem() {
     constexpr flashinfer::DType dtype = flashinfer::dtype_v<T>;
-    return {.q = dtype, .kv = dtype, .out = dtype, .num_qo_heads = kQoHeads, .num_kv_heads = kKvHeads, .head_dim_qk = kHeadDim, .head_dim_vo = kHeadDim,
+    return {.q = dtype,
+            .kv = dtype,
+            .out = dtype,
+            .num_qo_heads = kQoHeads,
+            .num_kv_heads = kKvHeads,
+            .head_dim_qk = kHeadDim,
+            .head_dim_vo = kHeadDim,
             .page_size = kPageSize};
   }
   /// Where each request's pages are: plan_attention() copies them to the device.

@@ -14,7 +14,8 @@ using flashinfer::bf16;
 /// The kernels that the problem is tuned to on these GPUs; a launch that needs another one names it in its error.
 template <int kArch>
 void add_decode(flashinfer::CompiledKernels& kernels) {
-  constexpr flashinfer::AttentionConfig kConfig = flashinfer::gpu::tune(PagedBatch<bf16>::problem(), flashinfer::device_info_of(flashinfer::arch_of(kArch / 10, kArch % 10)));
+  constexpr flashinfer::AttentionConfig kConfig =
+      flashinfer::gpu::tune(PagedBatch<bf16>::problem(), flashinfer::device_info_of(flashinfer::arch_of(kArch / 10, kArch % 10)));
   kernels.add<flashinfer::gpu::AttentionKernel<kConfig>>(flashinfer::kernel_id(kConfig).hash);
 }
 
@@ -38,7 +39,8 @@ int main() {
 
   PagedBatch<bf16> batch;
   const AttentionProblem problem = PagedBatch<bf16>::problem();
-  const AttentionWorkspace size = workspace_size(problem, AttentionCapacity{.batch_size = 8, .num_indices = 1024, .upload_indices = true}, {}, context);
+  const AttentionWorkspace size =
+      workspace_size(problem, AttentionCapacity{.batch_size = 8, .num_indices = 1024, .upload_indices = true}, {}, context);
   const std::vector<uint8_t> floats(size_t(size.float_bytes)), ints(size_t(size.int_bytes));
   const TensorView float_workspace(on_device(floats), DType::u8, {size.float_bytes}, context.device);
   const TensorView int_workspace(on_device(ints), DType::u8, {size.int_bytes}, context.device);

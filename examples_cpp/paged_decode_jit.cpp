@@ -36,7 +36,8 @@ int main() {
 
   PagedBatch<bf16> batch;
   const AttentionProblem problem = PagedBatch<bf16>::problem();
-  const AttentionWorkspace size = workspace_size(problem, AttentionCapacity{.batch_size = 8, .num_indices = 1024, .upload_indices = true}, {}, context);
+  const AttentionWorkspace size =
+      workspace_size(problem, AttentionCapacity{.batch_size = 8, .num_indices = 1024, .upload_indices = true}, {}, context);
   const std::vector<uint8_t> floats(size_t(size.float_bytes)), ints(size_t(size.int_bytes));
   const TensorView float_workspace(on_device(floats, context), DType::u8, {size.float_bytes}, context.device);
   const TensorView int_workspace(on_device(ints, context), DType::u8, {size.int_bytes}, context.device);

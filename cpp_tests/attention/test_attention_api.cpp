@@ -71,7 +71,8 @@ TEST(AttentionApi, WorkspaceIsExact) {
       const AttentionWorkspace size = workspace_size(problem, lengths, {}, {}, context);
       Buffer floats(size.float_bytes), ints(size.int_bytes);
       const auto plan_in = [&](int64_t float_bytes, int64_t int_bytes) {
-        return plan_attention(problem, lengths, {}, floats.view(context.device, float_bytes), ints.view(context.device, int_bytes), {}, context);
+        return plan_attention(problem, lengths, {}, floats.view(context.device, float_bytes), ints.view(context.device, int_bytes), {},
+                              context);
       };
       const PlannedAttention planned = plan_in(size.float_bytes, size.int_bytes);
       EXPECT_EQ(planned.workspace.float_bytes, size.float_bytes);
@@ -109,7 +110,8 @@ TEST(AttentionApi, HostLengthsGoToTheDeviceInOneCopy) {
   EXPECT_EQ(planned.max_page, 69);
   EXPECT_EQ(std::vector<int32_t>(plan.qo_indptr, plan.qo_indptr + 4), host.qo_indptr);
   EXPECT_EQ(std::vector<int32_t>(planned.kv_indices, planned.kv_indices + 66), host.kv_indices);
-  for (const void* p : {static_cast<const void*>(plan.kv_indptr), static_cast<const void*>(plan.header), static_cast<const void*>(planned.kv_indices)}) {
+  for (const void* p :
+       {static_cast<const void*>(plan.kv_indptr), static_cast<const void*>(plan.header), static_cast<const void*>(planned.kv_indices)}) {
     EXPECT_GE(p, static_cast<void*>(ints.words.data()));
     EXPECT_LT(p, static_cast<void*>(ints.words.data() + ints.words.size()));
   }
@@ -127,7 +129,8 @@ TEST(AttentionApi, DeviceLengthsStayThere) {
   const Context gpu{.device = kGpu, .kernels = &kernels};
   Lengths device;
   Buffer floats(1 << 26), ints(1 << 16);
-  const PlannedAttention planned = plan_attention({.causal = 1, .max_qo_len = 32}, device.views(kGpu), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu);
+  const PlannedAttention planned =
+      plan_attention({.causal = 1, .max_qo_len = 32}, device.views(kGpu), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu);
   EXPECT_EQ(kernels.to_device, 0);
   EXPECT_EQ(kernels.to_host, 0);
   ASSERT_EQ(kernels.launches.size(), 1u);
@@ -135,7 +138,8 @@ TEST(AttentionApi, DeviceLengthsStayThere) {
   EXPECT_EQ(planned.plan.qo_indptr, device.qo_indptr.data());
   EXPECT_EQ(planned.total_qo_len, -1);
   EXPECT_EQ(planned.max_page, -1);
-  EXPECT_EQ(refusal([&] { plan_attention({}, device.views({DeviceType::cuda, 1}), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu); }), "qo_indptr");
+  EXPECT_EQ(refusal([&] { plan_attention({}, device.views({DeviceType::cuda, 1}), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu); }),
+            "qo_indptr");
   // Wanted, they are read back and checked.
   device.last_page_len[2] = 17;
   Context careful = gpu;
@@ -191,7 +195,8 @@ TEST(AttentionApi, OneCallForOneRequestCopiesNothing) {
 }
 
 /// Naive attention of one row.
-std::vector<double> row_of(const std::vector<float>& q, int64_t q_at, const std::vector<float>& k, const std::vector<float>& v, const std::vector<int64_t>& keys, int dim) {
+std::vector<double> row_of(const std::vector<float>& q, int64_t q_at, const std::vector<float>& k, const std::vector<float>& v,
+                           const std::vector<int64_t>& keys, int dim) {
   std::vector<double> out(size_t(dim), 0.0);
   double sum = 0;
   for (int64_t key : keys) {
@@ -215,11 +220,21 @@ TEST(AttentionApi, CpuMatchesANaiveLoop) {
     return values;
   };
   Lengths batch;
-  std::vector<float> q = draw(20 * kHeads * kDim), k = draw(kPages * kPage * kKvHeads * kDim), v = draw(kPages * kPage * kKvHeads * kDim), out(q.size(), NAN);
+  std::vector<float> q = draw(20 * kHeads * kDim), k = draw(kPages * kPage * kKvHeads * kDim), v = draw(kPages * kPage * kKvHeads * kDim),
+                     out(q.size(), NAN);
   const TensorView queries(q.data(), DType::f32, {20, kHeads, kDim}), output(out.data(), DType::f32, {20, kHeads, kDim});
-  const TensorView keys(k.data(), DType::f32, {kPages, kPage, kKvHeads, kDim}), values(v.data(), DType::f32, {kPages, kPage, kKvHeads, kDim});
-  const AttentionProblem problem{.q = DType::f32, .kv = DType::f32, .out = DType::f32, .num_qo_heads = kHeads, .num_kv_heads = kKvHeads, .head_dim_qk = kDim,
-                                 .head_dim_vo = kDim, .page_size = kPage, .causal = 1, .max_qo_len = 0};
+  const TensorView keys(k.data(), DType::f32, {kPages, kPage, kKvHeads, kDim}),
+      values(v.data(), DType::f32, {kPages, kPage, kKvHeads, kDim});
+  const AttentionProblem problem{.q = DType::f32,
+                                 .kv = DType::f32,
+                                 .out = DType::f32,
+                                 .num_qo_heads = kHeads,
+                                 .num_kv_heads = kKvHeads,
+                                 .head_dim_qk = kDim,
+                                 .head_dim_vo = kDim,
+                                 .page_size = kPage,
+                                 .causal = 1,
+                                 .max_qo_len = 0};
   Buffer floats(1 << 22), ints(1 << 16);
   PlannedAttention planned = plan_attention(problem, batch.views({}), {}, floats.view({}), ints.view({}));
   AttentionArguments args;
@@ -251,12 +266,13 @@ TEST(AttentionApi, RefusesWhatDoesNotFitThePlan) {
   Buffer floats(1 << 24), ints(1 << 16), memory(1 << 23);
   const AttentionProblem problem{.max_qo_len = 0};
   const PlannedAttention planned = plan_attention(problem, batch.views({}), {}, floats.view({}), ints.view({}));
-  const auto tensor = [&](std::initializer_list<int64_t> shape, DType dtype = DType::bf16) { return TensorView(memory.words.data(), dtype, shape); };
+  const auto tensor = [&](std::initializer_list<int64_t> shape, DType dtype = DType::bf16) {
+    return TensorView(memory.words.data(), dtype, shape);
+  };
   std::vector<int64_t> result(20 * 32 * 128 / 4);
   const TensorView q = tensor({20, 32, 128}), cache = tensor({70, 16, 8, 128}), out(result.data(), DType::bf16, {20, 32, 128});
-  const auto run = [&](const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out, const TensorView& lse = {}, const AttentionArguments& args = {}) {
-    return refusal([&] { attention(planned, q, k, v, out, lse, args, {}); });
-  };
+  const auto run = [&](const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out, const TensorView& lse = {},
+                       const AttentionArguments& args = {}) { return refusal([&] { attention(planned, q, k, v, out, lse, args, {}); }); };
   EXPECT_EQ(run(tensor({19, 32, 128}), cache, cache, out), "q");
   EXPECT_EQ(run(tensor({20, 16, 128}), cache, cache, out), "q");
   EXPECT_EQ(run(tensor({20, 32, 128}, DType::f16), cache, cache, out), "q");

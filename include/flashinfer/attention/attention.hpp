@@ -15,12 +15,12 @@ namespace flashinfer {
 
 /// What may change from one attention() to the next.
 struct AttentionArguments {
-  VariantParams variant;     // its numbers; the pointers, causal and window_left are set from the plan and the tensors here
-  TensorView alibi_slopes;   // [num_qo_heads] f32; none: no ALiBi
-  TensorView custom_mask;    // [mask_bytes] u8, bits of each request from a byte of its own, little-endian
-  TensorView sinks;          // [num_qo_heads] f32, natural-log logits of keys without values
+  VariantParams variant;    // its numbers; the pointers, causal and window_left are set from the plan and the tensors here
+  TensorView alibi_slopes;  // [num_qo_heads] f32; none: no ALiBi
+  TensorView custom_mask;   // [mask_bytes] u8, bits of each request from a byte of its own, little-endian
+  TensorView sinks;         // [num_qo_heads] f32, natural-log logits of keys without values
   float out_scale = 1.0f;
-  float lse_factor = 1.0f;   // 1: base 2, kLn2: natural
+  float lse_factor = 1.0f;                         // 1: base 2, kLn2: natural
   const gpu::UserVariant* user_variant = nullptr;  // GPU: C++ source in place of the built-in variant; its parameters are variant.user
   const char* op = "attention";                    // whom errors name
 };
@@ -33,8 +33,8 @@ inline constexpr int32_t kMinKeysPerWorker = 256;
 inline constexpr int32_t kLongQoLen = 512;
 
 /// The kernel for a problem, and the shape of its plan. Workers depend on the device alone, not on the batch.
-inline PlannedAttention shape_plan(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size, const AttentionPlanOptions& options,
-                                   const Context& context) {
+inline PlannedAttention shape_plan(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size,
+                                   const AttentionPlanOptions& options, const Context& context) {
   PlannedAttention planned;
   planned.problem = problem;
   planned.device = context.device;
@@ -63,7 +63,8 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
     planned.config = gpu::tune(problem, info);
     plan.q_tile = planned.config.q_tile;
     plan.kv_tile = planned.config.kv_tile;
-    plan.max_workers = (options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms) * gpu::workers_per_sm(planned.config, info);
+    plan.max_workers =
+        (options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms) * gpu::workers_per_sm(planned.config, info);
     plan.num_vo_tiles = ceil_div(problem.head_dim_vo, planned.config.vo_tile);
     plan.min_units = ceil_div(kMinKeysPerWorker, plan.kv_tile);
     plan.item_units = gpu::item_units(planned.config);
@@ -96,8 +97,9 @@ struct PreparedPlan {
 };
 
 /// Reads what lies on the host into `host` and decides kernel, workers and sizes. The plan's lengths point into `host` until it is placed.
-inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& given, const AttentionLengths& lengths, const AttentionLengths& homes,
-                                 int64_t float_bytes, const AttentionPlanOptions& options, const Context& context, HostLengths& host) {
+inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& given, const AttentionLengths& lengths,
+                                 const AttentionLengths& homes, int64_t float_bytes, const AttentionPlanOptions& options,
+                                 const Context& context, HostLengths& host) {
   check_problem(check, given);
   const bool on_cpu = context.device.type == DeviceType::cpu;
   const int32_t batch_size = check_lengths(check, given, lengths, context.device);
@@ -111,8 +113,11 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
   read_lengths(check, given, readable, batch_size, known, host);
   for (int32_t r = 0; r < batch_size && known && options.least_kv_len > 0; ++r) {
     const int32_t kv_len = kv_len_of(host, given, lengths, r);
-    check.that(kv_len == 0 || kv_len >= options.least_kv_len, "q_len_per_req", "at most kv_len: the earlier rows of a request would attend to an empty KV range",
-               [&] { return std::to_string(options.least_kv_len) + " for request " + std::to_string(r) + " with kv_len=" + std::to_string(kv_len); });
+    check.that(kv_len == 0 || kv_len >= options.least_kv_len, "q_len_per_req",
+               "at most kv_len: the earlier rows of a request would attend to an empty KV range", [&] {
+                 return std::to_string(options.least_kv_len) + " for request " + std::to_string(r) +
+                        " with kv_len=" + std::to_string(kv_len);
+               });
   }
 
   AttentionProblem problem = given;
@@ -120,7 +125,8 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
   const int32_t most_qo_len = problem.max_qo_len ? problem.max_qo_len : qo_len_known ? max(host.max_qo_len, int32_t(1)) : 0;
   // A batch-invariant plan takes its tiles from the problem alone.
   problem.max_qo_len = given.max_qo_len || (qo_len_known && !(given.batch_invariant && lengths.qo_indptr)) ? most_qo_len : kLongQoLen;
-  PreparedPlan prepared{shape_plan(problem, lengths, batch_size, options, context), {}, lengths_on_host(lengths) && (on_cpu || !uniform), one_mask};
+  PreparedPlan prepared{
+      shape_plan(problem, lengths, batch_size, options, context), {}, lengths_on_host(lengths) && (on_cpu || !uniform), one_mask};
   PlannedAttention& planned = prepared.planned;
   planned.problem.max_qo_len = most_qo_len;
   AttentionPlan& plan = planned.plan;
@@ -151,14 +157,16 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
 
 /// Workspace for every batch within the capacity: what plan_attention() needs at most, at full speed.
 /// It plans in less by cutting less, down to int_bytes and a float workspace of nothing.
-inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const AttentionCapacity& capacity, const AttentionPlanOptions& options = {},
-                                         const Context& context = {}) {
+inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const AttentionCapacity& capacity,
+                                         const AttentionPlanOptions& options = {}, const Context& context = {}) {
   const Check check(options.op);
   check_problem(check, problem);
   PlannedAttention planned = detail::shape_plan(problem, {}, capacity.batch_size, options, context);
   const bool cut = planned.plan.batch_invariant && planned.plan.cut_tiles > 0;
   detail::size_plan(check, planned, cut ? detail::most_slots(planned, capacity.num_indices, false) : 0, -1);
-  return detail::layout_of(planned.plan, planned.config.vo_tile, problem.flags.custom_mask, capacity.upload_indices ? capacity.num_indices : 0).size;
+  return detail::layout_of(planned.plan, planned.config.vo_tile, problem.flags.custom_mask,
+                           capacity.upload_indices ? capacity.num_indices : 0)
+      .size;
 }
 
 /// Workspace of plan_attention() with the same arguments.
@@ -171,27 +179,32 @@ inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const 
 /// Plans a batch.
 ///   problem          max_qo_len 0: taken from qo_indptr on the host, else taken as long
 ///   lengths          on the host: checked, planned here, one copy to the device. On the device: planned there, nothing is copied back, and
-///                    the call can be captured; qo_indptr's last entry may then be anything up to the rows of q at run. Mixed: planned there
+///                    the call can be captured; qo_indptr's last entry may then be anything up to the rows of q at run. Mixed: planned
+///                    there
 ///   homes            where the arrays shall live for attention(), each as large as the largest batch: buffers that a CUDA graph has
 ///                    captured. Host arrays are copied into them. Arrays without a home live in int_workspace, or where they are
 ///   float_workspace  any size: fewer cuts where it is small. Too small for problem.cut_len: InvalidArgument
 ///   int_workspace    a tensor of workspace_size().int_bytes, or a function of the bytes that returns one
 /// The workspaces, homes and device arrays must outlive the plan's last attention().
 template <class IntWorkspace>
-PlannedAttention plan_attention(const AttentionProblem& problem, const AttentionLengths& lengths, const AttentionLengths& homes, const TensorView& float_workspace,
-                                IntWorkspace&& int_workspace_of, const AttentionPlanOptions& options = {}, const Context& context = {}) {
+PlannedAttention plan_attention(const AttentionProblem& problem, const AttentionLengths& lengths, const AttentionLengths& homes,
+                                const TensorView& float_workspace, IntWorkspace&& int_workspace_of,
+                                const AttentionPlanOptions& options = {}, const Context& context = {}) {
   using namespace detail;
   const Check check(options.op);
   const bool on_cpu = context.device.type == DeviceType::cpu;
   check_workspace(check, "float_workspace", float_workspace, 0, context.device);
   thread_local HostLengths host;
-  PreparedPlan prepared = prepare_plan(check, problem, lengths, homes, float_workspace.numel() * size_of(float_workspace.dtype), options, context, host);
+  PreparedPlan prepared =
+      prepare_plan(check, problem, lengths, homes, float_workspace.numel() * size_of(float_workspace.dtype), options, context, host);
   PlannedAttention& planned = prepared.planned;
   AttentionPlan& plan = planned.plan;
   const AttentionLayout& layout = prepared.layout;
   TensorView int_workspace;
-  if constexpr (requires { int_workspace_of(int64_t(0)); }) int_workspace = int_workspace_of(layout.size.int_bytes);
-  else int_workspace = int_workspace_of;
+  if constexpr (requires { int_workspace_of(int64_t(0)); })
+    int_workspace = int_workspace_of(layout.size.int_bytes);
+  else
+    int_workspace = int_workspace_of;
   check_workspace(check, "int_workspace", int_workspace, layout.size.int_bytes, context.device);
 
   // The image of the int workspace: written in place on the CPU, in one copy to the GPU.
@@ -211,12 +224,15 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
     plan_work(plan, header, reinterpret_cast<WorkerStart*>(touch(layout.starts, plan.max_workers * int64_t(sizeof(WorkerStart)))),
               reinterpret_cast<int32_t*>(touch(layout.counters, plan.max_slots * int64_t(sizeof(int32_t)))));
     // A reusable plan was sized for max_qo_len.
-    check.that(header.num_slots <= plan.max_slots || !plan.batch_invariant, "qo_indptr", [&] { return "at most max_qo_len=" + std::to_string(problem.max_qo_len) + " tokens a request"; }, "more");
+    check.that(
+        header.num_slots <= plan.max_slots || !plan.batch_invariant, "qo_indptr",
+        [&] { return "at most max_qo_len=" + std::to_string(problem.max_qo_len) + " tokens a request"; }, "more");
     if (!options.reusable) plan.max_workers = max(header.num_workers, int32_t(1));
   }
 
   // Where each array lives from now on.
-  const auto settle = [&](const char* argument, const TensorView& t, const TensorView& home, const int32_t* read, int64_t offset) -> const int32_t* {
+  const auto settle = [&](const char* argument, const TensorView& t, const TensorView& home, const int32_t* read,
+                          int64_t offset) -> const int32_t* {
     if (!t) return nullptr;
     if (!t.is_cpu()) return t.as<const int32_t>();
     const size_t bytes = size_t(t.size(0)) * sizeof(int32_t);
@@ -224,11 +240,15 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
       check.dtype(argument, home, DType::i32);
       check.device(argument, home, context.device);
       check.contiguous(argument, home);
-      check.that(home.numel() >= t.size(0), argument, [&] { return "at most " + std::to_string(home.numel()) + " entries, which its buffer holds"; },
-                 [&] { return std::to_string(t.size(0)); });
+      check.that(
+          home.numel() >= t.size(0), argument,
+          [&] { return "at most " + std::to_string(home.numel()) + " entries, which its buffer holds"; },
+          [&] { return std::to_string(t.size(0)); });
       if (home.data == t.data || bytes == 0) return home.as<const int32_t>();
-      if (on_cpu) std::memcpy(home.data, read, bytes);
-      else context.kernels->copy_to_device(home.data, read, bytes, context);
+      if (on_cpu)
+        std::memcpy(home.data, read, bytes);
+      else
+        context.kernels->copy_to_device(home.data, read, bytes, context);
       return home.as<const int32_t>();
     }
     put(offset, read, bytes);
@@ -239,7 +259,8 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
   plan.last_page_len = settle("last_page_len", lengths.last_page_len, homes.last_page_len, host.last_page_len.data(), layout.last_page_len);
   if (const TensorView& indices = lengths.kv_indices; indices) {
     const bool in_place = indices.is_cpu() && !homes.kv_indices && !uploaded_indices(lengths, homes, context.device);
-    planned.kv_indices = in_place ? indices.as<const int32_t>() : settle("kv_indices", indices, homes.kv_indices, host.kv_indices, layout.kv_indices);
+    planned.kv_indices =
+        in_place ? indices.as<const int32_t>() : settle("kv_indices", indices, homes.kv_indices, host.kv_indices, layout.kv_indices);
     planned.num_indices = int32_t(options.reusable && homes.kv_indices ? homes.kv_indices.size(0) : indices.size(0));
   }
   if (problem.flags.custom_mask && prepared.one_mask) {
@@ -280,8 +301,10 @@ inline void plan_mask(PlannedAttention& planned, bool causal, int32_t window_lef
   planned.problem.causal = causal, planned.problem.window_left = window_left;
   plan.causal = causal_now, plan.window_left = window_left;
   plan.max_workers = planned.max_workers;
-  if (planned.device.type == DeviceType::cpu) plan_work(plan, *plan.header, plan.starts, plan.counters);
-  else gpu::plan_on_device(plan, context);
+  if (planned.device.type == DeviceType::cpu)
+    plan_work(plan, *plan.header, plan.starts, plan.counters);
+  else
+    gpu::plan_on_device(plan, context);
 }
 
 /// Runs a plan.
@@ -291,8 +314,8 @@ inline void plan_mask(PlannedAttention& planned, bool causal, int32_t window_lef
 ///   out  [total_qo_len, num_qo_heads, head_dim_vo], memory of its own; lse [total_qo_len, num_qo_heads] f32, or none
 /// Every stride but the innermost is free.
 template <AttentionVariant Variant = BuiltinVariant<kAllVariants>>
-void attention(const PlannedAttention& planned, const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out, const TensorView& lse,
-               const AttentionArguments& args, const Context& context) {
+void attention(const PlannedAttention& planned, const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out,
+               const TensorView& lse, const AttentionArguments& args, const Context& context) {
   const Check check(args.op);
   const AttentionProblem& p = planned.problem;
   const AttentionPlan& plan = planned.plan;
@@ -302,17 +325,23 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
   check.inner_stride("q", q);
   const int64_t rows = q.size(0);
   if (planned.total_qo_len >= 0 && (planned.reusable ? rows < planned.total_qo_len : rows != planned.total_qo_len)) [[unlikely]]
-    throw InvalidArgument(check.op, "q", "q.shape[0] (" + std::to_string(rows) + ") does not match " +
-                                             (plan.qo_indptr ? "qo_indptr[-1] (" + std::to_string(planned.total_qo_len) + ")"
-                                                             : "batch_size * q_len_per_req (" + std::to_string(plan.batch_size) + " * " + std::to_string(plan.uniform_qo_len) + ")"));
+    throw InvalidArgument(check.op, "q",
+                          "q.shape[0] (" + std::to_string(rows) + ") does not match " +
+                              (plan.qo_indptr ? "qo_indptr[-1] (" + std::to_string(planned.total_qo_len) + ")"
+                                              : "batch_size * q_len_per_req (" + std::to_string(plan.batch_size) + " * " +
+                                                    std::to_string(plan.uniform_qo_len) + ")"));
   check.that(rows <= INT32_MAX, "q", "fewer than 2^31 rows", [&] { return "shape " + shape_of(q); });
   check_cache(check, "k", k, p, p.head_dim_qk, planned.device);
   check_cache(check, "v", v, p, p.head_dim_vo, planned.device);
-  check.that(v.size(0) == k.size(0), "v", [&] { return "as many pages or tokens as k: " + std::to_string(k.size(0)); }, [&] { return std::to_string(v.size(0)); });
-  check.that(planned.max_page < k.size(0), "kv_indices", [&] { return "page ids below num_pages=" + std::to_string(k.size(0)); },
-             [&] { return std::to_string(planned.max_page); });
-  check.that(planned.total_kv_len <= k.size(0), "k", [&] { return "kv_indptr[-1]=" + std::to_string(planned.total_kv_len) + " tokens or more"; },
-             [&] { return std::to_string(k.size(0)); });
+  check.that(
+      v.size(0) == k.size(0), "v", [&] { return "as many pages or tokens as k: " + std::to_string(k.size(0)); },
+      [&] { return std::to_string(v.size(0)); });
+  check.that(
+      planned.max_page < k.size(0), "kv_indices", [&] { return "page ids below num_pages=" + std::to_string(k.size(0)); },
+      [&] { return std::to_string(planned.max_page); });
+  check.that(
+      planned.total_kv_len <= k.size(0), "k", [&] { return "kv_indptr[-1]=" + std::to_string(planned.total_kv_len) + " tokens or more"; },
+      [&] { return std::to_string(k.size(0)); });
   check_output(check, "out", out, {rows, p.num_qo_heads, p.head_dim_vo}, p.out, planned.device);
   check.inner_stride("out", out);
   check_apart(check, out, "q", q);
@@ -329,8 +358,9 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
   const auto per_head = [&](const char* argument, const TensorView& t) -> const float* {
     if (!t) return nullptr;
     check.rank(argument, t, 1);
-    check.that(t.size(0) >= variant.qo_head_offset + p.num_qo_heads && variant.qo_head_offset >= 0, argument,
-               [&] { return "an entry for each of num_qo_heads=" + std::to_string(p.num_qo_heads); }, [&] { return "shape " + shape_of(t); });
+    check.that(
+        t.size(0) >= variant.qo_head_offset + p.num_qo_heads && variant.qo_head_offset >= 0, argument,
+        [&] { return "an entry for each of num_qo_heads=" + std::to_string(p.num_qo_heads); }, [&] { return "shape " + shape_of(t); });
     check.dtype(argument, t, DType::f32);
     check.device(argument, t, planned.device);
     check.contiguous(argument, t);
@@ -339,15 +369,16 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
   variant.alibi_slopes = per_head("alibi_slopes", args.alibi_slopes);
   variant.sinks = per_head("sinks", args.sinks);
   variant.custom_mask = nullptr, variant.mask_indptr = nullptr;
-  check.that(bool(args.custom_mask) == p.flags.custom_mask, "custom_mask", p.flags.custom_mask ? "the mask that was planned" : "none: the plan has no mask",
-             args.custom_mask ? "a mask" : "none");
+  check.that(bool(args.custom_mask) == p.flags.custom_mask, "custom_mask",
+             p.flags.custom_mask ? "the mask that was planned" : "none: the plan has no mask", args.custom_mask ? "a mask" : "none");
   if (args.custom_mask) {
     check.rank("custom_mask", args.custom_mask, 1);
     check.dtype("custom_mask", args.custom_mask, DType::u8);
     check.device("custom_mask", args.custom_mask, planned.device);
     check.contiguous("custom_mask", args.custom_mask);
-    check.that(args.custom_mask.size(0) >= planned.mask_bytes, "custom_mask", [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; },
-               [&] { return std::to_string(args.custom_mask.size(0)); });
+    check.that(
+        args.custom_mask.size(0) >= planned.mask_bytes, "custom_mask",
+        [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; }, [&] { return std::to_string(args.custom_mask.size(0)); });
     variant.custom_mask = args.custom_mask.as<const uint8_t>();
     variant.mask_indptr = planned.mask_indptr;
   }
@@ -357,8 +388,17 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
   const auto stride = [](const TensorView& t, int dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; };
   const int token = p.page_size ? 1 : 0;  // dimension of k and v
   params.plan = plan;
-  params.kv = {k.data, v.data, token ? stride(k, 0) : 0, stride(k, token), stride(k, token + 1), token ? stride(v, 0) : 0, stride(v, token), stride(v, token + 1),
-               planned.kv_indices, planned.num_indices, int32_t(k.size(0))};
+  params.kv = {k.data,
+               v.data,
+               token ? stride(k, 0) : 0,
+               stride(k, token),
+               stride(k, token + 1),
+               token ? stride(v, 0) : 0,
+               stride(v, token),
+               stride(v, token + 1),
+               planned.kv_indices,
+               planned.num_indices,
+               int32_t(k.size(0))};
   params.q = q.data, params.q_stride_token = stride(q, 0), params.q_stride_head = stride(q, 1);
   params.out = out.data, params.out_stride_token = stride(out, 0), params.out_stride_head = stride(out, 1);
   if (lse) params.lse = lse.as<float>(), params.lse_stride_token = lse.stride(0), params.lse_stride_head = lse.stride(1);
@@ -366,7 +406,9 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
   params.out_scale = args.out_scale;
   params.lse_factor = args.lse_factor;
   if (planned.device.type == DeviceType::cpu) {
-    if (args.user_variant) throw Unsupported(std::string(args.op) + ": variant: C++ source is compiled for GPUs alone; on the CPU a variant is a template argument");
+    if (args.user_variant)
+      throw Unsupported(std::string(args.op) +
+                        ": variant: C++ source is compiled for GPUs alone; on the CPU a variant is a template argument");
     return cpu::attention<Variant>(params, p);
   }
   AttentionConfig config = planned.config;
@@ -381,7 +423,8 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
 
 /// One request, keys and values [kv_len, num_kv_heads, head_dim]: planned and run in one call, which can be captured.
 /// problem.page_size is 0, problem.max_qo_len q's rows. `workspace`: single_attention_workspace() bytes, aligned to 16.
-inline AttentionWorkspace single_attention_workspace(const AttentionProblem& problem, int32_t kv_len, const Context& context, const char* op = "attention") {
+inline AttentionWorkspace single_attention_workspace(const AttentionProblem& problem, int32_t kv_len, const Context& context,
+                                                     const char* op = "attention") {
   AttentionLengths lengths;
   lengths.uniform_qo_len = max(problem.max_qo_len, int32_t(1)), lengths.uniform_kv_len = kv_len;
   return workspace_size(problem, lengths, {}, {.op = op}, context);

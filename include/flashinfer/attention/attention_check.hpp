@@ -21,8 +21,9 @@ inline void check_problem(const Check& check, const AttentionProblem& p) {
   one_of("o_data_type", p.out, {DType::f32, DType::f16, DType::bf16, DType::e4m3, DType::e5m2}, "f16, bf16, f32, e4m3 or e5m2");
   check.positive("num_qo_heads", p.num_qo_heads);
   check.positive("num_kv_heads", p.num_kv_heads);
-  check.that(p.num_qo_heads % p.num_kv_heads == 0, "num_qo_heads", [&] { return "a multiple of num_kv_heads=" + std::to_string(p.num_kv_heads); },
-             [&] { return std::to_string(p.num_qo_heads); });
+  check.that(
+      p.num_qo_heads % p.num_kv_heads == 0, "num_qo_heads", [&] { return "a multiple of num_kv_heads=" + std::to_string(p.num_kv_heads); },
+      [&] { return std::to_string(p.num_qo_heads); });
   const auto head_dim = [&](const char* argument, int32_t dim) {
     check.that(dim > 0 && dim % 8 == 0 && dim <= kMaxHeadDim, argument, "a multiple of 8 up to 512", [&] { return std::to_string(dim); });
   };
@@ -40,33 +41,42 @@ inline void check_variant(const Check& check, const VariantParams& v) {
   };
   finite("sm_scale", v.sm_scale);
   finite("logits_soft_cap", v.soft_cap);
-  check.that(std::isfinite(v.rope_rcp_scale) && v.rope_rcp_scale > 0, "rope_scale", "a positive number", [&] { return std::to_string(1.0f / v.rope_rcp_scale); });
+  check.that(std::isfinite(v.rope_rcp_scale) && v.rope_rcp_scale > 0, "rope_scale", "a positive number",
+             [&] { return std::to_string(1.0f / v.rope_rcp_scale); });
   finite("rope_theta", v.rope_log2_theta);
 }
 
 /// An output that the caller gave. The texts are FlashInfer's, which callers match.
-inline void check_output(const Check& check, const char* argument, const TensorView& t, std::initializer_list<int64_t> shape, DType dtype, Device device) {
+inline void check_output(const Check& check, const char* argument, const TensorView& t, std::initializer_list<int64_t> shape, DType dtype,
+                         Device device) {
   const auto refuse = [&](const char* what, const std::string& expected, const std::string& given) {
-    throw InvalidArgument(check.op, argument, std::string("Invalid ") + what + " of " + argument + ": expected " + expected + ", got " + given);
+    throw InvalidArgument(check.op, argument,
+                          std::string("Invalid ") + what + " of " + argument + ": expected " + expected + ", got " + given);
   };
   bool same = t.ndim == int(shape.size());
   int i = 0;
   for (int64_t extent : shape) same = same && t.shape[i++] == extent;
-  if (!same) [[unlikely]] refuse("shape", list_of(shape.begin(), int(shape.size())), shape_of(t));
-  if (t.dtype != dtype) [[unlikely]] refuse("dtype", to_string(dtype), to_string(t.dtype));
-  if (!(t.device == device)) [[unlikely]] refuse("device", to_string(device), to_string(t.device));
+  if (!same) [[unlikely]]
+    refuse("shape", list_of(shape.begin(), int(shape.size())), shape_of(t));
+  if (t.dtype != dtype) [[unlikely]]
+    refuse("dtype", to_string(dtype), to_string(t.dtype));
+  if (!(t.device == device)) [[unlikely]]
+    refuse("device", to_string(device), to_string(t.device));
   check.writable(argument, t);
 }
 
 /// A tensor of the dtype that was planned, again in FlashInfer's words.
 inline void check_planned_dtype(const Check& check, const char* argument, const TensorView& t, const char* planned_as, DType planned) {
-  if (t.dtype == planned) [[likely]] return;
-  throw InvalidArgument(check.op, argument, std::string("The dtype of ") + argument + " " + to_string(t.dtype) + " does not match the " + planned_as + " " +
-                                                to_string(planned) + " specified in plan function.");
+  if (t.dtype == planned) [[likely]]
+    return;
+  throw InvalidArgument(check.op, argument,
+                        std::string("The dtype of ") + argument + " " + to_string(t.dtype) + " does not match the " + planned_as + " " +
+                            to_string(planned) + " specified in plan function.");
 }
 
 /// Keys or values: [num_pages, page_size, num_kv_heads, head_dim], or [num_tokens, num_kv_heads, head_dim] when ragged.
-inline void check_cache(const Check& check, const char* argument, const TensorView& t, const AttentionProblem& p, int32_t head_dim, Device device) {
+inline void check_cache(const Check& check, const char* argument, const TensorView& t, const AttentionProblem& p, int32_t head_dim,
+                        Device device) {
   if (p.page_size) {
     check.shape(argument, t, {{"num_pages"}, {"page_size", p.page_size}, {"num_kv_heads", p.num_kv_heads}, {"head_dim", head_dim}});
   } else {

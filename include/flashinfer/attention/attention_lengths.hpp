@@ -25,17 +25,20 @@ struct HostLengths {
   std::vector<int32_t> qo_indptr, kv_indptr, last_page_len;
   std::vector<int32_t> converted_indices;  // where the caller's are not i32, one after another
   const int32_t* kv_indices = nullptr;     // [num_indices], the caller's or the converted ones
-  std::vector<int64_t> mask_elements;  // [batch_size + 1] elements of an unpacked custom mask
-  std::vector<int32_t> mask_indptr;    // [batch_size + 1] bytes of the packed one
+  std::vector<int64_t> mask_elements;      // [batch_size + 1] elements of an unpacked custom mask
+  std::vector<int32_t> mask_indptr;        // [batch_size + 1] bytes of the packed one
   int32_t max_qo_len = 0;
   int32_t max_page = -1;  // the largest of kv_indices in use
 };
 
 namespace detail {
 
-inline void check_indices(const Check& check, const char* argument, const TensorView& t, int64_t count, const char* count_name, Device device) {
-  if (count >= 0) check.shape(argument, t, {{count_name, count}});
-  else check.rank(argument, t, 1);
+inline void check_indices(const Check& check, const char* argument, const TensorView& t, int64_t count, const char* count_name,
+                          Device device) {
+  if (count >= 0)
+    check.shape(argument, t, {{count_name, count}});
+  else
+    check.rank(argument, t, 1);
   if (t.is_cpu()) {
     check.dtype(argument, t, {DType::i32, DType::i64});
   } else {
@@ -87,11 +90,15 @@ inline int32_t check_lengths(const Check& check, const AttentionProblem& p, cons
     check.that(t.size(0) >= 1, argument, "batch_size + 1 entries", "none");
     batch_size = t.size(0) - 1;
   };
-  if (lengths.qo_indptr) indptr("qo_indptr", lengths.qo_indptr);
-  else if (lengths.kv_indptr) indptr("kv_indptr", lengths.kv_indptr);
+  if (lengths.qo_indptr)
+    indptr("qo_indptr", lengths.qo_indptr);
+  else if (lengths.kv_indptr)
+    indptr("kv_indptr", lengths.kv_indptr);
   check.that(batch_size >= 0 && batch_size < INT32_MAX, "batch_size", "a number of requests", [&] { return std::to_string(batch_size); });
-  if (lengths.qo_indptr) detail::check_indices(check, "qo_indptr", lengths.qo_indptr, batch_size + 1, "batch_size + 1", device);
-  else check.that(lengths.uniform_qo_len >= 1, "uniform_qo_len", "at least 1", [&] { return std::to_string(lengths.uniform_qo_len); });
+  if (lengths.qo_indptr)
+    detail::check_indices(check, "qo_indptr", lengths.qo_indptr, batch_size + 1, "batch_size + 1", device);
+  else
+    check.that(lengths.uniform_qo_len >= 1, "uniform_qo_len", "at least 1", [&] { return std::to_string(lengths.uniform_qo_len); });
   if (lengths.kv_indptr) detail::check_indices(check, "kv_indptr", lengths.kv_indptr, batch_size + 1, "batch_size + 1", device);
   if (paged) {
     check.that(bool(lengths.kv_indptr), "kv_indptr", "the pages of each request", "none");
@@ -99,7 +106,8 @@ inline int32_t check_lengths(const Check& check, const AttentionProblem& p, cons
     check.that(bool(lengths.last_page_len), "last_page_len", "the tokens in each request's last page", "none");
     detail::check_indices(check, "kv_indices", lengths.kv_indices, -1, "num_indices", device);
     detail::check_indices(check, "last_page_len", lengths.last_page_len, batch_size, "batch_size", device);
-    check.that(lengths.kv_indices.size(0) <= INT32_MAX, "kv_indices", "fewer than 2^31 entries", [&] { return shape_of(lengths.kv_indices); });
+    check.that(lengths.kv_indices.size(0) <= INT32_MAX, "kv_indices", "fewer than 2^31 entries",
+               [&] { return shape_of(lengths.kv_indices); });
   } else if (!lengths.kv_indptr) {
     check.that(lengths.uniform_kv_len >= 0, "uniform_kv_len", "0 or more", [&] { return std::to_string(lengths.uniform_kv_len); });
   }
@@ -107,7 +115,8 @@ inline int32_t check_lengths(const Check& check, const AttentionProblem& p, cons
 }
 
 /// Reads and checks what lies on the host. `all`: every length array does, so that lengths can be compared.
-inline void read_lengths(const Check& check, const AttentionProblem& p, const AttentionLengths& lengths, int32_t batch_size, bool all, HostLengths& host) {
+inline void read_lengths(const Check& check, const AttentionProblem& p, const AttentionLengths& lengths, int32_t batch_size, bool all,
+                         HostLengths& host) {
   using namespace detail;
   host.qo_indptr.clear(), host.kv_indptr.clear(), host.last_page_len.clear(), host.kv_indices = nullptr;
   host.mask_elements.clear(), host.mask_indptr.clear();
@@ -123,8 +132,10 @@ inline void read_lengths(const Check& check, const AttentionProblem& p, const At
     read_indices(check, "kv_indptr", lengths.kv_indptr, host.kv_indptr);
     check_indptr(check, "kv_indptr", host.kv_indptr);
     if (p.page_size)
-      check.that(host.kv_indptr.back() <= lengths.kv_indices.size(0), "kv_indptr", [&] { return "a last entry of at most len(kv_indices)=" + std::to_string(lengths.kv_indices.size(0)); },
-                 [&] { return std::to_string(host.kv_indptr.back()); });
+      check.that(
+          host.kv_indptr.back() <= lengths.kv_indices.size(0), "kv_indptr",
+          [&] { return "a last entry of at most len(kv_indices)=" + std::to_string(lengths.kv_indices.size(0)); },
+          [&] { return std::to_string(host.kv_indptr.back()); });
   }
   if (here(lengths.last_page_len)) {
     read_indices(check, "last_page_len", lengths.last_page_len, host.last_page_len);
@@ -132,8 +143,9 @@ inline void read_lengths(const Check& check, const AttentionProblem& p, const At
       const int64_t pages = host.kv_indptr[r + 1] - host.kv_indptr[r];
       if (pages == 0) continue;
       const int32_t last = host.last_page_len[r];
-      check.that(last >= 1 && last <= p.page_size, "last_page_len", [&] { return "1 to page_size=" + std::to_string(p.page_size); },
-                 [&] { return std::to_string(last) + " for request " + std::to_string(r); });
+      check.that(
+          last >= 1 && last <= p.page_size, "last_page_len", [&] { return "1 to page_size=" + std::to_string(p.page_size); },
+          [&] { return std::to_string(last) + " for request " + std::to_string(r); });
       check.that((pages - 1) * p.page_size + last <= INT32_MAX, "kv_indptr", "requests of fewer than 2^31 tokens",
                  [&] { return std::to_string(pages) + " pages of " + std::to_string(p.page_size) + " for request " + std::to_string(r); });
     }

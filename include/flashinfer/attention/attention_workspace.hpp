@@ -34,10 +34,10 @@ struct PlannedAttention {
   AttentionConfig config;  // of the GPU's kernel
   Device device;
   bool reusable = false;
-  int32_t max_workers = 0;            // capacity; plan.max_workers is what this batch needs
-  int64_t total_qo_len = -1;          // rows of q; -1: known on the device alone
-  int64_t total_kv_len = -1;          // ragged: rows of k
-  int32_t max_page = -1;              // paged: the largest page id; -1: known on the device alone
+  int32_t max_workers = 0;    // capacity; plan.max_workers is what this batch needs
+  int64_t total_qo_len = -1;  // rows of q; -1: known on the device alone
+  int64_t total_kv_len = -1;  // ragged: rows of k
+  int32_t max_page = -1;      // paged: the largest page id; -1: known on the device alone
   const int32_t* kv_indices = nullptr;
   int32_t num_indices = 0;
   const int32_t* mask_indptr = nullptr;    // with a custom mask: [batch_size + 1] bytes
@@ -103,8 +103,10 @@ inline void size_plan(const Check& check, PlannedAttention& planned, int64_t num
   if (plan.batch_invariant && (plan.cut_tiles == 0 || num_slots < 0)) return never_cut();
   if (plan.batch_invariant) {
     check.that(num_slots <= INT32_MAX, "fixed_split_size", "fewer than 2^31 partial results", [&] { return std::to_string(num_slots); });
-    check.that(fits(num_slots), "float_workspace", [&] { return "at least " + std::to_string(partial_bytes(plan, vo_tile, num_slots)) + " bytes for this split"; },
-               [&] { return std::to_string(float_bytes) + " bytes"; });
+    check.that(
+        fits(num_slots), "float_workspace",
+        [&] { return "at least " + std::to_string(partial_bytes(plan, vo_tile, num_slots)) + " bytes for this split"; },
+        [&] { return std::to_string(float_bytes) + " bytes"; });
     plan.max_slots = int32_t(num_slots);
     return;
   }
@@ -137,9 +139,12 @@ inline void check_workspace(const Check& check, const char* argument, const Tens
   check.device(argument, t, device);
   check.contiguous(argument, t);
   if (uintptr_t(t.data) % 16 != 0)
-    throw InvalidArgument(check.op, argument, std::string(argument) + " must be 16-byte aligned, got data_ptr % 16 = " + std::to_string(uintptr_t(t.data) % 16));
-  check.that(t.numel() * size_of(t.dtype) >= needed, argument, [&] { return "at least " + std::to_string(needed) + " bytes"; },
-             [&] { return std::to_string(t.numel() * size_of(t.dtype)) + " bytes"; });
+    throw InvalidArgument(
+        check.op, argument,
+        std::string(argument) + " must be 16-byte aligned, got data_ptr % 16 = " + std::to_string(uintptr_t(t.data) % 16));
+  check.that(
+      t.numel() * size_of(t.dtype) >= needed, argument, [&] { return "at least " + std::to_string(needed) + " bytes"; },
+      [&] { return std::to_string(t.numel() * size_of(t.dtype)) + " bytes"; });
 }
 
 inline bool lengths_on_host(const AttentionLengths& lengths) {
