@@ -52,7 +52,7 @@ TEST(AttentionKernel, OutputInParts) {
 }
 
 TEST(AttentionKernel, Float8Cache) {
-  constexpr AttentionConfig kDecode8 = {.kv = DType::e4m3, .head_dim_qk = 64, .head_dim_vo = 64, .q_tile = 16, .kv_tile = 64, .vo_tile = 64,
+  constexpr AttentionConfig kDecode8 = {.kv = DType::e4m3, .head_dim_qk = 64, .head_dim_vo = 64, .q_tile = 16, .kv_tile = 128, .vo_tile = 64,
                                         .warps_q = 1, .warps_kv = 4, .num_stages = 1};
   expect_attention<kDecode8>({.most_qo = 2, .causal = true}, 80, 3);
   constexpr AttentionConfig kAppend8 = {.q = DType::f16, .kv = DType::e5m2, .out = DType::f16, .head_dim_qk = 40, .head_dim_vo = 64, .kv_tile = 64, .vo_tile = 64,

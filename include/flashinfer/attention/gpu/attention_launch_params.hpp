@@ -95,7 +95,8 @@ FLASHINFER_HOST_DEVICE constexpr int min_blocks(const AttentionConfig& c) {
   const int q = rows_per_warp(c) * (keeps_q(c) ? padded(c.head_dim_qk) / 2 : 8) / 32;
   const bool holds_tiles = converts_kv(c) || c.num_stages == 1;
   const int registers = min(round_up(accumulators + q + (holds_tiles ? 24 : 0) + 88, 8), 248);
-  const int by_registers = 65536 / (num_threads(c) * registers);
+  // Registers are a quarter of a multiprocessor's own: whole warps of 32 threads fit into 16 K.
+  const int by_registers = 4 * (512 / registers) / (num_threads(c) / 32);
   const int by_smem = (228 << 10) / (smem_bytes(c) + 1024);  // more blocks than the largest part can hold are of no use
   return clamp(min(by_registers, by_smem), 1, 1024 / num_threads(c));
 }

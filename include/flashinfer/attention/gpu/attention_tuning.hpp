@@ -54,6 +54,8 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
     int q_tile, kv_tile, warps_q, warps_kv, num_stages;
   };
   constexpr Shape kDecode[] = {{16, 64, 1, 4, 3}, {16, 64, 1, 4, 2}, {16, 64, 1, 4, 1}, {16, 32, 1, 2, 2}, {16, 32, 1, 2, 1}, {16, 16, 1, 1, 1}};
+  // Keys that are converted on their way have one tile under way: a longer one keeps the memory busy.
+  constexpr Shape kDecodeConverted[] = {{16, 128, 1, 4, 1}};
   // 32 rows a warp halve what mma reads of shared memory, where the accumulators leave room for them.
   constexpr Shape kPrefill[] = {{128, 64, 4, 1, 2}, {128, 32, 4, 1, 2}, {128, 32, 4, 1, 1}, {128, 16, 4, 1, 1}};
   constexpr Shape kWide[] = {{128, 64, 8, 1, 2}, {128, 32, 8, 1, 2}, {128, 16, 8, 1, 2}, {128, 32, 8, 1, 1}, {128, 16, 8, 1, 1}};
@@ -77,6 +79,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
     return false;
   };
   // Two blocks hide each other's waits; eight warps are two blocks' worth already.
+  if (c.q_tile == 16 && converts_kv(c) && choose(kDecodeConverted, 2)) return c;
   if (c.q_tile == 16 && (choose(kDecode, 2) || choose(kDecode, 1))) return c;
   if (c.q_tile == 128 && ((small_output && choose(kPrefill, 2)) || choose(kWide, 1))) return c;
   if (choose(kShort, 2) || choose(kShort, 1)) return c;
