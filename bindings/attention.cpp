@@ -441,6 +441,11 @@ Tensor alibi_slopes(int32_t num_heads, const Tensor& like) {
   return output.result();
 }
 
+const Tuned attention_kernels{"attention", [](Arch arch, const Tuned::Add& add) {
+                                gpu::for_each_tuned_attention(arch, add);
+                                add(AttentionPlanConfig{});
+                              }};
+
 const Family family{[](nb::module_& m) {
   nb::class_<Plan>(m, "AttentionPlan", "A plan of attention: a value. It keeps alive the buffers that it lies in.")
       .def("run_paged", &Plan::run_paged, "q"_a, "paged_kv_cache"_a.none(), "out"_a.none(), "lse"_a.none(), "return_lse"_a,
