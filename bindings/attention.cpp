@@ -443,7 +443,7 @@ Tensor alibi_slopes(int32_t num_heads, const Tensor& like) {
 
 const Tuned attention_kernels{"attention", [](Arch arch, const Tuned::Add& add) {
                                 gpu::for_each_tuned_attention(arch, add);
-                                add(AttentionPlanConfig{});
+                                add(gpu::AttentionPlanConfig{});
                               }};
 
 const Family family{[](nb::module_& m) {
