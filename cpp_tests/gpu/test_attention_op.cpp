@@ -1,0 +1,197 @@
+// Attention from the public call to the kernels, emulated: the op plans and launches as on a GPU of two SMs, on memory of the host, and
+// what it launches runs at once. Results are compared with the CPU twin's through the same calls.
+#include <gtest/gtest.h>
+
+#include <cpp_tests/gpu/emulation/emulator.hpp>
+
+#include <flashinfer/attention/attention.hpp>
+#include <flashinfer/attention/gpu/attention_kernel.cuh>
+#include <flashinfer/attention/gpu/attention_plan_kernel.cuh>
+
+namespace flashinfer {
+namespace {
+
+constexpr DeviceInfo kDevice{{90, 'a'}, 2, 227 << 10, 228 << 10, 50 << 20};
+constexpr Device kGpu{DeviceType::cuda, 0};
+
+/// Up to 3 query tokens a request, 4 query heads on 2 key heads of 64, pages of 16.
+constexpr AttentionProblem kProblem{
+    .num_qo_heads = 4, .num_kv_heads = 2, .head_dim_qk = 64, .head_dim_vo = 64, .causal = 1, .max_qo_len = 3};
+constexpr AttentionConfig kConfig = gpu::tune(kProblem, kDevice);
+constexpr AttentionProblem invariant() {
+  AttentionProblem problem = kProblem;
+  problem.batch_invariant = 1, problem.cut_len = 64;
+  return problem;
+}
+constexpr AttentionConfig kInvariantConfig = gpu::tune(invariant(), kDevice);
+
+/// Runs the kernels of this test where they are launched.
+struct EmulatedKernels : RecordingKernels {
+  int plans = 0, runs = 0, copies = 0;
+  EmulatedKernels() : RecordingKernels(kDevice) {}
+
+  template <class Kernel>
+  void run(const LaunchShape& shape, const void* data, size_t bytes) {
+    typename Kernel::Params params;
+    ASSERT_EQ(bytes, sizeof(params));
+    ASSERT_EQ(shape.block.x, unsigned(Kernel::kThreads));
+    std::memcpy(&params, data, bytes);
+    emulation::Block::run_grid(shape.grid.x, shape.block.x, size_t(shape.smem_bytes), 1, [&] { Kernel::run(params); });
+  }
+  void launch(const KernelId& id, const LaunchShape& shape, const void* params, size_t bytes, const Context&) override {
+    constexpr gpu::AttentionPlanConfig kPlan;
+    if (id.hash == kernel_id(kPlan).hash)
+      ++plans, run<gpu::AttentionPlanKernel<kPlan>>(shape, params, bytes);
+    else if (id.hash == kernel_id(kConfig).hash)
+      ++runs, run<gpu::AttentionKernel<kConfig>>(shape, params, bytes);
+    else if (id.hash == kernel_id(kInvariantConfig).hash)
+      ++runs, run<gpu::AttentionKernel<kInvariantConfig>>(shape, params, bytes);
+    else
+      FAIL() << id.text(id.config).kernel;
+  }
+  void copy_to_device(void* device, const void* host, size_t bytes, const Context& context) override {
+    ++copies;
+    RecordingKernels::copy_to_device(device, host, bytes, context);
+  }
+};
+
+/// Lengths and numbers of a batch; what no request owns is NaN.
+struct Batch {
+  std::vector<int32_t> qo_indptr{0}, kv_indptr{0}, indices, last_page_len;
+  std::vector<bf16> q, k, v;
+  int num_pages = 0;
+
+  Batch(const std::vector<int>& qo_lens, const std::vector<int>& kv_lens, uint32_t seed, int pool) : num_pages(pool) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    std::vector<int32_t> order(static_cast<size_t>(pool));
+    for (int i = 0; i < pool; ++i) order[size_t(i)] = i;
+    std::shuffle(order.begin(), order.end(), random);
+    q.resize(0);
+    k.assign(size_t(pool) * 16 * 2 * 64, from_float<bf16>(NAN));
+    v = k;
+    for (size_t r = 0; r < qo_lens.size(); ++r) {
+      const int pages = (kv_lens[r] + 15) / 16;
+      for (int j = 0; j < kv_lens[r]; ++j) {
+        const size_t at = (size_t(order[indices.size() + size_t(j / 16)]) * 16 + size_t(j % 16)) * 2 * 64;
+        for (size_t d = 0; d < 128; ++d) k[at + d] = from_float<bf16>(normal(random)), v[at + d] = from_float<bf16>(normal(random));
+      }
+      indices.insert(indices.end(), order.begin() + std::ptrdiff_t(indices.size()), order.begin() + std::ptrdiff_t(indices.size()) + pages);
+      qo_indptr.push_back(qo_indptr.back() + qo_lens[r]);
+      kv_indptr.push_back(kv_indptr.back() + pages);
+      last_page_len.push_back(pages ? kv_lens[r] - (pages - 1) * 16 : 0);
+      for (int i = 0; i < qo_lens[r] * 4 * 64; ++i) q.push_back(from_float<bf16>(normal(random)));
+    }
+  }
+  AttentionLengths lengths(Device device) {
+    const auto view = [&](std::vector<int32_t>& a) { return TensorView(a.data(), DType::i32, {int64_t(a.size())}, device); };
+    AttentionLengths lengths;
+    lengths.qo_indptr = view(qo_indptr), lengths.kv_indptr = view(kv_indptr), lengths.kv_indices = view(indices);
+    lengths.last_page_len = view(last_page_len);
+    return lengths;
+  }
+  int64_t rows() const { return qo_indptr.back(); }
+};
+
+struct Result {
+  std::vector<bf16> out;
+  std::vector<float> lse;
+};
+
+/// A plan's two workspaces, dirty.
+struct Workspace {
+  std::vector<float> floats = std::vector<float>(1 << 18, NAN);
+  std::vector<int64_t> ints = std::vector<int64_t>(1 << 13, -1);
+  TensorView float_view(Device device) { return {floats.data(), DType::f32, {int64_t(floats.size())}, device}; }
+  TensorView int_view(Device device) { return {ints.data(), DType::i64, {int64_t(ints.size())}, device}; }
+};
+
+Result run(const PlannedAttention& planned, Batch& batch, const Context& context) {
+  Result result{std::vector<bf16>(batch.q.size(), from_float<bf16>(NAN)), std::vector<float>(size_t(batch.rows()) * 4, NAN)};
+  const Device device = context.device;
+  const TensorView q(batch.q.data(), DType::bf16, {batch.rows(), 4, 64}, device),
+      out(result.out.data(), DType::bf16, {batch.rows(), 4, 64}, device);
+  const TensorView k(batch.k.data(), DType::bf16, {batch.num_pages, 16, 2, 64}, device),
+      v(batch.v.data(), DType::bf16, {batch.num_pages, 16, 2, 64}, device);
+  AttentionArguments args;
+  args.variant.sm_scale = 0.125f;
+  attention(planned, q, k, v, out, TensorView(result.lse.data(), DType::f32, {batch.rows(), 4}, device), args, context);
+  return result;
+}
+
+void expect_near(const Result& a, const Result& b) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.out.size(); ++i)
+    error += std::pow(to_float(a.out[i]) - to_float(b.out[i]), 2), norm += std::pow(to_float(b.out[i]), 2);
+  EXPECT_LT(std::sqrt(error / norm), 5e-3);
+  for (size_t i = 0; i < a.lse.size(); ++i) EXPECT_TRUE(a.lse[i] == b.lse[i] || std::abs(a.lse[i] - b.lse[i]) < 1e-2) << i;
+}
+
+Result on_cpu(const AttentionProblem& problem, Batch& batch, int32_t window_left = -1) {
+  Workspace workspace;
+  PlannedAttention planned = plan_attention(problem, batch.lengths({}), {}, workspace.float_view({}), workspace.int_view({}));
+  plan_mask(planned, true, window_left, {});
+  return run(planned, batch, {});
+}
+
+TEST(AttentionOp, FromLengthsOnTheHostAndOnTheDevice) {
+  Batch batch({1, 3, 0, 2, 1}, {100, 300, 20, 2, 0}, 1, 40);
+  const Result expected = on_cpu(kProblem, batch);
+  for (const Device lengths : {Device{}, kGpu}) {
+    EmulatedKernels kernels;
+    const Context context{.device = kGpu, .kernels = &kernels};
+    Workspace workspace;
+    PlannedAttention planned =
+        plan_attention(kProblem, batch.lengths(lengths), {}, workspace.float_view(kGpu), workspace.int_view(kGpu), {}, context);
+    const Result first = run(planned, batch, context);
+    expect_near(first, expected);
+    // The kernel leaves its counters as it found them.
+    const Result second = run(planned, batch, context);
+    EXPECT_EQ(std::memcmp(first.out.data(), second.out.data(), first.out.size() * sizeof(bf16)), 0);
+    EXPECT_EQ(kernels.plans, lengths == kGpu ? 1 : 0);
+    EXPECT_EQ(kernels.copies, lengths == kGpu ? 0 : 1);
+    EXPECT_GT(planned.plan.max_slots, 0);
+    // Another window: planned again from what lies on the device.
+    plan_mask(planned, true, 70, context);
+    expect_near(run(planned, batch, context), on_cpu(kProblem, batch, 70));
+    EXPECT_EQ(kernels.copies, lengths == kGpu ? 0 : 1);
+  }
+}
+
+TEST(AttentionOp, OneCapturedLaunchServesOtherBatches) {
+  EmulatedKernels kernels;
+  const Context context{.device = kGpu, .kernels = &kernels};
+  Workspace workspace;
+  Batch home({1, 2, 3}, {600, 16, 16}, 1, 40);
+  for (uint32_t seed = 2; seed < 5; ++seed) {
+    Batch batch({int(seed % 3) + 1, 1, 2}, {int(seed) * 90, 33, seed == 3 ? 0 : 64}, seed, 40);
+    const PlannedAttention planned = plan_attention(kProblem, batch.lengths({}), home.lengths(kGpu), workspace.float_view(kGpu),
+                                                    workspace.int_view(kGpu), {.reusable = true}, context);
+    EXPECT_EQ(planned.plan.kv_indptr, home.kv_indptr.data());
+    expect_near(run(planned, batch, context), on_cpu(kProblem, batch));
+  }
+}
+
+TEST(AttentionOp, BatchInvariantBits) {
+  EmulatedKernels kernels;
+  const Context context{.device = kGpu, .kernels = &kernels};
+  Batch batch({2, 3, 1}, {300, 150, 500}, 7, 70);
+  Workspace workspace;
+  const Result together =
+      run(plan_attention(invariant(), batch.lengths({}), {}, workspace.float_view(kGpu), workspace.int_view(kGpu), {}, context), batch,
+          context);
+  expect_near(together, on_cpu(invariant(), batch));
+  Batch alone = batch;  // the second request
+  alone.qo_indptr = {0, 3}, alone.kv_indptr = {0, 10}, alone.last_page_len = {batch.last_page_len[1]};
+  alone.indices.assign(batch.indices.begin() + 19, batch.indices.begin() + 29);
+  alone.q.assign(batch.q.begin() + 2 * 256, batch.q.begin() + 5 * 256);
+  for (const Device lengths : {Device{}, kGpu}) {
+    const Result result = run(plan_attention(invariant(), alone.lengths(lengths), {}, workspace.float_view(kGpu), workspace.int_view(kGpu),
+                                             {.num_sms = 1}, context),
+                              alone, context);
+    EXPECT_EQ(std::memcmp(result.out.data(), together.out.data() + 2 * 256, 3 * 256 * sizeof(bf16)), 0);
+  }
+}
+
+}  // namespace
+}  // namespace flashinfer
