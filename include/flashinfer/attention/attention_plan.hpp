@@ -38,11 +38,11 @@ struct PlanHeader {
 
 /// One run of keys of one segment.
 struct WorkItem {
-  int32_t request, q_tile, head;
-  int32_t kv_begin, kv_end;  // keys to visit: begin is a multiple of kv_tile, end is not past the request's keys
-  int32_t slot;              // where the partial result goes; -1: the result is final
-  int32_t first_slot, num_slots;  // of the whole segment
-  int32_t slot_stride;            // slot i of a segment: i == 0 ? first_slot : first_slot + 1 + (i - 1) * slot_stride
+  int32_t request = 0, q_tile = 0, head = 0;
+  int32_t kv_begin = 0, kv_end = 0;       // keys to visit: begin is a multiple of kv_tile, end is not past the request's keys
+  int32_t slot = -1;                      // where the partial result goes; -1: the result is final
+  int32_t first_slot = 0, num_slots = 0;  // of the whole segment
+  int32_t slot_stride = 1;                // slot i of a segment: i == 0 ? first_slot : first_slot + 1 + (i - 1) * slot_stride
   FLASHINFER_HOST_DEVICE int32_t slot_at(int32_t i) const { return i == 0 ? first_slot : first_slot + 1 + (i - 1) * slot_stride; }
 };
 
