@@ -98,14 +98,13 @@ struct AttentionKernel {
     loader.template publish_first<kStages + 1>();
     Tile::sync_keys();  // the places of the first tiles are known
     if constexpr (Tile::kKvAsync) {
-#pragma unroll
+#pragma unroll 1
       for (int i = 0; i < kStages; ++i) {
         if (i < num_tiles) k_copy.copy(Tile::loader(), Loader::k_smem(i), loader.keys(i));
         ptx::cp_async_commit();
-        if (i + 1 < kStages) {
-          if (i < num_tiles) v_copy.copy(Tile::loader(), Loader::v_smem(i), loader.values(i));
-          ptx::cp_async_commit();
-        }
+        if (i + 1 == kStages) break;
+        if (i < num_tiles) v_copy.copy(Tile::loader(), Loader::v_smem(i), loader.values(i));
+        ptx::cp_async_commit();
       }
       if (threadIdx.x == 0) find_next(p);
       ptx::cp_async_wait<2 * kStages - 1>();

@@ -9,8 +9,8 @@ namespace flashinfer::gpu {
 
 /// Copies kRows rows of kDim elements, eight elements a chunk, padded to a multiple of 16 with zeros, by the kGroup threads of a group.
 /// A source has: begin(row), and valid(row, column): what is not valid is not read, zeros are written.
-/// kUnroll chunks of a thread are addressed at a time: all where addresses are cheap, few where they need divisions.
-template <class T, class Operand, bool kAsync, int kRows, int kDim, int kPitch, int kGroup, int kUnroll = 64>
+/// A thread looks up to kMostTogether rows up at a time: few where that needs divisions.
+template <class T, class Operand, bool kAsync, int kRows, int kDim, int kPitch, int kGroup, int kMostTogether = 8>
 struct RowCopy {
   static constexpr int kChunks = padded(kDim) / 8;
   /// Neighbouring threads share a row: a power of two that divides its chunks, so that all of a thread's addresses are one register
@@ -29,10 +29,18 @@ struct RowCopy {
   FLASHINFER_DEVICE void copy(int thread, unsigned char* smem, const Source& source) {
     if constexpr (kAsync) {
       const uint32_t to = ptx::smem_address(smem);
-#pragma unroll kUnroll
-      for (int i = 0; i < kPerThread; ++i) {
-        const Chunk at(thread, i);
-        if (at.exists()) ptx::cp_async_16(to + at.to(), source.begin(at.row) + at.column * Vec<T, 8>::kBytes, at.valid(source));
+      constexpr int kRowSteps = ceil_div(kRows, kRowsAtOnce), kTogether = min(kRowSteps, kMostTogether);
+#pragma unroll(kMostTogether < 8 ? 1 : kRowSteps)
+      for (int first = 0; first < kRowSteps; first += kTogether) {
+        const char* from[kTogether];  // all looked up before the first copy: one after the other they would wait for each
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) from[r] = source.begin(Chunk(thread, min(first + r, kRowSteps - 1) * kColumnSteps).clamped());
+#pragma unroll
+        for (int i = 0; i < kTogether * kColumnSteps; ++i) {
+          const Chunk at(thread, first * kColumnSteps + i);
+          if (first * kColumnSteps + i < kPerThread && at.exists())
+            ptx::cp_async_16(to + at.to(), from[i / kColumnSteps] + at.column * Vec<T, 8>::kBytes, at.valid(source));
+        }
       }
     } else {
       fetch(thread, source);
@@ -60,6 +68,7 @@ struct RowCopy {
     int row, column;
     FLASHINFER_DEVICE Chunk(int thread, int i)
         : row(int(unsigned(thread) / kSharers) + i / kColumnSteps * kRowsAtOnce), column(int(unsigned(thread) % kSharers) + i % kColumnSteps * kSharers) {}
+    FLASHINFER_DEVICE int clamped() const { return kRows % kRowsAtOnce == 0 ? row : min(row, kRows - 1); }
     FLASHINFER_DEVICE bool exists() const { return kRows % kRowsAtOnce == 0 || row < kRows; }
     FLASHINFER_DEVICE int to() const { return row * kPitch + column * 16; }
     template <class Source>
