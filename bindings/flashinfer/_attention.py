@@ -99,6 +99,32 @@ def cut_of(batch_invariant, fixed_split_size, disable_split_kv, page_size):
     return batch_invariant, _CUT_LEN if batch_invariant else 0
 
 
+def per_head(*scales):
+    """Is any scale a tensor of several elements, one a head?"""
+    return any(getattr(scale, "ndim", 0) and scale.shape[-1] > 1 for scale in scales)
+
+
+def _of_query_heads(scale, num_qo_heads, device):
+    """A scale of the whole tensor, of query heads or of the key heads that they read, as [num_qo_heads, 1]."""
+    import torch
+
+    scale = torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float32, device=device).reshape(-1)
+    return scale.repeat_interleave(num_qo_heads // scale.numel())[:, None]
+
+
+def fold_head_scales(q, q_scale, k_scale):
+    """Queries times the scales of their heads and of the keys' heads. FP8 queries become float16, which every kernel converts them to."""
+    import torch
+
+    scale = _of_query_heads(q_scale, q.shape[1], q.device) * _of_query_heads(k_scale, q.shape[1], q.device)
+    return (q.float() * scale).to(torch.float16 if q.dtype.itemsize == 1 else q.dtype)
+
+
+def scale_heads(out, v_scale):
+    """out *= the scale of the values' heads, in place."""
+    return out.copy_(out.float() * _of_query_heads(v_scale, out.shape[1], out.device))
+
+
 def is_tensor(x):
     return hasattr(x, "__dlpack__")
 
@@ -179,6 +205,7 @@ class Wrapper:
             return result
         self._plan = result
         self._int_workspace_buffer = result.int_workspace
+        self._arguments, self._plan_of_folded = arguments, None
 
     def _remember(self, causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta):
         self._options = causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta
@@ -213,6 +240,21 @@ class Wrapper:
             raise Unsupported("run: skip_softmax_threshold_scale_factor is not supported")
         if window_left is not None and window_left != self._window_left:
             raise refuse("run", "window_left", f"window_left: expected the planned {self._window_left}, got {window_left}")
+
+    def _run_per_head(self, run, q, caches, scales, out, lse, return_lse, sinks, enable_pdl):
+        """Scales of heads, for torch: those of q and k are multiplied into the queries, those of v into the output. FP8 queries change
+        their dtype by that, for which the first run plans once more: it cannot be captured."""
+        plan = self._planned()
+        if self._arguments["q_data_type"] in ("e4m3", "e5m2"):
+            if self._plan_of_folded is None:
+                options = dict(hnd=self._kv_layout == "HND", reusable=self._use_cuda_graph, **{**self._arguments, "q_data_type": "f16"})
+                self._plan_of_folded = _flashinfer._plan_attention(self._float_workspace_buffer, **options)
+            plan = self._plan_of_folded
+        q_scale, k_scale, v_scale = scales
+        arguments = (out, lse, True, None, None, None, sinks, enable_pdl, None)
+        out, lse = getattr(plan, run)(fold_head_scales(q, q_scale, k_scale), *caches, *arguments)
+        scale_heads(out, v_scale)
+        return (out, lse) if return_lse else out
 
     def _positional(self, args, q_scale, k_scale, v_scale, sinks):
         """The positional tail of run(): the scales of q, k and v, or sink and sm_scale of the sink variant."""

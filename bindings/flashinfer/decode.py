@@ -10,7 +10,7 @@ import functools
 import warnings
 
 from . import _flashinfer
-from ._attention import Wrapper, alibi_slopes, check_kv_layout, check_pos_encoding_mode, cut_of, dtype_names, refuse
+from ._attention import Wrapper, alibi_slopes, check_kv_layout, check_pos_encoding_mode, cut_of, dtype_names, per_head, refuse
 from ._flashinfer import Unsupported
 
 __all__ = [
@@ -329,6 +329,8 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
             self._check_rare(window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
+                if per_head(q_scale, k_scale, v_scale):
+                    return self._run_per_head("run_paged", q, (paged_kv_cache,), (q_scale, k_scale, v_scale), out, lse, return_lse, sinks, enable_pdl)
             if q_len_per_req is not None:
                 warnings.warn("q_len_per_req of run() is deprecated: pass it to plan()", DeprecationWarning, stacklevel=2)
                 if q.shape[0] != self._batch_size * q_len_per_req:

@@ -16,8 +16,11 @@ from ._attention import (
     cut_of,
     dtype_name,
     dtype_names,
+    fold_head_scales,
     is_tensor,
+    per_head,
     refuse,
+    scale_heads,
 )
 from ._flashinfer import Unsupported
 
@@ -60,14 +63,20 @@ def single_prefill_with_kv_cache(
 
     q [qo_len, num_qo_heads, head_dim_qk]; k, v [kv_len, num_kv_heads, head_dim] (NHD) or [num_kv_heads, kv_len, head_dim] (HND).
     The last query is aligned with the last key. custom_mask: bool [qo_len, kv_len], or its bits, in place of causal. Scales are of
-    whole tensors. Sums are always float32.
+    whole tensors, or for torch tensors of heads: float32 [num_qo_heads] for q, [num_kv_heads] for k and v. Sums are always float32.
     """
     check_pos_encoding_mode("single_prefill_with_kv_cache", pos_encoding_mode)
     check_kv_layout("single_prefill_with_kv_cache", kv_layout)
     check_no_fp4("single_prefill_with_kv_cache", kv_cache_sf)
     if scale_k is not None and k_scale is not None or scale_v is not None and v_scale is not None:
         raise refuse("single_prefill_with_kv_cache", "k_scale", "scale_k and scale_v are other names of k_scale and v_scale: give one of each")
-    return _flashinfer._single_attention(
+    k_scale, v_scale = scale_k if k_scale is None else k_scale, scale_v if v_scale is None else v_scale
+    of_heads = None
+    if per_head(scale_q, k_scale, v_scale):
+        o_dtype = q.dtype if o_dtype is None else o_dtype
+        q, scale_q, k_scale = fold_head_scales(q, scale_q, k_scale), None, None
+        of_heads, v_scale = v_scale, None
+    result = _flashinfer._single_attention(
         "single_prefill_with_kv_cache",
         q,
         k,
@@ -84,12 +93,15 @@ def single_prefill_with_kv_cache(
         rope_scale=rope_scale,
         rope_theta=rope_theta,
         q_scale=scale_q,
-        k_scale=scale_k if k_scale is None else k_scale,
-        v_scale=scale_v if v_scale is None else v_scale,
+        k_scale=k_scale,
+        v_scale=v_scale,
         sinks=sinks,
         o_data_type=None if o_dtype is None else dtype_name("o_dtype", o_dtype, "single_prefill_with_kv_cache"),
         return_lse=return_lse,
     )
+    if of_heads is not None:
+        scale_heads(result[0] if return_lse else result, of_heads)
+    return result
 
 
 single_prefill_with_kv_cache_return_lse = functools.partial(single_prefill_with_kv_cache, return_lse=True)
@@ -419,6 +431,8 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
             self._check_rare(window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
+                if per_head(q_scale, k_scale, v_scale):
+                    return self._run_per_head("run_paged", q, (paged_kv_cache,), (q_scale, k_scale, v_scale), out, lse, return_lse, sinks, enable_pdl)
         plan = self._plan or self._planned()
         return plan.run_paged(q, paged_kv_cache, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, enable_pdl, variant)
 
@@ -610,6 +624,8 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
             self._check_rare(None, None, kv_cache_sf)
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
+                if per_head(q_scale, k_scale, v_scale):
+                    return self._run_per_head("run_ragged", q, (k, v), (q_scale, k_scale, v_scale), out, lse, return_lse, sinks, enable_pdl)
             if o_scale is not None:
                 v_scale = (1.0 if v_scale is None else float(v_scale)) / float(o_scale)
         plan = self._plan or self._planned()

@@ -67,7 +67,8 @@ class BlockSparseAttentionWrapper:
         self._wrapper._planned()
         _, n, c = self._shape
         pages = tuple(x.reshape(n // c, c, *x.shape[1:]) for x in (k, v))
-        return self._wrapper.run(q, pages, q_scale=scale_q, k_scale=scale_k, v_scale=scale_v, out=out, lse=lse, return_lse=return_lse, enable_pdl=enable_pdl)
+        scales = () if scale_q is scale_k is scale_v is None else (scale_q, scale_k, scale_v)
+        return self._wrapper.run(q, pages, *scales, out=out, lse=lse, return_lse=return_lse, enable_pdl=enable_pdl)
 
     def forward(self, q, k, v, scale_q=None, scale_k=None, scale_v=None, pos_encoding_mode="NONE", use_fp16_qk_reduction=False, logits_soft_cap=None,
                 sm_scale=None, rope_scale=None, rope_theta=None):  # fmt: skip
