@@ -22,13 +22,21 @@
 
 namespace flashinfer::cpu {
 
+namespace detail {
+inline constexpr int kKvTile = 64;
+/// Up to so many rows of a head use values where they are; more rows share packed ones.
+inline constexpr int kFewRows = 8;
+/// Up to so many, the product with the keys leaves memory time: it prefetches too.
+inline constexpr int kSteppingRows = 16;
+}  // namespace detail
+
 /// Choices of the CPU for the plan of a problem. They depend on nothing else, so that results do not depend on the machine's threads.
 struct AttentionTiles {
-  int32_t q_tile, kv_tile = 64, num_vo_tiles = 1;
+  int32_t q_tile, kv_tile = detail::kKvTile, num_vo_tiles = 1;
   /// KV heads of one item: plan.num_kv_heads is problem.num_kv_heads / heads_per_item, and rows of those heads are one group.
   int32_t heads_per_item = 1;
   int32_t max_workers = 256;  // pieces of the line: enough for threads to even out
-  int32_t min_units = 2;      // a partial result is written and read once: a twentieth of the bytes of two tiles of keys
+  int32_t min_units = 1;
 };
 
 /// Few rows a head (decode): items take the heads whose rows of a token fill 4 KB, so that memory is read in long runs and a page of
@@ -38,19 +46,17 @@ constexpr AttentionTiles attention_tiles(const AttentionProblem& problem) {
   const int32_t group_size = problem.num_qo_heads / max(problem.num_kv_heads, int32_t(1));
   const int64_t rows = int64_t(max(problem.max_qo_len, int32_t(1))) * max(group_size, int32_t(1));
   AttentionTiles tiles{.q_tile = int32_t(clamp(round_up(rows, int64_t(4)), int64_t(4), int64_t(128)))};
-  if (rows > 16) return tiles;
-  const int32_t most = min(int32_t(4096 / (problem.head_dim_qk * size_of(problem.kv))), int32_t(128 / rows));
+  const int32_t most = rows > 16 ? 1 : min(int32_t(4096 / (problem.head_dim_qk * size_of(problem.kv))), int32_t(128 / rows));
   for (int32_t heads = 2; heads <= most; ++heads)
-    if (problem.num_kv_heads % heads == 0) tiles.heads_per_item = heads;
-  if (tiles.heads_per_item > 1) tiles.q_tile = int32_t(rows) * tiles.heads_per_item;
+    if (problem.num_kv_heads % heads == 0) tiles.heads_per_item = heads, tiles.q_tile = int32_t(rows) * heads;
+  // A partial result, written and read once, is to be a sixteenth of what its worker reads; less matters where many rows compute.
+  const int64_t partial = int64_t(tiles.q_tile) * problem.head_dim_vo * 2 * int64_t(sizeof(float));
+  const int64_t unit = int64_t(tiles.kv_tile) * tiles.heads_per_item * (problem.head_dim_qk + problem.head_dim_vo) * size_of(problem.kv);
+  tiles.min_units = int32_t(clamp(ceil_div(16 * partial, max(unit, int64_t(1))), int64_t(1), int64_t(8)));
   return tiles;
 }
 
 namespace detail {
-
-inline constexpr int kKvTile = 64;
-/// Up to so many rows use values where they are; more rows share packed ones.
-inline constexpr int kFewRows = 8;
 
 /// What keys that do not exist look like, in any dtype.
 alignas(64) inline constexpr float kZeroRow[512] = {};
@@ -343,15 +349,16 @@ class AttentionThread {
       constexpr bool kPairs = tile::kHasPairs<Isa>;
       const int numbers = kPairs ? problem_.head_dim_qk / 2 : problem_.head_dim_qk;
       const tile::Panels<Isa> keys{scratch_.keys, round_up(numbers, Isa::kLanes), round_up(tile.count, Isa::kLanes)};
-      const int blocks = keys.depth / Isa::kLanes * (keys.columns / Isa::kLanes), heads_after = num_heads_ - 1 - head_;
-      const bool few = num_rows_ <= kFewRows;
-      ahead.spread(few ? blocks * (heads_after + 1) * 4 / 3 : blocks * (heads_after + 1));  // few rows: a quarter is left for the product
+      // Packing a key takes as long as six rows of the product; both prefetch, each its share.
+      const int blocks = keys.depth / Isa::kLanes * (keys.columns / Isa::kLanes), rows = num_rows_ <= kSteppingRows ? num_rows_ : 0;
+      const int heads_after = num_heads_ - 1 - head_;
+      ahead.spread(blocks * ((heads_after + 1) * (6 + rows)) / 6);
       visit_dtype(rotates_ ? DType::f32 : problem_.kv, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         if constexpr (tile::kOperand<kPairs, T>) tile::pack_keys<Isa, kPairs, T>(rotates_ ? rotated : tile.k, problem_.head_dim_qk, keys, ahead);
       });
-      ahead.spread(keys.depth * (4 * heads_after + 1));
-      tile::score<Isa, kPairs>(q_of(head_ * block_rows_), q_stride_, num_rows_, keys, scratch_.scores, kKvTile, few, ahead);
+      if (rows > 0) ahead.spread(keys.steps(rows) * (heads_after * (6 + rows) + rows) / rows);
+      tile::score<Isa, kPairs>(q_of(head_ * block_rows_), q_stride_, num_rows_, keys, scratch_.scores, kKvTile, rows > 0, ahead);
     });
   }
 
@@ -387,8 +394,8 @@ class AttentionThread {
         tile::softmax_row<Isa, kPairs>(scratch_.scores + r * kKvTile, columns, row.visible.begin, row.visible.end, scale, row.softmax,
                                        out + int64_t(r) * vo_stride_, values.columns);
       }
-      ahead.spread(values.depth * ceil_div(values.columns, tile::Panels<Isa>::kWidth) * (num_heads_ - head_));
       const bool few = num_rows_ <= kFewRows;
+      ahead.spread(values.steps(few ? num_rows_ : 1) * (num_heads_ - head_));
       visit_dtype(problem_.kv, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         if constexpr (tile::kOperand<kPairs, T>) {

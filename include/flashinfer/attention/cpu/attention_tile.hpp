@@ -35,6 +35,8 @@ struct Panels {
   float* b;
   int depth, columns;  // columns: a multiple of kLanes
 
+  /// Steps of the microkernel's inner loop for so many rows.
+  int steps(int rows) const { return depth * ceil_div(columns, kWidth) * ceil_div(rows, kBlockRows); }
   int width(int column) const { return column / kWidth * kWidth + kWidth <= columns ? kWidth : Isa::kLanes; }
   /// Of depth 0, at a column that starts a vector.
   float* at(int column) const {
@@ -49,30 +51,32 @@ typename Isa::F load_part(const T* row, int d, int head_dim) {
   return d + Isa::kLanes <= head_dim ? Isa::load(row + d) : Isa::load(row + d, head_dim - d);
 }
 
-/// Rows that will be needed, brought into L2 line by line between the steps of what is computed meanwhile: memory has work all
-/// the time, where a burst would fill the core's miss buffers, stop it, and leave memory idle afterwards. L2, not L1: on Zen 4 head
-/// rows prefetched into L1 arrive at 10 GB/s a core, into L2 at 18 GB/s.
+/// Rows that will be needed, brought into L2 between the steps of what is computed meanwhile: memory has work all the time, where a
+/// burst would fill the core's miss buffers, stop it, and leave memory idle afterwards. L2, not L1: on Zen 4 head rows prefetched
+/// into L1 arrive at 10 GB/s a core, into L2 at 18 GB/s.
 class Ahead {
  public:
   /// `count` rows, each with `heads` parts of `bytes`, head_stride bytes apart.
   Ahead(const void* const* rows, int count, int heads, int64_t head_stride, int bytes)
-      : rows_(rows), count_(count), heads_(heads), head_stride_(head_stride), bytes_(bytes), left_(count * heads * ceil_div(bytes, 64)) {}
+      : rows_(rows), left_(count * heads), heads_(heads), bytes_(bytes), head_stride_(head_stride) {}
   /// What is left is spread over so many steps.
-  void spread(int steps) { per_step_ = ceil_div(left_, max(steps, 1)); }
+  void spread(int steps) { rate_ = ceil_div(left_ * kWhole, max(steps, 1)); }
   void step() {
-    for (int i = 0; i < per_step_ && row_ < count_; ++i, --left_) {
-      __builtin_prefetch(static_cast<const char*>(rows_[row_]) + head_ * head_stride_ + offset_, 0, 2);
-      if ((offset_ += 64) < bytes_) continue;
-      offset_ = 0;
-      if (++head_ == heads_) head_ = 0, ++row_;
+    for (due_ += rate_; due_ >= kWhole; due_ -= kWhole) {
+      if (left_ == 0) return;
+      --left_;
+      const char* part = static_cast<const char*>(*rows_) + offset_;
+      for (int i = 0; i < bytes_; i += 64) __builtin_prefetch(part + i, 0, 2);
+      offset_ += head_stride_;
+      if (++head_ == heads_) head_ = 0, offset_ = 0, ++rows_;
     }
   }
 
  private:
+  static constexpr int kWhole = 256;  // a part, in the unit of rate_ and due_
   const void* const* rows_;
-  int count_, heads_;
-  int64_t head_stride_;
-  int bytes_, left_, row_ = 0, head_ = 0, offset_ = 0, per_step_ = 0;
+  int left_, heads_, bytes_, rate_ = 0, due_ = 0, head_ = 0;
+  int64_t head_stride_, offset_ = 0;
 };
 
 /// sum + x y, of floats or of pairs.
