@@ -307,6 +307,14 @@ TEST(AttentionApi, RefusesWhatDoesNotFitThePlan) {
   EXPECT_EQ(plan([](AttentionProblem&, Lengths& l) { l.kv_indices[65] = -1; }), "kv_indices");
 }
 
+TEST(AttentionApi, SaysWhatNoKernelTakesWhenItPlans) {
+  Recorder kernels;
+  const Context gpu{.device = kGpu, .kernels = &kernels};
+  const AttentionProblem f32{.q = DType::f32, .kv = DType::f32, .out = DType::f32};
+  EXPECT_GT(workspace_size(f32, AttentionCapacity{}).int_bytes, 0);
+  EXPECT_THROW(workspace_size(f32, AttentionCapacity{}, {}, gpu), Unsupported);
+}
+
 TEST(AttentionApi, NoRequestsNoRows) {
   Buffer floats(1 << 16), ints(1 << 14);
   std::vector<int32_t> zero{0};

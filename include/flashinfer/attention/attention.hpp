@@ -61,6 +61,8 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
   } else {
     const DeviceInfo& info = context.kernels->device_info(context.device.index);
     planned.config = gpu::tune(problem, info);
+    if (const char* reason = gpu::why_invalid(planned.config, info))
+      throw Unsupported(std::string(options.op) + ": " + reason + " (" + text_of(planned.config) + " on " + to_string(info.arch) + ")");
     plan.q_tile = planned.config.q_tile;
     plan.kv_tile = planned.config.kv_tile;
     plan.max_workers =
