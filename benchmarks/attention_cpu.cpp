@@ -64,7 +64,8 @@ struct Attention {
     std::mt19937 generator(2);
     auto fill = [&](std::vector<uint16_t>& values, int64_t count) {
       values.resize(count);
-      for (int64_t i = 0; i < count; ++i) values[i] = uint16_t((generator() & 0x807f) | 0x3e00 | (generator() & 0x100));  // bf16 near 0.1 to 1
+      for (int64_t i = 0; i < count; ++i)
+        values[i] = uint16_t((generator() & 0x807f) | 0x3e00 | (generator() & 0x100));  // bf16 near 0.1 to 1
     };
     fill(k, num_layers * layer_bytes / 2);
     v = k;
@@ -140,17 +141,22 @@ int main(int argc, char** argv) {
     std::vector<Sample> times = {};
   };
   std::vector<Case> cases = {
-      {"decode 1 x 4096, 32/8 heads of 128", 1, 1, 4096, 32, 8, 128, DType::bf16},   {"decode 8 x 2048, 32/8 heads of 128", 8, 1, 2048, 32, 8, 128, DType::bf16},
-      {"decode 16 x 1024, 32/8 heads of 128", 16, 1, 1024, 32, 8, 128, DType::bf16}, {"decode 8 x 2048, 64/8 heads of 128", 8, 1, 2048, 64, 8, 128, DType::bf16},
-      {"decode 2 x 2048, 32/32 heads of 128", 2, 1, 2048, 32, 32, 128, DType::bf16}, {"decode 8 x 2048, 32/8 heads of 64", 8, 1, 2048, 32, 8, 64, DType::bf16},
-      {"decode 8 x 2048, 32/8 heads, e4m3", 8, 1, 2048, 32, 8, 128, DType::e4m3},    {"decode 8 x 2048, 4 tokens each", 8, 4, 2048, 32, 8, 128, DType::bf16},
+      {"decode 1 x 4096, 32/8 heads of 128", 1, 1, 4096, 32, 8, 128, DType::bf16},
+      {"decode 8 x 2048, 32/8 heads of 128", 8, 1, 2048, 32, 8, 128, DType::bf16},
+      {"decode 16 x 1024, 32/8 heads of 128", 16, 1, 1024, 32, 8, 128, DType::bf16},
+      {"decode 8 x 2048, 64/8 heads of 128", 8, 1, 2048, 64, 8, 128, DType::bf16},
+      {"decode 2 x 2048, 32/32 heads of 128", 2, 1, 2048, 32, 32, 128, DType::bf16},
+      {"decode 8 x 2048, 32/8 heads of 64", 8, 1, 2048, 32, 8, 64, DType::bf16},
+      {"decode 8 x 2048, 32/8 heads, e4m3", 8, 1, 2048, 32, 8, 128, DType::e4m3},
+      {"decode 8 x 2048, 4 tokens each", 8, 4, 2048, 32, 8, 128, DType::bf16},
       {"prefill 1 x 1024, 32/8 heads of 128", 1, 1024, 1024, 32, 8, 128, DType::bf16},
       {"append 128 to 2048, 32/8 heads of 128", 1, 128, 2048, 32, 8, 128, DType::bf16},
   };
   std::vector<Sample> reads;
   std::vector<std::unique_ptr<Attention>> attentions;
   for (const Case& c : cases)
-    attentions.push_back(std::make_unique<Attention>(c.batch_size, c.qo_len, c.kv_len, c.qo_heads, c.kv_heads, c.head_dim, c.kv, c.qo_len > 16 ? 0 : 256 << 20));
+    attentions.push_back(std::make_unique<Attention>(c.batch_size, c.qo_len, c.kv_len, c.qo_heads, c.kv_heads, c.head_dim, c.kv,
+                                                     c.qo_len > 16 ? 0 : 256 << 20));
   const std::vector<uint16_t> memory(256 << 19, 1);
   for (int round = 0; round < rounds; ++round) {
     reads.push_back(read_all(memory));
@@ -162,7 +168,8 @@ int main(int argc, char** argv) {
     const double busy = samples[0].cpu;
     std::sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) { return a.wall < b.wall; });
     const double low = samples[0].wall, mid = samples[samples.size() / 2].wall;
-    std::printf("%-42s %9.3f %9.3f %9.3f %8.1f GB/s (median %.1f, per busy core %.1f)", name, low, mid, busy, bytes / low / 1e6, bytes / mid / 1e6, bytes / busy / 1e6);
+    std::printf("%-42s %9.3f %9.3f %9.3f %8.1f GB/s (median %.1f, per busy core %.1f)", name, low, mid, busy, bytes / low / 1e6,
+                bytes / mid / 1e6, bytes / busy / 1e6);
     if (operations) std::printf(" %8.1f GFLOP/s (per busy core %.1f)", operations / low / 1e6, operations / busy / 1e6);
     std::printf("\n");
   };

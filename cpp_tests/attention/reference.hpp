@@ -43,7 +43,8 @@ template <class X>
 double rotated(const X& x, int i, int head_dim, double position, double scale, double theta) {
   const int half = head_dim / 2, pair = i % half;
   const double angle = position * scale * std::pow(theta, -2.0 * pair / head_dim);
-  return i < half ? x(pair) * std::cos(angle) - x(pair + half) * std::sin(angle) : x(pair + half) * std::cos(angle) + x(pair) * std::sin(angle);
+  return i < half ? x(pair) * std::cos(angle) - x(pair + half) * std::sin(angle)
+                  : x(pair + half) * std::cos(angle) + x(pair) * std::sin(angle);
 }
 
 }  // namespace flashinfer::reference

@@ -80,6 +80,8 @@ struct Case {
     problem.q = pick({DType::f32, DType::f16, DType::bf16, DType::bf16});
     problem.kv = flip(3) ? pick({DType::e4m3, DType::e5m2}) : problem.q;
     problem.out = flip(3) ? DType::f32 : problem.q;
+    if (flip(10)) problem.q = pick({DType::e4m3, DType::e5m2});
+    if (flip(10)) problem.out = pick({DType::e4m3, DType::e5m2});
     const bool many_heads = flip(6);  // more than one item holds
     problem.num_kv_heads = many_heads ? pick({12, 20, 40}) : draw(1, 4);
     problem.num_qo_heads = problem.num_kv_heads * (many_heads ? draw(1, 2) : pick({1, 1, 2, 3, 4, 5, 7, 8}));
@@ -168,8 +170,12 @@ struct Case {
     if (problem.page_size == 0) return (kv_indptr[r] + j) * token_stride;
     return indices[kv_indptr[r] + j / problem.page_size] * page_stride + j % problem.page_size * token_stride;
   }
-  int64_t k_at(int r, int h, int j) const { return row_of(r, j, params.kv.k_stride_page, params.kv.k_stride_token) + h * params.kv.k_stride_head; }
-  int64_t v_at(int r, int h, int j) const { return row_of(r, j, params.kv.v_stride_page, params.kv.v_stride_token) + h * params.kv.v_stride_head; }
+  int64_t k_at(int r, int h, int j) const {
+    return row_of(r, j, params.kv.k_stride_page, params.kv.k_stride_token) + h * params.kv.k_stride_head;
+  }
+  int64_t v_at(int r, int h, int j) const {
+    return row_of(r, j, params.kv.v_stride_page, params.kv.v_stride_token) + h * params.kv.v_stride_head;
+  }
 
   void draw_features() {
     VariantParams& variant = params.variant;
@@ -279,7 +285,8 @@ struct Case {
     const VariantParams& variant = params.variant;
     auto raw = [&](int i) { return from.get(at + i); };
     for (int i = 0; i < problem.head_dim_qk; ++i)
-      to.push_back(variant.rope_log2_theta > 0 ? reference::rotated(raw, i, problem.head_dim_qk, position, variant.rope_rcp_scale, theta) : raw(i));
+      to.push_back(variant.rope_log2_theta > 0 ? reference::rotated(raw, i, problem.head_dim_qk, position, variant.rope_rcp_scale, theta)
+                                               : raw(i));
   }
 
   reference::Row expected(int r, int token, int head, const Head& keys) const {
@@ -299,7 +306,11 @@ struct Case {
 
   /// Every output against the reference, everything around them untouched.
   void check() const {
-    const double bound = problem.out == DType::bf16 ? 5e-3 : problem.out == DType::f16 ? 7e-4 : 1e-5;
+    const double bound = problem.out == DType::e5m2   ? 1e-1
+                         : problem.out == DType::e4m3 ? 5e-2
+                         : problem.out == DType::bf16 ? 5e-3
+                         : problem.out == DType::f16  ? 7e-4
+                                                      : 1e-5;
     double error = 0, norm = 0;
     std::vector<bool> owned(out.bytes().size() / size_of(problem.out)), owned_lse(lse.size());
     for (int r = 0; r < batch_size; ++r)
@@ -335,12 +346,13 @@ struct Case {
   std::string describe() const {
     const auto& p = problem;
     const auto& variant = params.variant;
-    return std::string("q ") + name_of(p.q) + " kv " + name_of(p.kv) + " out " + name_of(p.out) + " heads " + std::to_string(p.num_qo_heads) + "/" +
-           std::to_string(p.num_kv_heads) + " dims " + std::to_string(p.head_dim_qk) + "/" + std::to_string(p.head_dim_vo) + " page " +
-           std::to_string(p.page_size) + " causal " + std::to_string(p.causal) + " window " + std::to_string(p.window_left) + " invariant " +
-           std::to_string(p.batch_invariant) + " cut " + std::to_string(p.cut_len) + " workers " + std::to_string(header.num_workers) + " cap " +
-           std::to_string(variant.soft_cap) + (variant.alibi_slopes ? " alibi" : "") + (variant.custom_mask ? " mask" : "") +
-           (variant.sinks ? " sinks" : "") + (variant.rope_log2_theta > 0 ? " rope" : "");
+    return std::string("q ") + name_of(p.q) + " kv " + name_of(p.kv) + " out " + name_of(p.out) + " heads " +
+           std::to_string(p.num_qo_heads) + "/" + std::to_string(p.num_kv_heads) + " dims " + std::to_string(p.head_dim_qk) + "/" +
+           std::to_string(p.head_dim_vo) + " page " + std::to_string(p.page_size) + " causal " + std::to_string(p.causal) + " window " +
+           std::to_string(p.window_left) + " invariant " + std::to_string(p.batch_invariant) + " cut " + std::to_string(p.cut_len) +
+           " workers " + std::to_string(header.num_workers) + " cap " + std::to_string(variant.soft_cap) +
+           (variant.alibi_slopes ? " alibi" : "") + (variant.custom_mask ? " mask" : "") + (variant.sinks ? " sinks" : "") +
+           (variant.rope_log2_theta > 0 ? " rope" : "");
   }
 };
 
@@ -378,7 +390,7 @@ TEST_P(AttentionCpu, SameBitsOnOneThreadAndAgain) {
     Case c = Case::random(seed);
     const auto many = outputs(c, GetParam());
     EXPECT_EQ(outputs(c, GetParam()), many) << "seed " << seed;  // counters are ready for another launch
-    cpu::parallel_for(2, 1, [&](int64_t begin, int64_t) {  // inside a chunk, everything runs on this thread
+    cpu::parallel_for(2, 1, [&](int64_t begin, int64_t) {        // inside a chunk, everything runs on this thread
       if (begin == 0) {
         EXPECT_EQ(outputs(c, GetParam()), many) << "seed " << seed;
       }
@@ -479,9 +491,11 @@ TEST_P(AttentionCpu, OwnVariant) {
         auto logit = [&](int j, const auto& product) {
           return j % 2 == 0 || j > c.kv_lens[r] - qo_len + token ? reference::kHidden : 0.5 * 0.2f * product() + 0.01 * (j - head);
         };
-        const auto row = reference::attention_row(c.kv_lens[r], 128, dot, logit, [&](int j, int i) { return c.v.get(c.v_at(r, head / 3, j) + i); }, head);
+        const auto row = reference::attention_row(
+            c.kv_lens[r], 128, dot, logit, [&](int j, int i) { return c.v.get(c.v_at(r, head / 3, j) + i); }, head);
         for (int i = 0; i < 128; ++i)
-          EXPECT_NEAR(c.out.get((c.qo_indptr[r] + token) * c.params.out_stride_token + head * c.params.out_stride_head + i), row.out[i], 1e-5);
+          EXPECT_NEAR(c.out.get((c.qo_indptr[r] + token) * c.params.out_stride_token + head * c.params.out_stride_head + i), row.out[i],
+                      1e-5);
       }
 }
 

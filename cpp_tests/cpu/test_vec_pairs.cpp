@@ -103,7 +103,8 @@ TEST(Pairs, DotAndStore) {
     Isa::store(out, Isa::dot_pairs(Isa::load(in), Isa::load_pairs(a), Isa::load_pairs(b)));
     Isa::store_bf16(stored, Isa::load(in));
     for (int i = 0; i < 16; ++i) {
-      const double want = double(in[i]) + double(to_float(a[2 * i])) * to_float(b[2 * i]) + double(to_float(a[2 * i + 1])) * to_float(b[2 * i + 1]);
+      const double want =
+          double(in[i]) + double(to_float(a[2 * i])) * to_float(b[2 * i]) + double(to_float(a[2 * i + 1])) * to_float(b[2 * i + 1]);
       EXPECT_NEAR(out[i], want, 1e-6);
       EXPECT_EQ(stored[i].bits, from_float<bf16>(in[i]).bits);
     }

@@ -146,7 +146,8 @@ struct Avx2 {
     const __m256i rebias = _mm256_set1_epi32((1 << (kDrop - 1)) - 1 - ((127 - kBias) << 23));
     const __m256i normal = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(magnitude, odd), rebias), kDrop);
     const __m256i magic = _mm256_set1_epi32((127 + 1 - kBias - kMantissaBits + 23) << 23);
-    const __m256i tiny = _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_castsi256_ps(magic))), magic);
+    const __m256i tiny =
+        _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_castsi256_ps(magic))), magic);
     const __m256i is_tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32((127 + 1 - kBias) << 23), magnitude);
     const __m256i is_nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f800000));
     __m256i bits = _mm256_min_epi32(_mm256_blendv_epi8(normal, tiny, is_tiny), _mm256_set1_epi32(kLargest));

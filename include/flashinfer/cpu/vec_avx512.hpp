@@ -129,7 +129,8 @@ struct Avx512 {
     const __m512i word = _mm512_castps_si512(a.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(word, odd), _mm512_set1_epi32(0x7fff)), 16);
-    const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(_mm512_and_si512(word, _mm512_set1_epi32(int(0x80000000u))), 16), _mm512_set1_epi32(0x7fc0));
+    const __m512i quiet =
+        _mm512_or_si512(_mm512_srli_epi32(_mm512_and_si512(word, _mm512_set1_epi32(int(0x80000000u))), 16), _mm512_set1_epi32(0x7fc0));
     return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), quiet));
   }
   /// Round to nearest even in integers; subnormal results by adding the power of two whose ulp is theirs. Saturates.
@@ -143,7 +144,8 @@ struct Avx512 {
     const __m512i rebias = _mm512_set1_epi32((1 << (kDrop - 1)) - 1 - ((127 - kBias) << 23));
     const __m512i normal = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(magnitude, odd), rebias), kDrop);
     const __m512i magic = _mm512_set1_epi32((127 + 1 - kBias - kMantissaBits + 23) << 23);
-    const __m512i tiny = _mm512_sub_epi32(_mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_castsi512_ps(magic))), magic);
+    const __m512i tiny =
+        _mm512_sub_epi32(_mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_castsi512_ps(magic))), magic);
     const __mmask16 is_tiny = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32((127 + 1 - kBias) << 23));
     const __mmask16 is_nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7f800000));
     __m512i bits = _mm512_min_epi32(_mm512_mask_mov_epi32(normal, is_tiny, tiny), _mm512_set1_epi32(kLargest));
@@ -177,7 +179,9 @@ struct Avx512Bf16 : Avx512 {
   FLASHINFER_AVX512_BF16 static F load_pairs(const bf16* p, int count) {
     return F(_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(__mmask32((uint64_t(1) << count) - 1), p)));
   }
-  FLASHINFER_AVX512_BF16 static F load_pairs(const e5m2* p) { return F(_mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(load(p + 16).v, load(p).v))); }
+  FLASHINFER_AVX512_BF16 static F load_pairs(const e5m2* p) {
+    return F(_mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(load(p + 16).v, load(p).v)));
+  }
   /// bf16 by table: its 128 magnitudes fill four registers, which takes half the instructions of arithmetic.
   FLASHINFER_AVX512_BF16 static F load_pairs(const e4m3* p) {
     const __m512i wide = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -196,8 +200,8 @@ struct Avx512Bf16 : Avx512 {
   }
   /// Of 32 elements of a and of b in lanes of pairs: low = (a[0], b[0]) to (a[15], b[15]), high the rest.
   FLASHINFER_AVX512_BF16 static void zip(const F& a, const F& b, F& low, F& high) {
-    const __m512i first = _mm512_set_epi32(0x2f000f, 0x2e000e, 0x2d000d, 0x2c000c, 0x2b000b, 0x2a000a, 0x290009, 0x280008, 0x270007, 0x260006,
-                                           0x250005, 0x240004, 0x230003, 0x220002, 0x210001, 0x200000);
+    const __m512i first = _mm512_set_epi32(0x2f000f, 0x2e000e, 0x2d000d, 0x2c000c, 0x2b000b, 0x2a000a, 0x290009, 0x280008, 0x270007,
+                                           0x260006, 0x250005, 0x240004, 0x230003, 0x220002, 0x210001, 0x200000);
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(0x100010));
     low = F(_mm512_castsi512_ps(_mm512_permutex2var_epi16(_mm512_castps_si512(a.v), first, _mm512_castps_si512(b.v))));
     high = F(_mm512_castsi512_ps(_mm512_permutex2var_epi16(_mm512_castps_si512(a.v), second, _mm512_castps_si512(b.v))));

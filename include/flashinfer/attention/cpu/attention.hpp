@@ -64,11 +64,11 @@ alignas(64) inline constexpr float kZeroRow[512] = {};
 /// One tile of keys of one item.
 struct KeyTile {
   WorkItem item;
-  int32_t qo_len, kv_len;      // of the request
-  int32_t begin = 0, count = 0;  // keys; count 0: the item has none
-  int32_t hidden = 0;            // keys at the front that no row sees
+  int32_t qo_len, kv_len;            // of the request
+  int32_t begin = 0, count = 0;      // keys; count 0: the item has none
+  int32_t hidden = 0;                // keys at the front that no row sees
   bool first = false, last = false;  // of the item
-  const void* k[kKvTile];  // rows of the item's first head; kZeroRow for keys that are hidden or not there
+  const void* k[kKvTile];            // rows of the item's first head; kZeroRow for keys that are hidden or not there
   const void* v[kKvTile];
 
   /// To the rows of the next head, so many bytes away.
@@ -84,8 +84,11 @@ struct KeyTile {
 class TileStream {
  public:
   TileStream(const AttentionParams& params, const AttentionProblem& problem, int32_t worker, int32_t end_worker)
-      : params_(params), element_size_(size_of(problem.kv)), heads_per_item_(problem.num_kv_heads / params.plan.num_kv_heads),
-        worker_(worker), end_worker_(end_worker) {}
+      : params_(params),
+        element_size_(size_of(problem.kv)),
+        heads_per_item_(problem.num_kv_heads / params.plan.num_kv_heads),
+        worker_(worker),
+        end_worker_(end_worker) {}
 
   bool next(KeyTile& tile) {
     if (position_ >= item_.kv_end) {
@@ -216,8 +219,12 @@ class AttentionScratch {
       size += round_up(count * sizeof(float), size_t(64));
       return at;
     };
-    const size_t at[] = {take(size_t(num_rows) * head_dim_qk), take(size_t(kKvTile) * head_dim_qk), take(size_t(kKvTile) * head_dim_vo),
-                         take(size_t(num_rows) * kKvTile),     take(size_t(num_rows) * head_dim_vo), take(size_t(kKvTile) * head_dim_qk),
+    const size_t at[] = {take(size_t(num_rows) * head_dim_qk),
+                         take(size_t(kKvTile) * head_dim_qk),
+                         take(size_t(kKvTile) * head_dim_vo),
+                         take(size_t(num_rows) * kKvTile),
+                         take(size_t(num_rows) * head_dim_vo),
+                         take(size_t(kKvTile) * head_dim_qk),
                          take(size_t(num_rows) * sizeof(TileRow) / sizeof(float))};
     if (size > size_) {
       memory_.reset(static_cast<char*>(::operator new(size, std::align_val_t(64))));
@@ -238,7 +245,7 @@ class AttentionScratch {
   size_t size_ = 0;
 };
 
-/// Calls f with a null pointer to the C++ type of a dtype that queries, keys or outputs may have.
+/// Calls f with a null pointer to the C++ type of a dtype, any that queries, keys and outputs may have.
 template <class F>
 void visit_dtype(DType dtype, const F& f) {
   switch (dtype) {
@@ -254,11 +261,17 @@ void visit_dtype(DType dtype, const F& f) {
 class AttentionThread {
  protected:
   AttentionThread(const AttentionParams& params, const AttentionProblem& problem, IsaLevel isa, AttentionScratch& scratch, bool rotates)
-      : params_(params), plan_(params.plan), problem_(problem), isa_(isa), scratch_(scratch), group_size_(problem.num_qo_heads / problem.num_kv_heads),
-        num_heads_(problem.num_kv_heads / plan_.num_kv_heads), rotates_(rotates) {
+      : params_(params),
+        plan_(params.plan),
+        problem_(problem),
+        isa_(isa),
+        scratch_(scratch),
+        group_size_(problem.num_qo_heads / problem.num_kv_heads),
+        num_heads_(problem.num_kv_heads / plan_.num_kv_heads),
+        rotates_(rotates) {
     // An f32 output asks for more digits than probabilities of bf16 have, and rotated queries are not bf16 any more.
-    pairs_ = isa == IsaLevel::avx512_bf16 && problem.q == DType::bf16 && problem.out == DType::bf16 &&
-             (problem.kv == DType::bf16 || is_float8(problem.kv)) && !rotates;
+    const auto fits_bf16 = [](DType dtype) { return dtype == DType::bf16 || is_float8(dtype); };
+    pairs_ = isa == IsaLevel::avx512_bf16 && fits_bf16(problem.q) && fits_bf16(problem.kv) && fits_bf16(problem.out) && !rotates;
     q_stride_ = round_up(pairs_ ? problem.head_dim_qk / 2 : problem.head_dim_qk, 16);
     vo_stride_ = round_up(problem.head_dim_vo, 16);
     scratch.reserve(num_heads_ * block_of(ceil_div(plan_.q_tile, num_heads_)), round_up(problem.head_dim_qk, 16), vo_stride_);
@@ -280,7 +293,8 @@ class AttentionThread {
 
   template <class F>
   void dispatch(const F& f) const {
-    if (pairs_) dispatch_isa<IsaLevel::avx512_bf16>(isa_, f);
+    if (pairs_)
+      dispatch_isa<IsaLevel::avx512_bf16>(isa_, f);
     else
       dispatch_isa<IsaLevel::avx512>(isa_, f);
   }
@@ -310,7 +324,8 @@ class AttentionThread {
         if constexpr (tile::kOperand<tile::kHasPairs<Isa>, T>) {
           for_each_row([&](int at, int) {
             const TileRow& row = scratch_.rows[at];
-            const T* from = static_cast<const T*>(params_.q) + (qo_begin + row.token) * params_.q_stride_token + row.qo_head * params_.q_stride_head;
+            const T* from =
+                static_cast<const T*>(params_.q) + (qo_begin + row.token) * params_.q_stride_token + row.qo_head * params_.q_stride_head;
             if (!row.exists) from = reinterpret_cast<const T*>(kZeroRow);
             tile::pack_query<Isa, tile::kHasPairs<Isa>>(from, problem_.head_dim_qk, q_of(at));
           });
@@ -355,7 +370,8 @@ class AttentionThread {
       ahead.spread(blocks * ((heads_after + 1) * (6 + rows)) / 6);
       visit_dtype(rotates_ ? DType::f32 : problem_.kv, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        if constexpr (tile::kOperand<kPairs, T>) tile::pack_keys<Isa, kPairs, T>(rotates_ ? rotated : tile.k, problem_.head_dim_qk, keys, ahead);
+        if constexpr (tile::kOperand<kPairs, T>)
+          tile::pack_keys<Isa, kPairs, T>(rotates_ ? rotated : tile.k, problem_.head_dim_qk, keys, ahead);
       });
       if (rows > 0) ahead.spread(keys.steps(rows) * (heads_after * (6 + rows) + rows) / rows);
       tile::score<Isa, kPairs>(q_of(head_ * block_rows_), q_stride_, num_rows_, keys, scratch_.scores, kKvTile, rows > 0, ahead);
@@ -400,7 +416,8 @@ class AttentionThread {
         using T = std::remove_pointer_t<decltype(type)>;
         if constexpr (tile::kOperand<kPairs, T>) {
           if (few)
-            tile::add_values_in_place<Isa, kPairs, T>(scratch_.scores, kKvTile, num_rows_, tile.v, values, problem_.head_dim_vo, out, vo_stride_, ahead);
+            tile::add_values_in_place<Isa, kPairs, T>(scratch_.scores, kKvTile, num_rows_, tile.v, values, problem_.head_dim_vo, out,
+                                                      vo_stride_, ahead);
           else
             tile::pack_values<Isa, kPairs, T>(tile.v, problem_.head_dim_vo, values, ahead);
         }
@@ -448,22 +465,20 @@ class AttentionThread {
       using Isa = decltype(isa);
       visit_dtype(problem_.out, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        if constexpr (sizeof(T) > 1) {
-          for_each_row([&](int at, int) {
-            const TileRow& row = scratch_.rows[at];
-            if (!row.exists) return;
-            const float sink_log2 = sink(row.qo_head) * kLog2e;
-            const float greatest = max(row.softmax.max, sink_log2);
-            const float keep = greatest == -kInfinity ? 0.0f : std::exp2(row.softmax.max - greatest);
-            const float sum = row.softmax.sum * keep + (sink_log2 == -kInfinity ? 0.0f : std::exp2(sink_log2 - greatest));
-            const int64_t token = qo_begin + row.token;
-            T* to = static_cast<T*>(params_.out) + token * params_.out_stride_token + row.qo_head * params_.out_stride_head;
-            tile::write_row<Isa>(to, out_of(at), problem_.head_dim_vo, sum > 0.0f ? keep / sum * params_.out_scale : 0.0f);
-            if (params_.lse)
-              params_.lse[token * params_.lse_stride_token + row.qo_head * params_.lse_stride_head] =
-                  sum > 0.0f ? (greatest + std::log2(sum)) * params_.lse_factor : -kInfinity;
-          });
-        }
+        for_each_row([&](int at, int) {
+          const TileRow& row = scratch_.rows[at];
+          if (!row.exists) return;
+          const float sink_log2 = sink(row.qo_head) * kLog2e;
+          const float greatest = max(row.softmax.max, sink_log2);
+          const float keep = greatest == -kInfinity ? 0.0f : std::exp2(row.softmax.max - greatest);
+          const float sum = row.softmax.sum * keep + (sink_log2 == -kInfinity ? 0.0f : std::exp2(sink_log2 - greatest));
+          const int64_t token = qo_begin + row.token;
+          T* to = static_cast<T*>(params_.out) + token * params_.out_stride_token + row.qo_head * params_.out_stride_head;
+          tile::write_row<Isa>(to, out_of(at), problem_.head_dim_vo, sum > 0.0f ? keep / sum * params_.out_scale : 0.0f);
+          if (params_.lse)
+            params_.lse[token * params_.lse_stride_token + row.qo_head * params_.lse_stride_head] =
+                sum > 0.0f ? (greatest + std::log2(sum)) * params_.lse_factor : -kInfinity;
+        });
       });
     });
   }
@@ -476,9 +491,9 @@ class AttentionThread {
   const int32_t group_size_;  // query heads of a KV head
   const int num_heads_;       // KV heads of an item
   const bool rotates_;
-  bool pairs_;                // a and b of the products are bf16 pairs
-  int q_stride_, vo_stride_;  // numbers of a row of q (half of head_dim_qk in pairs) and of out
-  int head_ = 0;              // of the item, under way
+  bool pairs_;                         // a and b of the products are bf16 pairs
+  int q_stride_, vo_stride_;           // numbers of a row of q (half of head_dim_qk in pairs) and of out
+  int head_ = 0;                       // of the item, under way
   int num_rows_ = 0, block_rows_ = 0;  // of each head of the item, and with padding
 };
 
@@ -535,8 +550,8 @@ class VariantThread : AttentionThread {
         for (int r = 0; r < num_rows_; ++r) {
           const TileRow& row = rows()[r];
           const float slope = variant.alibi_slopes ? variant.alibi_slopes[variant.qo_head_offset + row.qo_head] : 0.0f;
-          tile::transform_row<decltype(isa)>(scratch_.scores + r * kKvTile, round_up(tile.count, decltype(isa)::kLanes), variant.sm_scale, slope,
-                                             float(tile.begin - row.token), variant.soft_cap);
+          tile::transform_row<decltype(isa)>(scratch_.scores + r * kKvTile, round_up(tile.count, decltype(isa)::kLanes), variant.sm_scale,
+                                             slope, float(tile.begin - row.token), variant.soft_cap);
         }
       });
       if (!variant.custom_mask) return kLog2e;
@@ -544,7 +559,13 @@ class VariantThread : AttentionThread {
     for (int r = 0; r < num_rows_; ++r) {
       const TileRow& row = rows()[r];
       float* scores = scratch_.scores + r * kKvTile;
-      LogitPosition at{tile.item.request, row.token, tile.qo_len, tile.begin + row.visible.begin, tile.kv_len, row.qo_head, tile.item.head * num_heads_ + head_};
+      LogitPosition at{tile.item.request,
+                       row.token,
+                       tile.qo_len,
+                       tile.begin + row.visible.begin,
+                       tile.kv_len,
+                       row.qo_head,
+                       tile.item.head * num_heads_ + head_};
       for (int i = row.visible.begin; i < row.visible.end; ++i, ++at.kv_idx) {
         if constexpr (!kIsBuiltin<Variant>) scores[i] = Variant::logit(variant, scores[i] * variant.sm_scale, at);
         if (!Variant::visible(variant, at)) scores[i] = -kInfinity;

@@ -4,7 +4,7 @@
 // neither on the rows beside it nor on how many there are, bit for bit.
 //
 // A number of a or b is a float, or ("pairs") two bf16 that AVX-512 BF16 multiplies exactly and adds in fp32: half the
-// instructions. Pairs need bf16 queries, and probabilities rounded to bf16 as on tensor cores.
+// instructions. Pairs need queries that bf16 holds, and probabilities rounded to bf16 as on tensor cores.
 #pragma once
 
 #include <cmath>
@@ -124,7 +124,8 @@ struct ValueColumns {
         const int d = column + v * Isa::kLanes, count = head_dim - d;
         const T *even = static_cast<const T*>(rows[2 * i]) + d, *odd = static_cast<const T*>(rows[2 * i + 1]) + d;
         typename Isa::F high;
-        if (count >= 2 * Isa::kLanes) [[likely]] Isa::zip(Isa::load_pairs(even), Isa::load_pairs(odd), x[v], high);
+        if (count >= 2 * Isa::kLanes) [[likely]]
+          Isa::zip(Isa::load_pairs(even), Isa::load_pairs(odd), x[v], high);
         else
           Isa::zip(Isa::load_pairs(even, count), Isa::load_pairs(odd, count), x[v], high);
         if constexpr (kVectors > 1) x[v + 1] = high;
@@ -165,15 +166,17 @@ void multiply_block(const float* a, int64_t a_stride, const Columns& columns, in
 /// c (+)= a b, kRows at a time: rows are padded to a multiple of it. Panels outside, rows inside: a panel stays in L1.
 /// columns_at(column, vectors) gives the columns from one on, vectors of them as a constant.
 template <class Isa, bool kPairs, int kRows, class ColumnsAt>
-void multiply(const float* a, int64_t a_stride, int rows, const Panels<Isa>& b, float* c, int64_t c_stride, bool accumulate, const ColumnsAt& columns_at) {
+void multiply(const float* a, int64_t a_stride, int rows, const Panels<Isa>& b, float* c, int64_t c_stride, bool accumulate,
+              const ColumnsAt& columns_at) {
   for (int column = 0; column < b.columns; column += b.width(column))
     for (int r = 0; r < rows; r += kRows) {
       float* to = c + r * c_stride + column;
       if (b.width(column) > Isa::kLanes)
-        multiply_block<Isa, kPairs, kRows, kBlockVectors<Isa>>(a + r * a_stride, a_stride, columns_at.template operator()<kBlockVectors<Isa>>(column), b.depth,
-                                                               to, c_stride, accumulate);
+        multiply_block<Isa, kPairs, kRows, kBlockVectors<Isa>>(
+            a + r * a_stride, a_stride, columns_at.template operator()<kBlockVectors<Isa>>(column), b.depth, to, c_stride, accumulate);
       else
-        multiply_block<Isa, kPairs, kRows, 1>(a + r * a_stride, a_stride, columns_at.template operator()<1>(column), b.depth, to, c_stride, accumulate);
+        multiply_block<Isa, kPairs, kRows, 1>(a + r * a_stride, a_stride, columns_at.template operator()<1>(column), b.depth, to, c_stride,
+                                              accumulate);
     }
 }
 
@@ -219,7 +222,8 @@ void pack_values(const void* const* rows, int head_dim, const Panels<Isa>& b, Ah
     }
   };
   for (int column = 0; column < b.columns; column += b.width(column)) {
-    if (b.width(column) > Isa::kLanes) pack.template operator()<kBlockVectors<Isa>>(column);
+    if (b.width(column) > Isa::kLanes)
+      pack.template operator()<kBlockVectors<Isa>>(column);
     else
       pack.template operator()<1>(column);
   }
@@ -227,7 +231,8 @@ void pack_values(const void* const* rows, int head_dim, const Panels<Isa>& b, Ah
 
 /// scores = q k^T of packed keys. Few rows leave time to prefetch.
 template <class Isa, bool kPairs>
-void score(const float* q, int64_t q_stride, int rows, const Panels<Isa>& keys, float* scores, int64_t scores_stride, bool few, Ahead& ahead) {
+void score(const float* q, int64_t q_stride, int rows, const Panels<Isa>& keys, float* scores, int64_t scores_stride, bool few,
+           Ahead& ahead) {
   const auto packed = [&]<int kVectors>(int column) { return PackedColumns<Isa, kVectors>{keys.at(column)}; };
   const auto stepping = [&]<int kVectors>(int column) { return SteppingColumns<PackedColumns<Isa, kVectors>>{{keys.at(column)}, ahead}; };
   if (rows == 1) return multiply<Isa, kPairs, 1>(q, q_stride, rows, keys, scores, scores_stride, false, stepping);
@@ -237,8 +242,8 @@ void score(const float* q, int64_t q_stride, int rows, const Panels<Isa>& keys, 
 
 /// out += p v. Few rows take the values where they are, which costs less than to pack them.
 template <class Isa, bool kPairs, class T>
-void add_values_in_place(const float* p, int64_t p_stride, int rows, const void* const* values, const Panels<Isa>& shape, int head_dim, float* out,
-                         int64_t out_stride, Ahead& ahead) {
+void add_values_in_place(const float* p, int64_t p_stride, int rows, const void* const* values, const Panels<Isa>& shape, int head_dim,
+                         float* out, int64_t out_stride, Ahead& ahead) {
   const auto columns = [&]<int kVectors>(int column) {
     return SteppingColumns<ValueColumns<Isa, kPairs, T, kVectors>>{{values, column, head_dim}, ahead};
   };
@@ -317,7 +322,8 @@ void transform_row(float* s, int columns, float sm_scale, float slope, float dis
 /// to += from * weight; `to` is padded to whole vectors, `from` is not.
 template <class Isa>
 void add_row(float* to, const float* from, int head_dim, float weight) {
-  for (int d = 0; d < head_dim; d += Isa::kLanes) Isa::store(to + d, Isa::fma(load_part<Isa>(from, d, head_dim), Isa::set(weight), Isa::load(to + d)));
+  for (int d = 0; d < head_dim; d += Isa::kLanes)
+    Isa::store(to + d, Isa::fma(load_part<Isa>(from, d, head_dim), Isa::set(weight), Isa::load(to + d)));
 }
 
 /// to = from * scale in the type of the output.
@@ -325,7 +331,8 @@ template <class Isa, class T>
 void write_row(T* to, const float* from, int head_dim, float scale) {
   for (int d = 0; d < head_dim; d += Isa::kLanes) {
     const typename Isa::F x = Isa::load(from + d) * Isa::set(scale);
-    if (d + Isa::kLanes <= head_dim) Isa::store(to + d, x);
+    if (d + Isa::kLanes <= head_dim)
+      Isa::store(to + d, x);
     else
       Isa::store(to + d, x, head_dim - d);
   }
