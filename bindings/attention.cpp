@@ -242,7 +242,8 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
                 int32_t head_dim_qk, int32_t head_dim_vo, int32_t page_size, bool hnd, bool causal, int32_t window_left, int32_t max_qo_len,
                 int32_t uniform_qo_len, bool batch_invariant, int32_t cut_len, bool rope, const OptionalTensor& alibi_slopes,
                 std::optional<double> sm_scale, std::optional<double> logits_soft_cap, std::optional<double> rope_scale,
-                std::optional<double> rope_theta, int32_t num_sms, bool reusable, int32_t least_kv_len, bool workspace_only) {
+                std::optional<double> rope_theta, int32_t num_sms, bool reusable, int32_t least_kv_len, int32_t tile_qo_len,
+                bool workspace_only) {
   Call call("plan");
   const Check check("plan");
   const TensorView floats = call.out("float_workspace", float_workspace);
@@ -267,7 +268,7 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   set_numbers("plan", made.args.variant, head_dim_qk, rope, sm_scale, logits_soft_cap, rope_scale, rope_theta);
   made.args.alibi_slopes = call.in("alibi_slopes", alibi_slopes);
   const Context& context = call.context();
-  const AttentionPlanOptions options{num_sms, reusable, least_kv_len, "plan"};
+  const AttentionPlanOptions options{num_sms, reusable, least_kv_len, tile_qo_len, "plan"};
   if (workspace_only) {
     const AttentionWorkspace size = workspace_size(problem, lengths, homes, options, context);
     // Never nothing: callers hand in the buffer that they allocate by it.
@@ -457,6 +458,7 @@ const Family family{[](nb::module_& m) {
       .def_prop_ro("info", &Plan::info)
       .def_prop_ro("total_qo_len", [](const Plan& p) { return p.planned.total_qo_len; })
       .def_prop_ro("max_qo_len", [](const Plan& p) { return p.planned.problem.max_qo_len; })
+      .def_prop_ro("tile_qo_len", [](const Plan& p) { return p.planned.tile_qo_len; })
       .def_prop_ro("sm_scale", [](const Plan& p) { return p.args.variant.sm_scale; })
       .def_prop_ro("int_workspace", [](const Plan& p) { return p.int_workspace; });
   m.def("_plan_attention", &plan, "float_workspace"_a, nb::kw_only(), "int_workspace"_a.none() = nb::none(), "grow_int_workspace"_a = true,
@@ -467,7 +469,8 @@ const Family family{[](nb::module_& m) {
         "head_dim_qk"_a, "head_dim_vo"_a, "page_size"_a, "hnd"_a, "causal"_a = false, "window_left"_a = -1, "max_qo_len"_a = 0,
         "uniform_qo_len"_a = 1, "batch_invariant"_a = false, "cut_len"_a = 0, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(),
         "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(), "rope_scale"_a.none() = nb::none(),
-        "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0, "workspace_only"_a = false);
+        "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0, "tile_qo_len"_a = 0,
+        "workspace_only"_a = false);
   m.def("_single_attention", &single, "op"_a, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "hnd"_a = false,
         "custom_mask"_a.none() = nb::none(), "packed_custom_mask"_a.none() = nb::none(), "causal"_a = false, "window_left"_a = -1,
         "rope"_a = false, "alibi_slopes"_a.none() = nb::none(), "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(),

@@ -202,6 +202,9 @@ class AttentionPlan:
     def max_qo_len(self) -> int: ...
 
     @property
+    def tile_qo_len(self) -> int: ...
+
+    @property
     def sm_scale(self) -> float: ...
 
     @property

@@ -158,8 +158,9 @@ class _PrefillWrapper(Wrapper):
                 if not is_tensor(getattr(self, "_" + name)):
                     raise refuse("plan", name, f"{name} must be initialized with a torch.Tensor in cuda graph mode if we use custom mask in attention computation.")
             homes["custom_mask_home"] = self._custom_mask_buf
+        tile_qo_len = 0
         if graph and self._max_qo_len is not None:
-            max_qo_len = self._max_qo_len  # captured kernels have its tile
+            max_qo_len, tile_qo_len = self._max_qo_len, self._tile_qo_len  # captured kernels have the first plan's tile and sizes
         previous = self._plan
         made = self._make(
             size_only,
@@ -177,6 +178,7 @@ class _PrefillWrapper(Wrapper):
             causal=causal,
             window_left=window_left,
             max_qo_len=max_qo_len or 0,
+            tile_qo_len=tile_qo_len,
             batch_invariant=batch_invariant,
             cut_len=cut_len,
             rope=pos_encoding_mode == "ROPE_LLAMA",
@@ -193,7 +195,7 @@ class _PrefillWrapper(Wrapper):
         if self._use_cuda_graph:
             if self._max_total_num_rows is None:
                 self._max_total_num_rows = rows
-                self._max_qo_len = self._plan.max_qo_len
+                self._max_qo_len, self._tile_qo_len = self._plan.max_qo_len, self._plan.tile_qo_len
             elif rows > self._max_total_num_rows >= 0:
                 self._plan = previous
                 raise refuse(

@@ -177,6 +177,34 @@ TEST(AttentionApi, ReusablePlansKeepAddressesAndLaunch) {
   }
 }
 
+TEST(AttentionApi, ReplansKeepTheFirstPlansKernel) {
+  Recorder kernels;
+  const Context gpu{.device = kGpu, .kernels = &kernels};
+  Buffer floats(1 << 26), ints(1 << 16);
+  Lengths home;
+  for (const int32_t cut_len : {0, 64}) {
+    const AttentionProblem problem{.max_qo_len = 0, .batch_invariant = cut_len > 0, .cut_len = cut_len};
+    const auto plan = [&](const AttentionLengths& lengths, int32_t tile_qo_len, int32_t max_qo_len) {
+      AttentionProblem p = problem;
+      p.max_qo_len = max_qo_len;
+      const AttentionPlanOptions options{.reusable = true, .tile_qo_len = tile_qo_len};
+      return plan_attention(p, lengths, home.views(kGpu), floats.view(kGpu), ints.view(kGpu), options, gpu);
+    };
+    for (const Device first_lie : {kGpu, Device{}}) {  // of what is known of the lengths, only the first plan counts
+      Lengths host;
+      const PlannedAttention first = plan(host.views(first_lie), 0, 0);
+      host.qo_indptr = {0, 1, 1, 2};
+      for (const Device lie : {kGpu, Device{}}) {
+        const PlannedAttention again = plan(host.views(lie), first.tile_qo_len, first.problem.max_qo_len);
+        EXPECT_EQ(text_of(again.config), text_of(first.config));
+        EXPECT_EQ(again.plan.max_slots, first.plan.max_slots);
+        EXPECT_EQ(again.plan.max_workers, first.plan.max_workers);
+        EXPECT_EQ(again.plan.starts, first.plan.starts);
+      }
+    }
+  }
+}
+
 TEST(AttentionApi, OneCallForOneRequestCopiesNothing) {
   Recorder kernels;
   const Context gpu{.device = kGpu, .kernels = &kernels};

@@ -124,12 +124,15 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
 
   AttentionProblem problem = given;
   const bool qo_len_known = !lengths.qo_indptr || !host.qo_indptr.empty();
-  const int32_t most_qo_len = problem.max_qo_len ? problem.max_qo_len : qo_len_known ? max(host.max_qo_len, int32_t(1)) : 0;
+  const bool again = options.tile_qo_len > 0;
+  const int32_t most_qo_len = problem.max_qo_len || again ? problem.max_qo_len : qo_len_known ? max(host.max_qo_len, int32_t(1)) : 0;
   // A batch-invariant plan takes its tiles from the problem alone.
-  problem.max_qo_len = given.max_qo_len || (qo_len_known && !(given.batch_invariant && lengths.qo_indptr)) ? most_qo_len : kLongQoLen;
+  const bool tiles_of_batch = given.max_qo_len || (qo_len_known && !(given.batch_invariant && lengths.qo_indptr));
+  problem.max_qo_len = again ? options.tile_qo_len : tiles_of_batch ? most_qo_len : kLongQoLen;
   PreparedPlan prepared{
       shape_plan(problem, lengths, batch_size, options, context), {}, lengths_on_host(lengths) && (on_cpu || !uniform), one_mask};
   PlannedAttention& planned = prepared.planned;
+  planned.tile_qo_len = problem.max_qo_len;
   planned.problem.max_qo_len = most_qo_len;
   AttentionPlan& plan = planned.plan;
   if (known) {

@@ -17,6 +17,9 @@ struct AttentionPlanOptions {
   int32_t num_sms = 0;       // SMs to use, 0: all
   bool reusable = false;     // sizes depend on capacities alone, so that a captured attention() stays valid when its plan is made again
   int32_t least_kv_len = 0;  // above 0: requests that have keys must have this many; lengths on the device are read back for it
+  /// To make a reusable plan again: the first one's tile_qo_len, and its problem.max_qo_len, so that kernel and sizes are the same
+  /// whatever is known of the new lengths. 0: a first plan.
+  int32_t tile_qo_len = 0;
   const char* op = "plan_attention";  // whom errors name
 };
 
@@ -34,6 +37,7 @@ struct PlannedAttention {
   AttentionConfig config;  // of the GPU's kernel
   Device device;
   bool reusable = false;
+  int32_t tile_qo_len = 0;    // the max_qo_len that chose the kernel
   int32_t max_workers = 0;    // capacity; plan.max_workers is what this batch needs
   int64_t total_qo_len = -1;  // rows of q; -1: known on the device alone
   int64_t total_kv_len = -1;  // ragged: rows of k
