@@ -18,7 +18,11 @@ void for_each_problem(Visit&& visit) {
       for (int32_t head_dim_vo : {8, 64, 72, 128, 256, 264, 320, 512})
         for (int32_t max_qo_len : {0, 1, 4, 17, 5000})
           for (bool masks : {false, true})
-            visit(AttentionProblem{.kv = kv, .head_dim_qk = head_dim_qk, .head_dim_vo = head_dim_vo, .causal = !masks, .max_qo_len = max_qo_len,
+            visit(AttentionProblem{.kv = kv,
+                                   .head_dim_qk = head_dim_qk,
+                                   .head_dim_vo = head_dim_vo,
+                                   .causal = !masks,
+                                   .max_qo_len = max_qo_len,
                                    .flags = {.custom_mask = masks}});
 }
 
@@ -27,7 +31,8 @@ TEST(AttentionTuning, EveryProblemHasAKernelOnEveryDevice) {
     const DeviceInfo device = device_info_of(arch);
     for_each_problem([&](const AttentionProblem& problem) {
       const AttentionConfig config = tune(problem, device);
-      ASSERT_EQ(why_invalid(config, device), nullptr) << why_invalid(config, device) << ": " << text_of(config) << " on " << to_string(arch);
+      ASSERT_EQ(why_invalid(config, device), nullptr)
+          << why_invalid(config, device) << ": " << text_of(config) << " on " << to_string(arch);
       ASSERT_GE(workers_per_sm(config, device), 1);
       ASSERT_LE(smem_bytes(config), device.smem_per_block);
       ASSERT_LE(num_threads(config) * min_blocks(config), 1024);

@@ -55,8 +55,8 @@ class AttentionBatch {
   }
 
   void run(uint32_t seed) {
-    emulation::Block::run_grid(unsigned(params.plan.max_workers), gpu::AttentionKernel<kConfig>::kThreads, size_t(gpu::smem_bytes(kConfig)), seed,
-                               [&] { run_thread(params); });
+    emulation::Block::run_grid(unsigned(params.plan.max_workers), gpu::AttentionKernel<kConfig>::kThreads, size_t(gpu::smem_bytes(kConfig)),
+                               seed, [&] { run_thread(params); });
   }
   void (*run_thread)(const AttentionParams&) = gpu::AttentionKernel<kConfig>::run;
 
@@ -103,7 +103,8 @@ class AttentionBatch {
             ASSERT_EQ(lse, -kInfinity);
           } else {
             const double want = row.lse / double(kLn2) * params.lse_factor;
-            ASSERT_NEAR(lse, want, (kConfig.rope ? 5e-3 : 1e-5) * (4 + std::abs(want))) << "request " << r << " token " << token << " head " << head;
+            ASSERT_NEAR(lse, want, (kConfig.rope ? 5e-3 : 1e-5) * (4 + std::abs(want)))
+                << "request " << r << " token " << token << " head " << head;
           }
         }
     EXPECT_LE(std::sqrt(error), bound * std::sqrt(norm));
@@ -136,7 +137,9 @@ class AttentionBatch {
 
   void fill() {
     const AttentionPlan& plan = params.plan;
-    auto strides = [&](int head_dim, int64_t& token, int64_t& head) { head = head_dim + 8 * draw(0, 2), token = head * plan.num_qo_heads + 8 * draw(0, 2); };
+    auto strides = [&](int head_dim, int64_t& token, int64_t& head) {
+      head = head_dim + 8 * draw(0, 2), token = head * plan.num_qo_heads + 8 * draw(0, 2);
+    };
     strides(kConfig.head_dim_qk, params.q_stride_token, params.q_stride_head);
     strides(kConfig.head_dim_vo, params.out_stride_token, params.out_stride_head);
     params.total_qo_len = qo_indptr_.back();
@@ -146,7 +149,8 @@ class AttentionBatch {
     lse_ = poisoned<float>(params.lse_stride_token * params.total_qo_len);
     for (int64_t t = 0; t < params.total_qo_len; ++t)
       for (int h = 0; h < plan.num_qo_heads; ++h)
-        for (int i = 0; i < kConfig.head_dim_qk; ++i) q_[t * params.q_stride_token + h * params.q_stride_head + i] = from_float<Q>(normal());
+        for (int i = 0; i < kConfig.head_dim_qk; ++i)
+          q_[t * params.q_stride_token + h * params.q_stride_head + i] = from_float<Q>(normal());
 
     KvView& kv = params.kv;
     const int slots = max(plan.page_size, int32_t(1));
@@ -180,8 +184,12 @@ class AttentionBatch {
     if (params.plan.page_size == 0) return (kv_indptr_[r] + j) * token_stride;
     return indices_[kv_indptr_[r] + j / params.plan.page_size] * page_stride + j % params.plan.page_size * token_stride;
   }
-  int64_t k_at(int r, int h, int j) const { return row_of(r, j, params.kv.k_stride_page, params.kv.k_stride_token) + h * params.kv.k_stride_head; }
-  int64_t v_at(int r, int h, int j) const { return row_of(r, j, params.kv.v_stride_page, params.kv.v_stride_token) + h * params.kv.v_stride_head; }
+  int64_t k_at(int r, int h, int j) const {
+    return row_of(r, j, params.kv.k_stride_page, params.kv.k_stride_token) + h * params.kv.k_stride_head;
+  }
+  int64_t v_at(int r, int h, int j) const {
+    return row_of(r, j, params.kv.v_stride_page, params.kv.v_stride_token) + h * params.kv.v_stride_head;
+  }
 
   void draw_variant(const BatchShape& shape) {
     VariantParams& variant = params.variant;
@@ -231,7 +239,9 @@ class AttentionBatch {
       return kConfig.rope ? reference::rotated(raw, i, kConfig.head_dim_qk, at, variant.rope_rcp_scale, kTheta) : double(raw(i));
     };
     std::vector<double> query(kConfig.head_dim_qk);
-    auto raw_q = [&](int i) { return double(to_float(q_[(qo_indptr_[r] + token) * params.q_stride_token + head * params.q_stride_head + i])); };
+    auto raw_q = [&](int i) {
+      return double(to_float(q_[(qo_indptr_[r] + token) * params.q_stride_token + head * params.q_stride_head + i]));
+    };
     for (int i = 0; i < kConfig.head_dim_qk; ++i) query[i] = turned(raw_q, i, position);
     auto logit = [&](int j, const auto& dot) {
       if (plan.causal && j > position) return reference::kHidden;
@@ -252,8 +262,9 @@ class AttentionBatch {
       for (int i = 0; i < kConfig.head_dim_qk; ++i) sum += query[i] * turned(raw_k, i, j);
       return sum;
     };
-    return reference::attention_row(kv_len, kConfig.head_dim_vo, dot, logit, [&](int j, int i) { return double(to_float(v_[v_at(r, kv_head, j) + i])); },
-                                    kConfig.sinks ? sinks_[variant.qo_head_offset + head] : reference::kHidden);
+    return reference::attention_row(
+        kv_len, kConfig.head_dim_vo, dot, logit, [&](int j, int i) { return double(to_float(v_[v_at(r, kv_head, j) + i])); },
+        kConfig.sinks ? sinks_[variant.qo_head_offset + head] : reference::kHidden);
   }
 
   std::mt19937 generator_;

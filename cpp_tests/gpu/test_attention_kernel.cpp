@@ -33,66 +33,161 @@ TEST(AttentionKernel, PrefillHas32RowsAWarp) {
 }
 
 TEST(AttentionKernel, EightWarpsOneStage) {
-  constexpr AttentionConfig kConfig = {.q = DType::f16, .kv = DType::f16, .out = DType::f32, .head_dim_qk = 16, .head_dim_vo = 176, .q_tile = 128, .kv_tile = 16,
-                                       .vo_tile = 176, .warps_q = 8, .num_stages = 1, .limits = false};
+  constexpr AttentionConfig kConfig = {.q = DType::f16,
+                                       .kv = DType::f16,
+                                       .out = DType::f32,
+                                       .head_dim_qk = 16,
+                                       .head_dim_vo = 176,
+                                       .q_tile = 128,
+                                       .kv_tile = 16,
+                                       .vo_tile = 176,
+                                       .warps_q = 8,
+                                       .num_stages = 1,
+                                       .limits = false};
   expect_attention<kConfig>({.most_qo = 60, .most_kv = 100}, 50, 3);
 }
 
 TEST(AttentionKernel, OddHeadDimensions) {
-  constexpr AttentionConfig kQ16 = {.q = DType::f16, .kv = DType::f16, .out = DType::f16, .head_dim_qk = 72, .head_dim_vo = 24, .q_tile = 16, .kv_tile = 32,
-                                    .vo_tile = 24, .warps_q = 1, .warps_kv = 2, .num_stages = 2};
+  constexpr AttentionConfig kQ16 = {.q = DType::f16,
+                                    .kv = DType::f16,
+                                    .out = DType::f16,
+                                    .head_dim_qk = 72,
+                                    .head_dim_vo = 24,
+                                    .q_tile = 16,
+                                    .kv_tile = 32,
+                                    .vo_tile = 24,
+                                    .warps_q = 1,
+                                    .warps_kv = 2,
+                                    .num_stages = 2};
   expect_attention<kQ16>({.most_qo = 3, .causal = true}, 60, 3);
-  constexpr AttentionConfig kQ64 = {.head_dim_qk = 8, .head_dim_vo = 40, .kv_tile = 48, .vo_tile = 40, .num_stages = 4, .paged = false, .limits = false};
+  constexpr AttentionConfig kQ64 = {
+      .head_dim_qk = 8, .head_dim_vo = 40, .kv_tile = 48, .vo_tile = 40, .num_stages = 4, .paged = false, .limits = false};
   expect_attention<kQ64>({.most_qo = 30}, 63, 3);
 }
 
 TEST(AttentionKernel, OutputInParts) {
-  constexpr AttentionConfig kConfig = {.head_dim_qk = 32, .head_dim_vo = 72, .q_tile = 16, .kv_tile = 64, .vo_tile = 32, .warps_q = 1, .warps_kv = 4};
+  constexpr AttentionConfig kConfig = {
+      .head_dim_qk = 32, .head_dim_vo = 72, .q_tile = 16, .kv_tile = 64, .vo_tile = 32, .warps_q = 1, .warps_kv = 4};
   expect_attention<kConfig>({.most_qo = 5, .causal = true}, 70, 4);
 }
 
 TEST(AttentionKernel, Float8Cache) {
-  constexpr AttentionConfig kDecode8 = {.kv = DType::e4m3, .head_dim_qk = 64, .head_dim_vo = 64, .q_tile = 16, .kv_tile = 128, .vo_tile = 64,
-                                        .warps_q = 1, .warps_kv = 4, .num_stages = 1};
+  constexpr AttentionConfig kDecode8 = {.kv = DType::e4m3,
+                                        .head_dim_qk = 64,
+                                        .head_dim_vo = 64,
+                                        .q_tile = 16,
+                                        .kv_tile = 128,
+                                        .vo_tile = 64,
+                                        .warps_q = 1,
+                                        .warps_kv = 4,
+                                        .num_stages = 1};
   expect_attention<kDecode8>({.most_qo = 2, .causal = true}, 80, 3);
-  constexpr AttentionConfig kAppend8 = {.q = DType::f16, .kv = DType::e5m2, .out = DType::f16, .head_dim_qk = 40, .head_dim_vo = 64, .kv_tile = 64, .vo_tile = 64,
-                                        .num_stages = 1, .sinks = true};
+  constexpr AttentionConfig kAppend8 = {.q = DType::f16,
+                                        .kv = DType::e5m2,
+                                        .out = DType::f16,
+                                        .head_dim_qk = 40,
+                                        .head_dim_vo = 64,
+                                        .kv_tile = 64,
+                                        .vo_tile = 64,
+                                        .num_stages = 1,
+                                        .sinks = true};
   expect_attention<kAppend8>({.most_qo = 30, .causal = true}, 83, 3);
-  constexpr AttentionConfig kAll8 = {.q = DType::e4m3, .kv = DType::e4m3, .out = DType::e4m3, .head_dim_qk = 32, .head_dim_vo = 32, .kv_tile = 32, .vo_tile = 32,
-                                     .num_stages = 1, .paged = false};
+  constexpr AttentionConfig kAll8 = {.q = DType::e4m3,
+                                     .kv = DType::e4m3,
+                                     .out = DType::e4m3,
+                                     .head_dim_qk = 32,
+                                     .head_dim_vo = 32,
+                                     .kv_tile = 32,
+                                     .vo_tile = 32,
+                                     .num_stages = 1,
+                                     .paged = false};
   expect_attention<kAll8>({.most_qo = 30}, 86, 2);
   // Too large to be held in registers: moved in parts.
-  constexpr AttentionConfig kLarge8 = {.kv = DType::e4m3, .head_dim_qk = 512, .head_dim_vo = 64, .q_tile = 16, .kv_tile = 16, .vo_tile = 64,
-                                       .warps_q = 1, .warps_kv = 1, .num_stages = 1};
+  constexpr AttentionConfig kLarge8 = {.kv = DType::e4m3,
+                                       .head_dim_qk = 512,
+                                       .head_dim_vo = 64,
+                                       .q_tile = 16,
+                                       .kv_tile = 16,
+                                       .vo_tile = 64,
+                                       .warps_q = 1,
+                                       .warps_kv = 1,
+                                       .num_stages = 1};
   expect_attention<kLarge8>({.batch_size = 1, .most_qo = 3, .most_kv = 100, .causal = true}, 88, 2);
 }
 
 TEST(AttentionKernel, CustomMask) {
-  constexpr AttentionConfig kConfig = {.q = DType::f16, .kv = DType::f16, .out = DType::f16, .head_dim_qk = 32, .head_dim_vo = 32, .kv_tile = 32, .vo_tile = 32,
-                                       .limits = false, .custom_mask = true};
+  constexpr AttentionConfig kConfig = {.q = DType::f16,
+                                       .kv = DType::f16,
+                                       .out = DType::f16,
+                                       .head_dim_qk = 32,
+                                       .head_dim_vo = 32,
+                                       .kv_tile = 32,
+                                       .vo_tile = 32,
+                                       .limits = false,
+                                       .custom_mask = true};
   expect_attention<kConfig>({.most_qo = 30}, 90, 3);
-  constexpr AttentionConfig kWindow = {.head_dim_qk = 16, .head_dim_vo = 16, .q_tile = 16, .kv_tile = 64, .vo_tile = 16, .warps_q = 1, .warps_kv = 4,
-                                       .custom_mask = true, .sinks = true};
+  constexpr AttentionConfig kWindow = {.head_dim_qk = 16,
+                                       .head_dim_vo = 16,
+                                       .q_tile = 16,
+                                       .kv_tile = 64,
+                                       .vo_tile = 16,
+                                       .warps_q = 1,
+                                       .warps_kv = 4,
+                                       .custom_mask = true,
+                                       .sinks = true};
   expect_attention<kWindow>({.most_qo = 6, .window_left = 30}, 93, 3);
 }
 
 TEST(AttentionKernel, SoftCapAndAlibi) {
-  constexpr AttentionConfig kConfig = {.q = DType::f16, .kv = DType::f16, .out = DType::f32, .head_dim_qk = 32, .head_dim_vo = 32, .q_tile = 128, .kv_tile = 32,
-                                       .vo_tile = 32, .soft_cap = true, .alibi = true};
+  constexpr AttentionConfig kConfig = {.q = DType::f16,
+                                       .kv = DType::f16,
+                                       .out = DType::f32,
+                                       .head_dim_qk = 32,
+                                       .head_dim_vo = 32,
+                                       .q_tile = 128,
+                                       .kv_tile = 32,
+                                       .vo_tile = 32,
+                                       .soft_cap = true,
+                                       .alibi = true};
   expect_attention<kConfig>({.causal = true}, 100, 3);
 }
 
 TEST(AttentionKernel, Rope) {
-  constexpr AttentionConfig kDecodeRope = {.q = DType::f16, .kv = DType::f16, .out = DType::f16, .head_dim_qk = 40, .head_dim_vo = 32, .q_tile = 16, .kv_tile = 64,
-                                           .vo_tile = 32, .warps_q = 1, .warps_kv = 4, .num_stages = 2, .rope = true};
+  constexpr AttentionConfig kDecodeRope = {.q = DType::f16,
+                                           .kv = DType::f16,
+                                           .out = DType::f16,
+                                           .head_dim_qk = 40,
+                                           .head_dim_vo = 32,
+                                           .q_tile = 16,
+                                           .kv_tile = 64,
+                                           .vo_tile = 32,
+                                           .warps_q = 1,
+                                           .warps_kv = 4,
+                                           .num_stages = 2,
+                                           .rope = true};
   expect_attention<kDecodeRope>({.most_qo = 3, .causal = true}, 110, 3);
-  constexpr AttentionConfig kAppendRope = {.kv = DType::e4m3, .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 32, .vo_tile = 64, .num_stages = 1, .rope = true};
+  constexpr AttentionConfig kAppendRope = {
+      .kv = DType::e4m3, .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 32, .vo_tile = 64, .num_stages = 1, .rope = true};
   expect_attention<kAppendRope>({.most_qo = 30, .causal = true}, 113, 2);
 }
 
 TEST(AttentionKernel, EverythingAtOnce) {
-  constexpr AttentionConfig kConfig = {.q = DType::f16, .kv = DType::f16, .out = DType::f16, .head_dim_qk = 16, .head_dim_vo = 16, .q_tile = 16, .kv_tile = 16, .vo_tile = 16,
-                                       .warps_q = 1, .warps_kv = 1, .num_stages = 2, .soft_cap = true, .alibi = true, .custom_mask = true, .sinks = true, .rope = true};
+  constexpr AttentionConfig kConfig = {.q = DType::f16,
+                                       .kv = DType::f16,
+                                       .out = DType::f16,
+                                       .head_dim_qk = 16,
+                                       .head_dim_vo = 16,
+                                       .q_tile = 16,
+                                       .kv_tile = 16,
+                                       .vo_tile = 16,
+                                       .warps_q = 1,
+                                       .warps_kv = 1,
+                                       .num_stages = 2,
+                                       .soft_cap = true,
+                                       .alibi = true,
+                                       .custom_mask = true,
+                                       .sinks = true,
+                                       .rope = true};
   expect_attention<kConfig>({.most_qo = 6, .window_left = 60}, 120, 4);
 }
 
@@ -162,7 +257,8 @@ TEST(AttentionPlanKernel, SameAsPlanWork) {
     plan.num_kv_heads = draw(1, 3), plan.num_qo_heads = plan.num_kv_heads * draw(1, 5), plan.num_vo_tiles = draw(1, 2);
     plan.q_tile = 16, plan.kv_tile = 32, plan.page_size = draw(0, 3);
     plan.max_workers = draw(1, 300), plan.min_units = draw(1, 3), plan.max_slots = 2 * plan.max_workers;
-    plan.batch_invariant = draw(0, 1), plan.cut_tiles = draw(0, 2), plan.causal = draw(0, 1), plan.window_left = draw(0, 1) ? draw(0, 90) : -1;
+    plan.batch_invariant = draw(0, 1), plan.cut_tiles = draw(0, 2), plan.causal = draw(0, 1),
+    plan.window_left = draw(0, 1) ? draw(0, 90) : -1;
     std::vector<int32_t> qo_indptr{0}, kv_indptr{0}, last_page_len;
     const int most_qo = round % 3 ? 3 : 200;
     for (int r = 0; r < plan.batch_size; ++r) {

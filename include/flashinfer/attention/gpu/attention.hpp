@@ -12,7 +12,7 @@ namespace flashinfer::gpu {
 /// A user's variant: C++ source that defines a functor with the members of BuiltinVariant (attention/variant.hpp). It is compiled in
 /// front of the kernel; its own parameters are the bytes of VariantParams::user.
 struct UserVariant {
-  std::string name;     // what compile errors call the source
+  std::string name;  // what compile errors call the source
   std::string text;
   std::string functor;  // the type, as the kernel's template argument
 };
@@ -32,7 +32,8 @@ inline const char* why_unaligned(const AttentionParams& p, const AttentionConfig
     return "k: address and strides must be multiples of 8 elements";
   if (unaligned(p.kv.v, kv, 8 * kv, {p.kv.v_stride_page, p.kv.v_stride_token, p.kv.v_stride_head}))
     return "v: address and strides must be multiples of 8 elements";
-  if (unaligned(p.out, out, 4 * out, {p.out_stride_token, p.out_stride_head})) return "out: address and strides must be multiples of 4 elements";
+  if (unaligned(p.out, out, 4 * out, {p.out_stride_token, p.out_stride_head}))
+    return "out: address and strides must be multiples of 4 elements";
   return nullptr;
 }
 
@@ -47,7 +48,8 @@ struct UserKernel {
     id.config = this;
     id.text = [](const void* p) -> KernelText {
       const UserKernel& kernel = *static_cast<const UserKernel*>(p);
-      return {AttentionConfig::kHeader, std::string(AttentionConfig::kKernel) + "<" + text_of(*kernel.config) + ", " + kernel.variant->functor + ">",
+      return {AttentionConfig::kHeader,
+              std::string(AttentionConfig::kKernel) + "<" + text_of(*kernel.config) + ", " + kernel.variant->functor + ">",
               kernel.variant->name, kernel.variant->text};
     };
     return id;
@@ -58,7 +60,8 @@ struct UserKernel {
 
 /// Runs a plan. The plan was made for this config: its q_tile, kv_tile and number of output parts. `variant` replaces the built-in one.
 /// Throws Unsupported for rows that are not aligned to 8 elements.
-inline void attention(const AttentionParams& params, const AttentionConfig& config, const Context& context, const UserVariant* variant = nullptr) {
+inline void attention(const AttentionParams& params, const AttentionConfig& config, const Context& context,
+                      const UserVariant* variant = nullptr) {
   const AttentionPlan& plan = params.plan;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
   if (const char* reason = why_invalid(config, device))

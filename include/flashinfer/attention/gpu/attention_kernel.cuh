@@ -154,16 +154,19 @@ struct AttentionKernel {
   }
 
   /// Starts the values that are due at the first wait of a step: of the tile kStages - 1 ahead, into the slot before this one.
-  static FLASHINFER_DEVICE void begin_values(const Loader& loader, typename Loader::VCopy& copy, int32_t tile, int32_t stage, int32_t num_tiles) {
+  static FLASHINFER_DEVICE void begin_values(const Loader& loader, typename Loader::VCopy& copy, int32_t tile, int32_t stage,
+                                             int32_t num_tiles) {
     if constexpr (Tile::kKvAsync) {
-      if (tile + kStages - 1 < num_tiles) copy.copy(Tile::loader(), Loader::v_smem(stage == 0 ? kStages - 1 : stage - 1), loader.values(tile + kStages - 1));
+      if (tile + kStages - 1 < num_tiles)
+        copy.copy(Tile::loader(), Loader::v_smem(stage == 0 ? kStages - 1 : stage - 1), loader.values(tile + kStages - 1));
       ptx::cp_async_commit();
     } else {
       copy.fetch(Tile::loader(), loader.values(tile));
     }
   }
   /// At the second wait: the keys kStages ahead, into this slot.
-  static FLASHINFER_DEVICE void begin_keys(const Loader& loader, typename Loader::KCopy& copy, int32_t tile, int32_t stage, int32_t num_tiles) {
+  static FLASHINFER_DEVICE void begin_keys(const Loader& loader, typename Loader::KCopy& copy, int32_t tile, int32_t stage,
+                                           int32_t num_tiles) {
     if constexpr (Tile::kKvAsync) {
       if (tile + kStages < num_tiles) copy.copy(Tile::loader(), Loader::k_smem(stage), loader.keys(tile + kStages));
       ptx::cp_async_commit();
@@ -181,7 +184,7 @@ struct AttentionKernel {
   static FLASHINFER_DEVICE void rotate_k(const Loader& loader, int32_t tile, int32_t stage) {
     const int32_t first_key = loader.first_key(tile);
     Rope<kConfig>::template rotate<Tile::kLoadKeys, kSmem.k_pitch, Tile::kLoadThreads>(Tile::loader(), Loader::k_smem(stage),
-                                                                                      [&](int row) { return first_key + row; });
+                                                                                       [&](int row) { return first_key + row; });
     Tile::sync_keys();
   }
 };

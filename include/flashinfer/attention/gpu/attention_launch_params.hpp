@@ -15,7 +15,8 @@ FLASHINFER_HOST_DEVICE constexpr int keys_per_warp(const AttentionConfig& c) { r
 /// Why no kernel has this config, or null. What an architecture can not hold: why_invalid(config, device).
 FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const AttentionConfig& c) {
   if (!is_float16(c.q) && !is_float8(c.q)) return "q must be f16, bf16, e4m3 or e5m2";
-  if (!(c.kv == c.q || is_float8(c.kv) || (c.kv == DType::f16 && is_float8(c.q)))) return "keys and values must have q's dtype or be e4m3 or e5m2";
+  if (!(c.kv == c.q || is_float8(c.kv) || (c.kv == DType::f16 && is_float8(c.q))))
+    return "keys and values must have q's dtype or be e4m3 or e5m2";
   if (c.out != DType::f32 && !is_float16(c.out) && !is_float8(c.out)) return "the output must be f16, bf16, f32, e4m3 or e5m2";
   if (c.head_dim_qk < 8 || c.head_dim_qk > 512 || c.head_dim_qk % 8) return "head_dim_qk must be a multiple of 8 up to 512";
   if (c.head_dim_vo < 8 || c.head_dim_vo > 512 || c.head_dim_vo % 8) return "head_dim_vo must be a multiple of 8 up to 512";
@@ -35,9 +36,10 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const AttentionConfig& 
 /// Are keys and values copied to shared memory through registers: to be converted, or for want of cp.async (sm_75)?
 FLASHINFER_HOST_DEVICE constexpr bool converts_kv(const AttentionConfig& c) { return c.kv != c.q || is_float8(c.q); }
 
-/// Does a warp keep its fragments of q in registers, rather than read them again for every tile?
+/// Does a warp keep its fragments of q in registers, rather than read them again for every tile? It pays where q is half of what
+/// a step reads (16 keys), not where it is a fifth (64 keys).
 FLASHINFER_HOST_DEVICE constexpr bool keeps_q(const AttentionConfig& c) {
-  return rows_per_warp(c) * (padded(c.vo_tile) + keys_per_warp(c) + padded(c.head_dim_qk) / 2) <= 32 * 110;
+  return keys_per_warp(c) <= 32 && rows_per_warp(c) * (padded(c.vo_tile) + keys_per_warp(c) + padded(c.head_dim_qk) / 2) <= 32 * 110;
 }
 
 /// Byte offsets of dynamic shared memory. Rows of tiles are an odd number of 16-byte chunks apart, so that the eight rows
@@ -48,7 +50,7 @@ struct AttentionSmem {
   int q, k, v;                    // tiles; at the end of an item [k, tiles_end) is scratch for merging
   int merge_max, merge_sum;       // of every warp's rows, behind the warps' accumulators at k
   int tiles_end;
-  int num_places;                 // tiles whose row places are kept, a power of two
+  int num_places;                // tiles whose row places are kept, a power of two
   int places, rope, rows, work;  // rows: what each warp's rows may see
   int size;
 
@@ -69,7 +71,9 @@ struct AttentionSmem {
         merge_max(k + c.warps_kv * 64 * (padded(c.vo_tile) + 8)),
         merge_sum(merge_max + c.warps_kv * 64),
         tiles_end(0),
-        num_places(c.num_stages == 1 ? 2 : c.num_stages < 4 ? 4 : 8),
+        num_places(c.num_stages == 1  ? 2
+                   : c.num_stages < 4 ? 4
+                                      : 8),
         places(0),
         rope(0),
         rows(0),

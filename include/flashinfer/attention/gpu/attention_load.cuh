@@ -67,7 +67,8 @@ struct RowCopy {
   struct Chunk {
     int row, column;
     FLASHINFER_DEVICE Chunk(int thread, int i)
-        : row(int(unsigned(thread) / kSharers) + i / kColumnSteps * kRowsAtOnce), column(int(unsigned(thread) % kSharers) + i % kColumnSteps * kSharers) {}
+        : row(int(unsigned(thread) / kSharers) + i / kColumnSteps * kRowsAtOnce),
+          column(int(unsigned(thread) % kSharers) + i % kColumnSteps * kSharers) {}
     FLASHINFER_DEVICE int clamped() const { return kRows % kRowsAtOnce == 0 ? row : min(row, kRows - 1); }
     FLASHINFER_DEVICE bool exists() const { return kRows % kRowsAtOnce == 0 || row < kRows; }
     FLASHINFER_DEVICE int to() const { return row * kPitch + column * 16; }
@@ -82,8 +83,9 @@ struct RowCopy {
     for (int i = 0; i < kPart; ++i) {
       const Chunk at(thread, kFirst + i);
       if (kFirst + i >= kPerThread) break;
-      held[i] = at.exists() && at.valid(source) ? Vec<T, 8>::load(reinterpret_cast<const T*>(source.begin(at.row) + at.column * Vec<T, 8>::kBytes))
-                                                : Vec<T, 8>::zero();
+      held[i] = at.exists() && at.valid(source)
+                    ? Vec<T, 8>::load(reinterpret_cast<const T*>(source.begin(at.row) + at.column * Vec<T, 8>::kBytes))
+                    : Vec<T, 8>::zero();
     }
   }
   template <int kFirst>
@@ -114,7 +116,8 @@ struct QSource {
 
   FLASHINFER_DEVICE QSource(const AttentionParams& p, const AttentionWork& work)
       : p(p),
-        base(reinterpret_cast<const char*>(static_cast<const T*>(p.q) + int64_t(work.item.head / p.plan.num_vo_tiles) * p.plan.group_size() * p.q_stride_head)),
+        base(reinterpret_cast<const char*>(static_cast<const T*>(p.q) +
+                                           int64_t(work.item.head / p.plan.num_vo_tiles) * p.plan.group_size() * p.q_stride_head)),
         first_row(work.item.q_tile * kConfig.q_tile),
         num_rows(work.qo_len * p.plan.group_size()),
         qo_begin(work.qo_begin) {}
@@ -131,7 +134,9 @@ struct QSource {
 template <AttentionConfig kConfig>
 FLASHINFER_DEVICE void load_q(const AttentionParams& p, const AttentionWork& work) {
   using Tile = AttentionTile<kConfig>;
-  RowCopy<typename Tile::Q, typename Tile::Operand, Tile::kQAsync, kConfig.q_tile, kConfig.head_dim_qk, Tile::kSmem.q_pitch, Tile::kThreads, 2> rows;
+  RowCopy<typename Tile::Q, typename Tile::Operand, Tile::kQAsync, kConfig.q_tile, kConfig.head_dim_qk, Tile::kSmem.q_pitch, Tile::kThreads,
+          2>
+      rows;
   rows.copy(ptx::opaque(int(threadIdx.x)), dynamic_smem() + Tile::kSmem.q, QSource<kConfig>(p, work));
 }
 
@@ -194,10 +199,13 @@ struct KvLoader {
       of_k += page * kv.k_stride_token;
       of_v += page * kv.v_stride_token;
     }
-    places(tile)[key_in_tile] = {reinterpret_cast<const char*>(static_cast<const T*>(kv.k) + of_k), reinterpret_cast<const char*>(static_cast<const T*>(kv.v) + of_v)};
+    places(tile)[key_in_tile] = {reinterpret_cast<const char*>(static_cast<const T*>(kv.k) + of_k),
+                                 reinterpret_cast<const char*>(static_cast<const T*>(kv.v) + of_v)};
   }
   /// In the loop: this thread's key of the tile.
-  FLASHINFER_DEVICE Row find_own(int32_t tile) const { return Tile::loader() < Tile::kLoadKeys ? find(first_key(tile) + Tile::loader()) : Row{0, 0}; }
+  FLASHINFER_DEVICE Row find_own(int32_t tile) const {
+    return Tile::loader() < Tile::kLoadKeys ? find(first_key(tile) + Tile::loader()) : Row{0, 0};
+  }
   FLASHINFER_DEVICE void publish_own(int32_t tile, const Row& found) const {
     if (Tile::loader() < Tile::kLoadKeys) publish(tile, Tile::first_load_key() + Tile::loader(), found);
   }

@@ -10,9 +10,9 @@ namespace flashinfer::gpu {
 
 /// A row of the item's tile and where it goes.
 struct OutRow {
-  int64_t token;    // of all requests' queries
+  int64_t token;  // of all requests' queries
   int32_t qo_head;
-  bool valid;       // a row of the request, inside out
+  bool valid;  // a row of the request, inside out
 };
 template <AttentionConfig kConfig>
 FLASHINFER_DEVICE OutRow out_row(const AttentionParams& p, const AttentionWork& work, int32_t row) {
@@ -57,10 +57,12 @@ FLASHINFER_DEVICE void store_out(const AttentionParams& p, const AttentionWork& 
   Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store(row + vo_column);
 }
 FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const AttentionWork& work, const OutRow& at, float lse) {
-  if (p.lse && at.valid && work.item.head % p.plan.num_vo_tiles == 0) p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
+  if (p.lse && at.valid && work.item.head % p.plan.num_vo_tiles == 0)
+    p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
 }
 template <AttentionConfig kConfig>
-FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const AttentionWork& work, const OutRow& at, int32_t row, int32_t column, float4 x) {
+FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const AttentionWork& work, const OutRow& at, int32_t row, int32_t column,
+                                     float4 x) {
   if (!at.valid || column >= kConfig.vo_tile) return;
   const int64_t slot_row = int64_t(work.item.slot) * kConfig.q_tile + row;
   *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * kConfig.vo_tile + column) = x;
@@ -84,7 +86,8 @@ constexpr FLASHINFER_HOST_DEVICE int row_floats(int columns) { return columns + 
 
 /// Writes an item of warps that have rows of their own. Each warp passes fragments of 16 rows through its part of what were tiles.
 template <AttentionConfig kConfig, class Variant>
-FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork& work, const float (&m)[AttentionTile<kConfig>::kRowFragments][2],
+FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork& work,
+                                  const float (&m)[AttentionTile<kConfig>::kRowFragments][2],
                                   const float (&d)[AttentionTile<kConfig>::kRowFragments][2],
                                   const float (&o)[AttentionTile<kConfig>::kRowFragments][AttentionTile<kConfig>::kOutFragments][4]) {
   using Tile = AttentionTile<kConfig>;
@@ -99,7 +102,8 @@ FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork&
   for (int f = 0; f < Tile::kRowFragments; ++f) {
     float factor[2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) factor[h] = store_state<kConfig, Variant>(p, work, Tile::row(f, h, thread), m[f][h], d[f][h], lane % 4 == 0);
+    for (int h = 0; h < 2; ++h)
+      factor[h] = store_state<kConfig, Variant>(p, work, Tile::row(f, h, thread), m[f][h], d[f][h], lane % 4 == 0);
 #pragma unroll
     for (int first = 0; first < Tile::kOutFragments; first += kFragments) {
 #pragma unroll
@@ -134,9 +138,9 @@ FLASHINFER_DEVICE void merge_warps(const AttentionParams& p, const AttentionWork
                                    const float (&o)[1][AttentionTile<kConfig>::kOutFragments][4]) {
   using Tile = AttentionTile<kConfig>;
   constexpr int kWarps = kConfig.warps_kv, kPitch = row_floats(padded(kConfig.vo_tile));
-  float* rows = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.k);               // [warp, row]
-  float* maxima = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_max);      // [warp, row]; then factors
-  float* sums = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_sum);        // [warp, row]
+  float* rows = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.k);            // [warp, row]
+  float* maxima = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_max);  // [warp, row]; then factors
+  float* sums = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.merge_sum);    // [warp, row]
   const int thread = ptx::opaque(int(threadIdx.x)), lane = thread % kWarpSize, warp = thread / kWarpSize;
   __syncthreads();  // all warps are done with the keys and values that lie here
 #pragma unroll
@@ -247,7 +251,8 @@ FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const AttentionWork&
 /// Sums the slots of a segment's rows in slot order. A task is four columns of a row; a thread has kTasks of them under way,
 /// kBatch slots of each at a time.
 template <AttentionConfig kConfig, int kTasks, int kBatch>
-FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWork& work, int num_rows, const float* row_max, const float* row_factor) {
+FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWork& work, int num_rows, const float* row_max,
+                                     const float* row_factor) {
   using Tile = AttentionTile<kConfig>;
   constexpr int kTasksPerRow = kConfig.vo_tile / 4;
   const AttentionPlan& plan = p.plan;
@@ -285,7 +290,8 @@ FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWo
 #pragma unroll
         for (int t = 0; t < kTasks; ++t) {
           const float factor = maxima[j][t] == -kInfinity ? 0.0f : ptx::ex2(maxima[j][t] - m[t]);
-          sum[t].x += parts[j][t].x * factor, sum[t].y += parts[j][t].y * factor, sum[t].z += parts[j][t].z * factor, sum[t].w += parts[j][t].w * factor;
+          sum[t].x += parts[j][t].x * factor, sum[t].y += parts[j][t].y * factor, sum[t].z += parts[j][t].z * factor,
+              sum[t].w += parts[j][t].w * factor;
         }
     }
 #pragma unroll
@@ -310,7 +316,8 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const AttentionWork
   merge_rows<kConfig, Variant>(p, work, num_rows, row_max, row_factor);
   __syncthreads();
   if (kRounds > 1 && num_rows * (kConfig.vo_tile / 4) > Tile::kThreads) {
-    merge_columns<kConfig, min(kRounds, 8), 2>(p, work, num_rows, row_max, row_factor);
+    constexpr int kTasks = min_blocks(kConfig) > 2 ? 4 : 8;  // as many as registers hold
+    merge_columns<kConfig, min(kRounds, kTasks), 2>(p, work, num_rows, row_max, row_factor);
   } else {
     merge_columns<kConfig, 1, 16>(p, work, num_rows, row_max, row_factor);
   }

@@ -59,7 +59,8 @@ struct AttentionPlanKernel {
     return int64_t(uint64_t(high) << 32 | low);
   }
   static FLASHINFER_DEVICE int64_t shuffle_xor(int64_t x, int mask) {
-    const uint32_t low = __shfl_xor_sync(0xffffffffu, uint32_t(x), mask), high = __shfl_xor_sync(0xffffffffu, uint32_t(uint64_t(x) >> 32), mask);
+    const uint32_t low = __shfl_xor_sync(0xffffffffu, uint32_t(x), mask),
+                   high = __shfl_xor_sync(0xffffffffu, uint32_t(uint64_t(x) >> 32), mask);
     return int64_t(uint64_t(high) << 32 | low);
   }
 
@@ -124,7 +125,8 @@ struct AttentionPlanKernel {
   }
 
   /// Writes the starts of the workers whose pieces begin in this chunk. `before`: of the chunks before it.
-  static FLASHINFER_DEVICE void place(const AttentionPlan& plan, int first, const Counts& before, int64_t num_units, int32_t num_workers, const Smem& smem) {
+  static FLASHINFER_DEVICE void place(const AttentionPlan& plan, int first, const Counts& before, int64_t num_units, int32_t num_workers,
+                                      const Smem& smem) {
     const int num_requests = min(plan.batch_size - first, kChunk);
     for (int32_t worker = int32_t(threadIdx.x); worker < num_workers; worker += kThreads) {
       const int64_t unit = piece_begin(num_units, num_workers, worker) - before.units;

@@ -23,7 +23,8 @@ struct Rope {
   /// Once a block; a barrier must follow. Double precision is slow on most GPUs, but these are few.
   static FLASHINFER_DEVICE void make_table(const VariantParams& variant) {
     for (int i = int(threadIdx.x); i < kHalf; i += Tile::kThreads) {
-      const double turns = exp2(double(variant.rope_log2_theta) * (-2.0 * i / kConfig.head_dim_qk)) * double(variant.rope_rcp_scale) * 0.15915494309189533577;
+      const double turns = exp2(double(variant.rope_log2_theta) * (-2.0 * i / kConfig.head_dim_qk)) * double(variant.rope_rcp_scale) *
+                           0.15915494309189533577;
       const float high = float(turns);
       table()[i] = {high, float(turns - double(high))};
     }

@@ -140,8 +140,13 @@ struct WarpState {
           for (int n = 0; n < kScoreFragments; ++n)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-              const LogitPosition at = {work.item.request, token, work.qo_len, lane_key + n * 8 + e, work.kv_len,
-                                        kv_head * group_size + row - token * group_size, kv_head};
+              const LogitPosition at = {work.item.request,
+                                        token,
+                                        work.qo_len,
+                                        lane_key + n * 8 + e,
+                                        work.kv_len,
+                                        kv_head * group_size + row - token * group_size,
+                                        kv_head};
               float& x = s[f][n][2 * h + e];
               bool visible = at.kv_idx >= limits.begin && at.kv_idx < limits.end;
               if constexpr (Variant::kMasks) visible = visible && Variant::visible(p.variant, at);
@@ -180,7 +185,8 @@ struct WarpState {
   }
 
   /// Turns scores into probabilities relative to m, as fragments of the next product's left operand.
-  FLASHINFER_DEVICE void softmax(float (&s)[kRowFragments][kScoreFragments][4], float scale, uint32_t (&probabilities)[kRowFragments][kScoreFragments / 2][4]) {
+  FLASHINFER_DEVICE void softmax(float (&s)[kRowFragments][kScoreFragments][4], float scale,
+                                 uint32_t (&probabilities)[kRowFragments][kScoreFragments / 2][4]) {
     bool rescales = false;
     float factor[kRowFragments][2];
 #pragma unroll

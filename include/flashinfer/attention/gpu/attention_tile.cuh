@@ -36,10 +36,10 @@ struct AttentionTile {
 
   static constexpr AttentionSmem kSmem{kConfig};
   static constexpr int kThreads = num_threads(kConfig);
-  static constexpr int kRowFragments = rows_per_warp(kConfig) / 16;   // of 16 rows
+  static constexpr int kRowFragments = rows_per_warp(kConfig) / 16;  // of 16 rows
   static constexpr int kKeysPerWarp = keys_per_warp(kConfig);
-  static constexpr int kScoreFragments = kKeysPerWarp / 8;            // of 8 keys
-  static constexpr int kOutFragments = padded(kConfig.vo_tile) / 8;   // of 8 columns
+  static constexpr int kScoreFragments = kKeysPerWarp / 8;           // of 8 keys
+  static constexpr int kOutFragments = padded(kConfig.vo_tile) / 8;  // of 8 columns
   static constexpr int kQkSteps = padded(kConfig.head_dim_qk) / 16;
   static constexpr int kStages = kConfig.num_stages;
 
@@ -54,7 +54,9 @@ struct AttentionTile {
 
   static FLASHINFER_DEVICE int lane() { return int(threadIdx.x % kWarpSize); }
   static FLASHINFER_DEVICE int warp() { return int(threadIdx.x / kWarpSize); }
-  static FLASHINFER_DEVICE int warp_q(int thread = int(threadIdx.x)) { return kConfig.warps_kv == 1 ? int(unsigned(thread) / kWarpSize) : 0; }
+  static FLASHINFER_DEVICE int warp_q(int thread = int(threadIdx.x)) {
+    return kConfig.warps_kv == 1 ? int(unsigned(thread) / kWarpSize) : 0;
+  }
   static FLASHINFER_DEVICE int warp_kv() { return kConfig.warps_kv == 1 ? 0 : warp(); }
   /// The thread among those that load keys together, and their first key in the tile.
   static FLASHINFER_DEVICE int loader() { return kOwnKeys ? lane() : int(threadIdx.x); }

@@ -1,4 +1,5 @@
-// Host only. Which generic attention kernel runs a problem on a device. Everything is constexpr: chosen and tested on machines without a GPU.
+// Host only. Which generic attention kernel runs a problem on a device. Everything is constexpr: chosen and tested on machines without a
+// GPU.
 #pragma once
 
 #include <flashinfer/attention/gpu/attention_launch_params.hpp>
@@ -53,13 +54,15 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
   struct Shape {
     int q_tile, kv_tile, warps_q, warps_kv, num_stages;
   };
-  constexpr Shape kDecode[] = {{16, 64, 1, 4, 3}, {16, 64, 1, 4, 2}, {16, 64, 1, 4, 1}, {16, 32, 1, 2, 2}, {16, 32, 1, 2, 1}, {16, 16, 1, 1, 1}};
+  constexpr Shape kDecode[] = {{16, 64, 1, 4, 3}, {16, 64, 1, 4, 2}, {16, 64, 1, 4, 1},
+                               {16, 32, 1, 2, 2}, {16, 32, 1, 2, 1}, {16, 16, 1, 1, 1}};
   // Keys that are converted on their way have one tile under way: a longer one keeps the memory busy.
   constexpr Shape kDecodeConverted[] = {{16, 128, 1, 4, 1}};
   // 32 rows a warp halve what mma reads of shared memory, where the accumulators leave room for them.
   constexpr Shape kPrefill[] = {{128, 64, 4, 1, 2}, {128, 32, 4, 1, 2}, {128, 32, 4, 1, 1}, {128, 16, 4, 1, 1}};
   constexpr Shape kWide[] = {{128, 64, 8, 1, 2}, {128, 32, 8, 1, 2}, {128, 16, 8, 1, 2}, {128, 32, 8, 1, 1}, {128, 16, 8, 1, 1}};
-  constexpr Shape kShort[] = {{64, 64, 4, 1, 2}, {64, 32, 4, 1, 2}, {64, 64, 4, 1, 1}, {64, 32, 4, 1, 1}, {64, 16, 4, 1, 2}, {64, 16, 4, 1, 1}};
+  constexpr Shape kShort[] = {{64, 64, 4, 1, 2}, {64, 32, 4, 1, 2}, {64, 64, 4, 1, 1},
+                              {64, 32, 4, 1, 1}, {64, 16, 4, 1, 2}, {64, 16, 4, 1, 1}};
 
   // 32 rows of 128 columns and 64 keys leave no registers for what is done to single logits.
   const bool touches_logits = c.soft_cap || c.alibi || c.custom_mask;
@@ -68,7 +71,8 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
     for (const Shape& s : shapes) {
       if (!copies_async && s.num_stages > 1) continue;
       AttentionConfig with = c;
-      with.q_tile = s.q_tile, with.kv_tile = s.kv_tile, with.warps_q = s.warps_q, with.warps_kv = s.warps_kv, with.num_stages = s.num_stages;
+      with.q_tile = s.q_tile, with.kv_tile = s.kv_tile, with.warps_q = s.warps_q, with.warps_kv = s.warps_kv,
+      with.num_stages = s.num_stages;
       if (touches_logits && rows_per_warp(with) * (padded(with.vo_tile) + keys_per_warp(with)) > 32 * 160) continue;
       with.rope = true;
       if (why_invalid(with, device) || workers_per_sm(with, device) < blocks) continue;
@@ -101,8 +105,7 @@ constexpr void for_each_tuned_attention(Arch arch, Visit&& visit) {
     for (int32_t causal : {0, 1}) tuned({.q = dtype, .kv = dtype, .out = dtype, .causal = causal});
     tuned({.q = dtype, .kv = dtype, .out = dtype, .page_size = 0, .causal = 1});
   }
-  for (int32_t head_dim : {64, 96, 256})
-    tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
+  for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
   tuned({.head_dim_qk = 192, .page_size = 0, .causal = 1});
   tuned({.kv = DType::e4m3, .causal = 1});
   tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
