@@ -73,7 +73,8 @@ def is_sink_variant(jit_args):
     if len(jit_args) == 13 and jit_args[11] == "AttentionSink":
         return True
     raise Unsupported(
-        "jit_args: FlashInfer's C++ variants are written against its own headers; write a functor for flashinfer/attention/variant.hpp and give it to run(variant=)"
+        "jit_args: FlashInfer's C++ variants are written against its own headers; write a functor for flashinfer/attention/variant.hpp "
+        "and give it to run(variant=)"
     )
 
 
@@ -225,7 +226,8 @@ class Wrapper:
         causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta = options
         check_pos_encoding_mode("forward", pos_encoding_mode)
         slopes = alibi_slopes(pos_encoding_mode, self._num_qo_heads, self._float_workspace_buffer)
-        self._plan.set_options(causal, window_left, pos_encoding_mode == "ROPE_LLAMA", slopes, sm_scale, logits_soft_cap, rope_scale, rope_theta)
+        rope = pos_encoding_mode == "ROPE_LLAMA"
+        self._plan.set_options(causal, window_left, rope, slopes, sm_scale, logits_soft_cap, rope_scale, rope_theta)
         self._remember(*options)
 
     def _planned(self):

@@ -77,9 +77,12 @@ _OLD_ORDER = (
 
 def _name_positional(name, args, options):
     if len(args) > len(_OLD_ORDER):
-        raise TypeError(f"{name}.plan() accepts at most {len(_OLD_ORDER)} deprecated optional positional arguments after page_size; got {len(args)}")
+        most = len(_OLD_ORDER)
+        raise TypeError(f"{name}.plan() accepts at most {most} deprecated optional positional arguments after page_size; got {len(args)}")
     warnings.warn(
-        f"Passing optional arguments to {name}.plan() positionally is deprecated; pass them as keyword arguments.", DeprecationWarning, stacklevel=3
+        f"Passing optional arguments to {name}.plan() positionally is deprecated; pass them as keyword arguments.",
+        DeprecationWarning,
+        stacklevel=3,
     )
     named = dict(zip(_OLD_ORDER, args))
     for key in named:
@@ -189,7 +192,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         if window_right != 0:
             raise Unsupported("plan: window_right is 0: keys behind a query's own position are masked")
         self._check_q_len(q_len_per_req)
-        dtypes = dtype_names(data_type if q_data_type is None else q_data_type, data_type if kv_data_type is None else kv_data_type, o_data_type)
+        q_data_type = data_type if q_data_type is None else q_data_type
+        kv_data_type = data_type if kv_data_type is None else kv_data_type
+        dtypes = dtype_names(q_data_type, kv_data_type, o_data_type)
         batch_invariant, cut_len = cut_of(batch_invariant, fixed_split_size, disable_split_kv, page_size)
         homes = {}
         if self._use_cuda_graph and not size_only:
@@ -197,17 +202,20 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
                 raise refuse(
                     "plan",
                     "q_len_per_req",
-                    f"q_len_per_req is part of the frozen cudagraph shape: this wrapper was planned with {self._q_len_per_req}, got {q_len_per_req}",
+                    f"q_len_per_req is part of the frozen cudagraph shape: this wrapper was planned with {self._q_len_per_req}, "
+                    f"got {q_len_per_req}",
                 )
             if len(last_page_len) > self._fixed_batch_size:
                 raise refuse(
                     "plan",
                     "last_page_len",
-                    f"The batch size should be fixed in cudagraph mode, the runtime batch size {len(last_page_len)}  mismatches the batch size "
-                    f"set during initialization {self._fixed_batch_size}",
+                    f"The batch size should be fixed in cudagraph mode, the runtime batch size {len(last_page_len)}  mismatches the "
+                    f"batch size set during initialization {self._fixed_batch_size}",
                 )
             homes = dict(
-                kv_indptr_home=self._paged_kv_indptr_buf, kv_indices_home=self._paged_kv_indices_buf, last_page_len_home=self._paged_kv_last_page_len_buf
+                kv_indptr_home=self._paged_kv_indptr_buf,
+                kv_indices_home=self._paged_kv_indices_buf,
+                last_page_len_home=self._paged_kv_last_page_len_buf,
             )
             if in_place:
                 indptr, indices, last_page_len = homes.values()
@@ -325,16 +333,19 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         variant: {"name", "source", "functor", "params"}, a functor as in flashinfer/attention/variant.hpp, its C++ source, and the
         bytes that it finds in VariantParams::user (GPU alone).
         """
-        if args or window_left is not None or q_len_per_req is not None or skip_softmax_threshold_scale_factor is not None or kv_cache_sf is not None:
+        asks = window_left is not None or q_len_per_req is not None or kv_cache_sf is not None
+        if args or asks or skip_softmax_threshold_scale_factor is not None:
             self._check_rare(window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
                 if per_head(q_scale, k_scale, v_scale):
-                    return self._run_per_head("run_paged", q, (paged_kv_cache,), (q_scale, k_scale, v_scale), out, lse, return_lse, sinks, enable_pdl)
+                    scales = q_scale, k_scale, v_scale
+                    return self._run_per_head("run_paged", q, (paged_kv_cache,), scales, out, lse, return_lse, sinks, enable_pdl)
             if q_len_per_req is not None:
                 warnings.warn("q_len_per_req of run() is deprecated: pass it to plan()", DeprecationWarning, stacklevel=2)
                 if q.shape[0] != self._batch_size * q_len_per_req:
-                    raise refuse("run", "q", f"q.shape[0] ({q.shape[0]}) does not match batch_size * q_len_per_req ({self._batch_size} * {q_len_per_req})")
+                    expected = f"batch_size * q_len_per_req ({self._batch_size} * {q_len_per_req})"
+                    raise refuse("run", "q", f"q.shape[0] ({q.shape[0]}) does not match {expected}")
         plan = self._plan or self._planned()
         return plan.run_paged(q, paged_kv_cache, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, enable_pdl, variant)
 
@@ -380,7 +391,8 @@ def fast_decode_plan(
         raise refuse("fast_decode_plan", "q_len_per_req", "fast_decode_plan with q_len_per_req > 1 requires a prior plan() call")
     if self._use_cuda_graph:
         if len(last_page_len) > self._fixed_batch_size:
-            raise refuse("plan", "last_page_len", f"The batch size should be fixed in cudagraph mode: {len(last_page_len)} requests, {self._fixed_batch_size} at most")
+            text = f"The batch size should be fixed in cudagraph mode: {len(last_page_len)} requests, {self._fixed_batch_size} at most"
+            raise refuse("plan", "last_page_len", text)
         if len(indices) > len(self._paged_kv_indices_buf):
             raise refuse("plan", "indices", "The size of indices should be less than or equal to the allocated buffer")
     self._plan_batch(

@@ -69,7 +69,8 @@ def single_prefill_with_kv_cache(
     check_kv_layout("single_prefill_with_kv_cache", kv_layout)
     check_no_fp4("single_prefill_with_kv_cache", kv_cache_sf)
     if scale_k is not None and k_scale is not None or scale_v is not None and v_scale is not None:
-        raise refuse("single_prefill_with_kv_cache", "k_scale", "scale_k and scale_v are other names of k_scale and v_scale: give one of each")
+        text = "scale_k and scale_v are other names of k_scale and v_scale: give one of each"
+        raise refuse("single_prefill_with_kv_cache", "k_scale", text)
     k_scale, v_scale = scale_k if k_scale is None else k_scale, scale_v if v_scale is None else v_scale
     of_heads = None
     if per_head(scale_q, k_scale, v_scale):
@@ -156,7 +157,8 @@ class _PrefillWrapper(Wrapper):
         if graph and masked:
             for name in ("custom_mask_buf", "mask_indptr_buf"):
                 if not is_tensor(getattr(self, "_" + name)):
-                    raise refuse("plan", name, f"{name} must be initialized with a torch.Tensor in cuda graph mode if we use custom mask in attention computation.")
+                    text = f"{name} must be initialized with a torch.Tensor in cuda graph mode if we use custom mask in attention computation."
+                    raise refuse("plan", name, text)
             homes["custom_mask_home"] = self._custom_mask_buf
         tile_qo_len = 0
         if graph and self._max_qo_len is not None:
@@ -201,8 +203,8 @@ class _PrefillWrapper(Wrapper):
                 raise refuse(
                     "plan",
                     "qo_indptr",
-                    f"The total number of rows in qo_indptr {rows} in cuda graph mode cannot exceed the number of rows set during initialization "
-                    f"{self._max_total_num_rows}.",
+                    f"The total number of rows in qo_indptr {rows} in cuda graph mode cannot exceed the number of rows set during "
+                    f"initialization {self._max_total_num_rows}.",
                 )
         self._batch_size = len(qo_indptr) - 1
         self._qo_indptr_last = rows
@@ -216,8 +218,8 @@ class _PrefillWrapper(Wrapper):
             raise refuse(
                 "plan",
                 "qo_indptr",
-                f"The batch size should be fixed during the lifecycle of the wrapper in cuda graph mode, the runtime batch size {batch_size} mismatches "
-                f"the batch size {self._fixed_batch_size} set during initialization.",
+                f"The batch size should be fixed during the lifecycle of the wrapper in cuda graph mode, the runtime batch size {batch_size} "
+                f"mismatches the batch size {self._fixed_batch_size} set during initialization.",
             )
 
 
@@ -258,7 +260,8 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
             if len(paged_kv_indptr_buf) != self._fixed_batch_size + 1:
                 raise refuse(type(self).__name__, "paged_kv_indptr_buf", "The length of paged_kv_indptr_buf should be batch_size + 1.")
             if len(paged_kv_last_page_len_buf) != self._fixed_batch_size:
-                raise refuse(type(self).__name__, "paged_kv_last_page_len_buf", "The length of paged_kv_last_page_len_buf should be batch_size.")
+                text = "The length of paged_kv_last_page_len_buf should be batch_size."
+                raise refuse(type(self).__name__, "paged_kv_last_page_len_buf", text)
         self._qo_indptr_buf = qo_indptr_buf
         self._paged_kv_indptr_buf = paged_kv_indptr_buf
         self._paged_kv_indices_buf = paged_kv_indices_buf
@@ -310,14 +313,15 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
         paged_kv_indptr[i + 1]], and paged_kv_last_page_len[i] tokens in the last of them; its last query is aligned with its last key.
 
         Lengths: int32 on the device, int32 or int64 on the host. custom_mask: bool, each request's [qo_len, kv_len] flattened, one
-        after another, in place of causal; packed_custom_mask: its bits, little-endian, each request from a byte of its own. A mask needs the
-        lengths on the host: those on the device are read back. fixed_split_size (pages of one partial result), disable_split_kv=True
+        after another, in place of causal; packed_custom_mask: its bits, little-endian, each request from a byte of its own. A mask
+        needs the lengths on the host: those on the device are read back. fixed_split_size (pages of one partial result), disable_split_kv=True
         or batch_invariant=True: results do not depend on a request's neighbours.
         """
         homes = {}
         qo, indptr, indices, last = qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len
         if len(qo) != len(indptr):
-            raise refuse("plan", "paged_kv_indptr", f"The length of qo_indptr and paged_kv_indptr should be the same: {len(qo)} and {len(indptr)}")
+            text = f"The length of qo_indptr and paged_kv_indptr should be the same: {len(qo)} and {len(indptr)}"
+            raise refuse("plan", "paged_kv_indptr", text)
         if self._use_cuda_graph and not _size_only:
             self._check_batch(len(qo) - 1)
             if len(indices) > len(self._paged_kv_indices_buf):
@@ -355,10 +359,15 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
             batch_invariant=batch_invariant,
             max_qo_len=max_qo_len or max_token_per_sequence,
             num_sms=num_sms,
-            unsupported=dict(prefix_len_ptr=prefix_len_ptr, token_pos_in_items_ptr=token_pos_in_items_ptr, max_item_len_ptr=max_item_len_ptr),
+            unsupported=dict(
+                prefix_len_ptr=prefix_len_ptr,
+                token_pos_in_items_ptr=token_pos_in_items_ptr,
+                max_item_len_ptr=max_item_len_ptr,
+            ),
         )
         if not self._use_cuda_graph and not _size_only:
-            self._qo_indptr_buf, self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = qo, indptr, indices, last
+            self._qo_indptr_buf, self._paged_kv_indptr_buf = qo, indptr
+            self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indices, last
         return made
 
     begin_forward = plan
@@ -434,7 +443,8 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
                 if per_head(q_scale, k_scale, v_scale):
-                    return self._run_per_head("run_paged", q, (paged_kv_cache,), (q_scale, k_scale, v_scale), out, lse, return_lse, sinks, enable_pdl)
+                    scales = q_scale, k_scale, v_scale
+                    return self._run_per_head("run_paged", q, (paged_kv_cache,), scales, out, lse, return_lse, sinks, enable_pdl)
         plan = self._plan or self._planned()
         return plan.run_paged(q, paged_kv_cache, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, enable_pdl, variant)
 
@@ -550,7 +560,11 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
             max_qo_len=max_qo_len or max_token_per_sequence,
             num_sms=num_sms,
             unsupported=dict(
-                prefix_len_ptr=prefix_len_ptr, token_pos_in_items_ptr=token_pos_in_items_ptr, max_item_len_ptr=max_item_len_ptr, v_indptr=v_indptr, o_indptr=o_indptr
+                prefix_len_ptr=prefix_len_ptr,
+                token_pos_in_items_ptr=token_pos_in_items_ptr,
+                max_item_len_ptr=max_item_len_ptr,
+                v_indptr=v_indptr,
+                o_indptr=o_indptr,
             ),
         )
         if not self._use_cuda_graph and not _size_only:
