@@ -50,7 +50,8 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
 
   // Copies through registers have one tile under way, whatever the number of stages.
   const bool copies_async = !converts_kv(c) && device.arch.has_cp_async();
-  const bool small_output = padded(c.vo_tile) <= 128;
+  // From sm_100 on ptxas wants a few more registers than 255 for 32 rows a warp.
+  const bool takes_32_rows = padded(c.vo_tile) <= 128 && device.arch.number < 100;
   struct Shape {
     int q_tile, kv_tile, warps_q, warps_kv, num_stages;
   };
@@ -85,7 +86,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
   // Two blocks hide each other's waits; eight warps are two blocks' worth already.
   if (c.q_tile == 16 && converts_kv(c) && choose(kDecodeConverted, 2)) return c;
   if (c.q_tile == 16 && (choose(kDecode, 2) || choose(kDecode, 1))) return c;
-  if (c.q_tile == 128 && ((small_output && choose(kPrefill, 2)) || choose(kWide, 1))) return c;
+  if (c.q_tile == 128 && ((takes_32_rows && choose(kPrefill, 2)) || choose(kWide, 1))) return c;
   if (choose(kShort, 2) || choose(kShort, 1)) return c;
   if (choose(kDecode, 1)) return c;
   return c;
