@@ -142,5 +142,30 @@ TEST(AttentionPlan, BatchInvariantCutsDoNotDependOnNeighbours) {
   }
 }
 
+TEST(AttentionPlan, OtherLengthsThanPlannedStayInside) {
+  for (uint32_t seed = 0; seed < 3000; ++seed) {
+    SCOPED_TRACE(seed);
+    RandomBatch batch(seed);
+    const AttentionPlan& plan = batch.plan;
+    std::mt19937 generator(seed);
+    for (int r = 0; r < plan.batch_size; ++r) {  // a captured launch is replayed without its plan
+      batch.qo_indptr[r + 1] = batch.qo_indptr[r] + int(generator() % 40);
+      batch.kv_indptr[r + 1] = batch.kv_indptr[r] + int(generator() % 200);
+    }
+    for (int worker = 0; worker < plan.max_workers; ++worker) {
+      WorkIterator items(plan, worker);
+      int64_t num_items = 0;
+      for (WorkItem item; items.next(item);) {
+        ASSERT_LE(++num_items, batch.header.num_units);
+        ASSERT_LT(item.request, plan.batch_size);
+        if (item.slot < 0) continue;
+        ASSERT_GE(item.first_slot, 0);
+        ASSERT_LT(item.slot, plan.max_slots);
+        ASSERT_LT(item.slot_at(item.num_slots - 1), plan.max_slots);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace flashinfer

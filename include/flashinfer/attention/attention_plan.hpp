@@ -222,23 +222,25 @@ struct WorkIterator : WorkCursor {
     at = plan.starts[worker];
   }
 
-  /// False when the worker is done.
+  /// False when the worker is done. Ends, and names only requests and slots that exist, also when lengths on the device are not those
+  /// of the plan (results are then wrong).
   FLASHINFER_HOST_DEVICE bool next(WorkItem& item) {
-    while (unit < end) {
+    while (unit < end && at.request < plan.batch_size) {
       RequestWork work(plan, at.request);
       while (at.q_tile >= work.num_q_tiles) {  // requests without queries have no segments
         at.q_tile = 0;
-        work = RequestWork(plan, ++at.request);
+        if (++at.request >= plan.batch_size) return false;
+        work = RequestWork(plan, at.request);
       }
       const int32_t n = work.num_units(plan, at.q_tile), before = RequestWork::item_units(plan), length = n + before;
       // Balanced: all of the segment that is this worker's, in one go. Batch-invariant: one unit.
-      const int32_t step = plan.batch_invariant ? 1 : int32_t(min(int64_t(length - at.unit), end - unit));
+      const int32_t step = plan.batch_invariant ? 1 : int32_t(min(int64_t(max(length - at.unit, int32_t(1))), end - unit));
       const int32_t first = max(at.unit - before, int32_t(0)), last = at.unit + step - before;
       const bool has_keys = last > first;  // else the piece ends before the segment's first unit
       if (has_keys) take(item, work, n, first, last);
       unit += step;
       at.unit += step;
-      if (at.unit == length) {
+      if (at.unit >= length) {
         at.unit = 0;
         at.slot += n > 1 ? n : 0;
         if (++at.head == plan.num_heads()) at.head = 0, ++at.q_tile;
@@ -261,6 +263,7 @@ struct WorkIterator : WorkCursor {
     item.slot = -1, item.first_slot = 0, item.num_slots = 0, item.slot_stride = 1;
     if (last - first == n) return;
     if (plan.batch_invariant) {
+      if (first >= n || int64_t(at.slot) + n > plan.max_slots) return;
       item.first_slot = at.slot, item.num_slots = n, item.slot = at.slot + first;
       return;
     }
@@ -268,6 +271,7 @@ struct WorkIterator : WorkCursor {
     const int64_t segment_begin = unit - at.unit + RequestWork::item_units(plan);  // of its keys
     const int32_t first_worker = worker_of(num_units, num_workers, segment_begin);
     const int32_t last_worker = worker_of(num_units, num_workers, segment_begin + n - 1);
+    if (first_worker < 0 || last_worker >= num_workers) return;
     item.first_slot = 2 * first_worker + 1, item.num_slots = last_worker - first_worker + 1, item.slot_stride = 2;
     item.slot = worker == first_worker ? 2 * worker + 1 : 2 * worker;
   }
