@@ -1,0 +1,32 @@
+// The copy engine without a tensor map: contiguous bytes from global to shared memory (PTX ISA, "cp.async.bulk").
+// Both addresses and the size are multiples of 16. Completion is counted in bytes by an mbarrier.
+#pragma once
+
+#include <flashinfer/gpu/ptx/mbarrier_sm90.cuh>
+
+namespace flashinfer::gpu::ptx {
+
+#if __CUDA_ARCH__ >= 900
+
+/// Data read once: first to leave L2.
+FLASHINFER_DEVICE uint64_t l2_evict_first() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+FLASHINFER_DEVICE void bulk_copy(void* shared, const void* global, uint32_t bytes, Mbarrier* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(shared)), "l"(global),
+               "r"(bytes), "r"(smem_address(barrier))
+               : "memory");
+}
+FLASHINFER_DEVICE void bulk_copy(void* shared, const void* global, uint32_t bytes, Mbarrier* barrier, uint64_t l2_policy) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+                   smem_address(shared)),
+               "l"(global), "r"(bytes), "r"(smem_address(barrier)), "l"(l2_policy)
+               : "memory");
+}
+
+#endif
+
+}  // namespace flashinfer::gpu::ptx
