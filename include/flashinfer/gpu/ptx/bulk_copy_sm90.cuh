@@ -6,8 +6,6 @@
 
 namespace flashinfer::gpu::ptx {
 
-#if __CUDA_ARCH__ >= 900
-
 /// Data read once: first to leave L2.
 FLASHINFER_DEVICE uint64_t l2_evict_first() {
   uint64_t policy;
@@ -26,7 +24,5 @@ FLASHINFER_DEVICE void bulk_copy(void* shared, const void* global, uint32_t byte
                "l"(global), "r"(bytes), "r"(smem_address(barrier)), "l"(l2_policy)
                : "memory");
 }
-
-#endif
 
 }  // namespace flashinfer::gpu::ptx

@@ -5,8 +5,6 @@
 
 namespace flashinfer::gpu::ptx {
 
-#if __CUDA_ARCH__ >= 900
-
 /// Rank of this block in its cluster, and the cluster's number of blocks.
 FLASHINFER_DEVICE uint32_t cluster_rank() {
   uint32_t rank;
@@ -35,7 +33,5 @@ FLASHINFER_DEVICE T* cluster_map(T* shared, uint32_t rank) {
   asm volatile("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(shared), "r"(rank));
   return reinterpret_cast<T*>(address);
 }
-
-#endif
 
 }  // namespace flashinfer::gpu::ptx

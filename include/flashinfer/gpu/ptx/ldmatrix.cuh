@@ -2,12 +2,9 @@
 // row i % 8 of matrix i / 8 (16 bytes, aligned), and receives in word m elements 2 * (i % 4) and the next of row i / 4 of matrix m.
 #pragma once
 
-#include <flashinfer/core/std.hpp>
+#include <flashinfer/gpu/ptx/smem_address.cuh>
 
 namespace flashinfer::gpu::ptx {
-
-/// The address that PTX knows a byte of shared memory by.
-FLASHINFER_DEVICE uint32_t smem_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
 FLASHINFER_DEVICE void ldmatrix_x4(uint32_t (&words)[4], uint32_t smem) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -3,15 +3,11 @@
 // starts with consumers waiting for parity 0 of `full` and producers for parity 1 of `empty`, which a fresh barrier passes at once.
 #pragma once
 
-#include <flashinfer/core/std.hpp>
+#include <flashinfer/gpu/ptx/smem_address.cuh>
 
 namespace flashinfer::gpu::ptx {
 
-#if __CUDA_ARCH__ >= 900
-
 using Mbarrier = uint64_t;
-
-FLASHINFER_DEVICE uint32_t smem_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
 FLASHINFER_DEVICE void mbarrier_init(Mbarrier* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_address(barrier)), "r"(arrivals) : "memory");
@@ -40,7 +36,5 @@ FLASHINFER_DEVICE void mbarrier_wait(Mbarrier* barrier, uint32_t parity) {
 FLASHINFER_DEVICE void cp_async_mbarrier_arrive(Mbarrier* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(barrier)) : "memory");
 }
-
-#endif
 
 }  // namespace flashinfer::gpu::ptx

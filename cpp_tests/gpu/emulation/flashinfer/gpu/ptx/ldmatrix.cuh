@@ -1,11 +1,9 @@
 // Emulated gpu/ptx/ldmatrix.cuh.
 #pragma once
 
-#include <cpp_tests/gpu/emulation/emulator.hpp>
+#include <cpp_tests/gpu/emulation/flashinfer/gpu/ptx/smem_address.cuh>
 
 namespace flashinfer::gpu::ptx {
-
-inline uint32_t smem_address(const void* p) { return uint32_t(static_cast<const unsigned char*>(p) - emulation::Block::current().smem()); }
 
 struct Words4 {
   uint32_t words[4];
