@@ -1,6 +1,7 @@
 // The work list covers every key of every segment exactly once, for random batches and both ways of cutting.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <flashinfer/attention/attention_plan.hpp>
 #include <map>
 #include <random>
@@ -67,6 +68,8 @@ TEST(AttentionPlan, EveryKeyOfEverySegmentOnce) {
       WorkIterator items(plan, worker);
       for (WorkItem item; items.next(item);) {
         segments[{item.request, item.q_tile, item.head}].push_back(item);
+        const RequestLengths lengths = plan.lengths(item.request);
+        ASSERT_EQ(std::memcmp(&items.at, &lengths, sizeof(lengths)), 0);
         if (item.slot < 0) continue;
         ASSERT_LT(item.slot, plan.max_slots);
         ASSERT_TRUE(slots.insert(item.slot).second) << "slot " << item.slot << " is written twice";
@@ -99,6 +102,16 @@ TEST(AttentionPlan, EveryKeyOfEverySegmentOnce) {
     }
     ASSERT_EQ(segments.size(), num_segments);
     for (int32_t counter : batch.counters) ASSERT_EQ(counter, 0);
+  }
+}
+
+TEST(AttentionPlan, StartsTellTheLengthsOfTheirRequests) {
+  for (uint32_t seed = 0; seed < 1000; ++seed) {
+    const RandomBatch batch(seed);
+    for (int w = 0; w < batch.header.num_workers; ++w) {
+      const RequestLengths want = batch.plan.lengths(batch.starts[w].request);
+      ASSERT_EQ(std::memcmp(&batch.starts[w], &want, sizeof(want)), 0) << "seed " << seed << ", worker " << w;
+    }
   }
 }
 

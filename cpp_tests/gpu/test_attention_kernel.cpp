@@ -256,7 +256,7 @@ TEST(AttentionPlanKernel, SameAsPlanWork) {
     plan.batch_size = round < 50 ? draw(0, 80) : draw(2000, 5000);
     plan.num_kv_heads = draw(1, 3), plan.num_qo_heads = plan.num_kv_heads * draw(1, 5), plan.num_vo_tiles = draw(1, 2);
     plan.q_tile = 16, plan.kv_tile = 32, plan.page_size = draw(0, 3);
-    plan.max_workers = draw(1, 300), plan.min_units = draw(1, 3), plan.max_slots = 2 * plan.max_workers;
+    plan.max_workers = draw(1, 300), plan.min_units = draw(1, 3), plan.item_units = draw(0, 3), plan.max_slots = 2 * plan.max_workers;
     plan.batch_invariant = draw(0, 1), plan.cut_tiles = draw(0, 2), plan.causal = draw(0, 1),
     plan.window_left = draw(0, 1) ? draw(0, 90) : -1;
     std::vector<int32_t> qo_indptr{0}, kv_indptr{0}, last_page_len;

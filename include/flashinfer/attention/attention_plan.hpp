@@ -20,14 +20,22 @@
 
 namespace flashinfer {
 
-/// Where a worker's piece of the line begins.
-struct WorkerStart {
+/// Where a request's rows and keys lie.
+struct RequestLengths {
+  int32_t qo_begin, qo_len;  // tokens
+  int32_t kv_begin;          // first page (paged) or token (ragged)
+  int32_t kv_len;            // tokens
+};
+
+/// Where a worker's piece of the line begins, and what its first item needs: from here a kernel goes to page ids and then to keys,
+/// without a look at the lengths.
+struct alignas(16) WorkerStart : RequestLengths {  // of `request`
   int32_t request, q_tile, head;
   int32_t unit;  // of the segment's stretch of the line, counted from its first
   int32_t slot;  // batch-invariant: slot of that unit's segment's first unit
   int32_t padding[3];
 };
-static_assert(sizeof(WorkerStart) == 32);
+static_assert(sizeof(WorkerStart) == 48);
 
 /// Written by the planner in front of the worker starts.
 struct PlanHeader {
@@ -86,16 +94,18 @@ struct AttentionPlan {
     if (page_size == 0) return max(n, int32_t(0));
     return n <= 0 ? 0 : (n - 1) * page_size + last_page_len[r];
   }
+  FLASHINFER_HOST_DEVICE RequestLengths lengths(int32_t r) const {
+    return {qo_begin(r), max(qo_len(r), int32_t(0)), kv_begin(r), kv_len(r)};
+  }
 };
 
 /// The segments of one request: they differ by query tile only, heads are alike.
-struct RequestWork {
-  int32_t qo_len, kv_len, num_q_tiles;
+struct RequestWork : RequestLengths {
+  int32_t num_q_tiles;
 
-  FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, int32_t request)
-      : qo_len(max(plan.qo_len(request), int32_t(0))),
-        kv_len(plan.kv_len(request)),
-        num_q_tiles(ceil_div(qo_len * plan.group_size(), plan.q_tile)) {}
+  FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, const RequestLengths& lengths)
+      : RequestLengths(lengths), num_q_tiles(ceil_div(qo_len * plan.group_size(), plan.q_tile)) {}
+  FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, int32_t request) : RequestWork(plan, plan.lengths(request)) {}
 
   /// Keys that any row of the tile may see.
   FLASHINFER_HOST_DEVICE KvRange keys(const AttentionPlan& plan, int32_t q_tile) const {
@@ -162,7 +172,7 @@ FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t req
     const int32_t slots = n > 1 ? n : 0;
     if (unit < tile_units || q_tile + 1 >= work.num_q_tiles) {
       const int32_t head = int32_t(unit / length);
-      return {request, q_tile, head, int32_t(unit % length), int32_t(slot + int64_t(head) * slots), {}};
+      return {work, request, q_tile, head, int32_t(unit % length), int32_t(slot + int64_t(head) * slots), {}};
     }
     unit -= tile_units;
     slot += int64_t(slots) * plan.num_heads();
@@ -190,7 +200,7 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
       const int64_t end = unit + int64_t(length) * plan.num_heads();
       for (int64_t begin; worker < header.num_workers && (begin = piece_begin(num_units, header.num_workers, worker)) < end; ++worker) {
         const int32_t head = int32_t((begin - unit) / length);
-        starts[worker] = {r, q_tile, head, int32_t((begin - unit) % length), int32_t(tile_slot + int64_t(head) * slots), {}};
+        starts[worker] = {work, r, q_tile, head, int32_t((begin - unit) % length), int32_t(tile_slot + int64_t(head) * slots), {}};
       }
       unit = end;
       tile_slot += int64_t(slots) * plan.num_heads();
@@ -204,7 +214,7 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
 struct WorkCursor {
   int64_t num_units = 0, unit = 0, end = 0;  // on the line
   int32_t num_workers = 0, worker = 0;
-  WorkerStart at{};
+  WorkerStart at{};  // its lengths are those of the item that next() gave
 };
 
 /// Walks the items of one worker.
@@ -216,21 +226,22 @@ struct WorkIterator : WorkCursor {
     worker = worker_index;
     num_units = plan.header->num_units;
     num_workers = plan.header->num_workers;
+    at = plan.starts[worker];  // in one round trip with the header; past num_workers it is anything, and not used
     if (worker >= num_workers) return;
     unit = piece_begin(num_units, num_workers, worker);
     end = piece_begin(num_units, num_workers, worker + 1);
-    at = plan.starts[worker];
   }
 
   /// False when the worker is done. Ends, and names only requests and slots that exist, also when lengths on the device are not those
   /// of the plan (results are then wrong).
   FLASHINFER_HOST_DEVICE bool next(WorkItem& item) {
     while (unit < end && at.request < plan.batch_size) {
-      RequestWork work(plan, at.request);
+      RequestWork work(plan, at);
       while (at.q_tile >= work.num_q_tiles) {  // requests without queries have no segments
         at.q_tile = 0;
         if (++at.request >= plan.batch_size) return false;
         work = RequestWork(plan, at.request);
+        static_cast<RequestLengths&>(at) = work;
       }
       const int32_t n = work.num_units(plan, at.q_tile), before = RequestWork::item_units(plan), length = n + before;
       // Balanced: all of the segment that is this worker's, in one go. Batch-invariant: one unit.

@@ -64,10 +64,7 @@ struct AttentionKernel {
     if (!next.has_item) return;
     Tile::works().cursor = items;
     next.item = item;
-    next.qo_begin = p.plan.qo_begin(item.request);
-    next.qo_len = max(p.plan.qo_len(item.request), int32_t(0));
-    next.kv_begin = p.plan.kv_begin(item.request);
-    next.kv_len = p.plan.kv_len(item.request);
+    static_cast<RequestLengths&>(next) = items.at;
   }
 
   static FLASHINFER_DEVICE void attend(const Params& p) {

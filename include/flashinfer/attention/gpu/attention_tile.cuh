@@ -12,10 +12,9 @@
 namespace flashinfer::gpu {
 
 /// An item, in shared memory: one thread asks the plan, the others read.
-struct alignas(16) AttentionWork {
+struct alignas(16) AttentionWork : RequestLengths {
   WorkItem item;
   int32_t has_item;
-  int32_t qo_begin, qo_len, kv_begin, kv_len;  // of the request
 };
 /// The item at hand, and the one after it, which is looked up while the first keys of this one are under way.
 struct AttentionWorks {
