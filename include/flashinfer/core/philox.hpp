@@ -1,0 +1,28 @@
+// Philox4x32-10 (Salmon et al., SC'11): random bits as a function of a counter and a key. There is no state to keep, so what is
+// drawn does not depend on the number of threads, their order or the launch: the same bits on the CPU and the GPU.
+#pragma once
+
+#include <flashinfer/core/std.hpp>
+
+namespace flashinfer {
+
+struct Philox {
+  uint32_t word[4];  // the counter going in, 128 random bits coming out
+};
+
+FLASHINFER_HOST_DEVICE constexpr Philox philox(Philox counter, uint64_t key) {
+  uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+  uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t(0xd2511f53u) * c0, b = uint64_t(0xcd9e8d57u) * c2;
+    c0 = uint32_t(b >> 32) ^ c1 ^ k0;
+    c1 = uint32_t(b);
+    c2 = uint32_t(a >> 32) ^ c3 ^ k1;
+    c3 = uint32_t(a);
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+}  // namespace flashinfer

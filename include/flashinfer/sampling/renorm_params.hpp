@@ -1,0 +1,21 @@
+// What host and device share of filtering rows: the arguments of one launch. Filters are those of sampling_params.hpp, top-k first.
+//
+//   probs:   output = f / Z for what is kept, Z the mass of it; 0 for the rest, NaN among it. A row with nothing to weigh becomes 0.
+//   logits:  output = input for what is kept, -inf for the rest, NaN among it. Without a filter (k >= vocab_size) only NaN goes.
+#pragma once
+
+#include <flashinfer/sampling/sampling_params.hpp>
+
+namespace flashinfer {
+
+struct RenormParams {
+  const void* input = nullptr;  // [num_rows, vocab_size]
+  void* output = nullptr;       // [num_rows, vocab_size] of the config's output dtype; may be the input where the dtypes agree
+  int64_t input_stride = 0, output_stride = 0;
+  int64_t num_rows = 0;
+  int32_t vocab_size = 0;
+  RowParam<int32_t> top_k{nullptr, 0};
+  RowParam<float> top_p{nullptr, 1.0f};
+};
+
+}  // namespace flashinfer
