@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include <bindings/jax.hpp>
 #include <flashinfer/core/check.hpp>
 
 namespace flashinfer::bindings {
@@ -71,10 +72,14 @@ bool validate() {
 }  // namespace
 
 Call::~Call() {
-  for (dlpack::VersionedTensor* t : held_)
-    if (t->deleter) t->deleter(t);
-  for (dlpack::ManagedTensor* t : held_legacy_)
-    if (t->deleter) t->deleter(t);
+  for (Loan& loan : held_) loan.give_back();
+  if (held_by_stream_.empty()) [[likely]]
+    return;
+  try {
+    give_back_later(context_.device.index, held_by_stream_);
+  } catch (const Error&) {  // no driver: nothing was launched
+    for (Loan& loan : held_by_stream_) loan.give_back();
+  }
 }
 
 TensorView Call::view_of(const char* argument, const dlpack::Tensor& t) const {
@@ -119,6 +124,9 @@ TensorView Call::read(const char* argument, PyObject* object, bool write, bool o
     }
   } else if (type.framework == TensorType::kNumpy) {
     view = read_numpy(argument, object, write);
+  } else if (type.framework == TensorType::kJaxBuffer) {
+    view = nb::cast<JaxBuffer&>(nb::handle(object)).view();
+    use_device(argument, view.device, type, object);
   } else {
     view = read_dlpack(argument, object, write, type);
   }
@@ -168,21 +176,19 @@ TensorView Call::read_numpy(const char* argument, PyObject* object, bool write) 
 
 TensorView Call::read_dlpack(const char* argument, PyObject* object, bool write, const TensorType& type) {
   const Check check(op_);
-  if (write && type.framework == TensorType::kJax) check.fail(argument, "a writable tensor", "a JAX array, which is immutable");
+  if (write && type.framework == TensorType::kJax) check.fail(argument, "a writable tensor", "a JAX array, which is immutable: see flashinfer.jax for ops that return what they write");
 
-  dlpack::VersionedTensor* versioned = nullptr;
-  dlpack::ManagedTensor* legacy = nullptr;
+  Loan loan;
+  bool of_stream = false;
   try {
     if (type.api) {
-      if (type.api->export_managed(object, &versioned) != 0) throw nb::python_error();
+      if (type.api->export_managed(object, &loan.versioned) != 0) throw nb::python_error();
     } else {
       nb::dict options;
       const nb::object device = nb::handle(object).attr("__dlpack_device__")();
       const int device_type = nb::cast<int>(device[0]);
       if (device_type == dlpack::kCuda || device_type == dlpack::kCudaManaged) {
-        if (type.framework == TensorType::kJax)
-          throw Unsupported(std::string(op_) + ": " + argument +
-                            ": JAX arrays on a GPU are taken inside jax.jit through jax.ffi, not here");
+        of_stream = type.framework == TensorType::kJax;
         // The producer orders its own work before the stream that it is told: ours.
         use_device(argument, {DeviceType::cuda, nb::cast<int>(device[1])}, type, object);
         options["stream"] = nb::int_(context_.stream ? uintptr_t(context_.stream) : uintptr_t(1));
@@ -198,25 +204,16 @@ TensorView Call::read_dlpack(const char* argument, PyObject* object, bool write,
         options.attr("pop")("max_version", nb::none());
         capsule = exporter(**options);
       }
-      if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-        versioned = static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-        PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-      } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-        legacy = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-        PyCapsule_SetName(capsule.ptr(), "used_dltensor");
-      } else {
-        check.fail(argument, "a DLPack capsule from __dlpack__", bindings::text_of(nb::repr(capsule)));
-      }
+      loan = Loan::take(capsule);
+      if (!loan) check.fail(argument, "a DLPack capsule from __dlpack__", bindings::text_of(nb::repr(capsule)));
     }
   } catch (nb::python_error& error) {
     check.fail(argument, "a dense tensor that __dlpack__ can export", text_of(error));
   }
 
-  if (legacy) {
-    held_legacy_.push_back(legacy);
-    return view_of(argument, legacy->tensor);
-  }
-  held_.push_back(versioned);
+  (of_stream ? held_by_stream_ : held_).push_back(loan);
+  if (loan.legacy) return view_of(argument, loan.legacy->tensor);
+  const dlpack::VersionedTensor* versioned = loan.versioned;
   if (versioned->version.major != dlpack::kMajorVersion)
     check.fail(argument, "DLPack 1", "version " + std::to_string(versioned->version.major));
   if (write && (versioned->flags & (dlpack::kReadOnly | dlpack::kIsCopied)))
@@ -243,7 +240,7 @@ void Call::use_device(const char* argument, Device device, const TensorType& typ
     const nb::object stream = nb::module_::import_("tvm_ffi").attr("get_raw_stream")(nb::handle(object).attr("device"));
     context_.stream = reinterpret_cast<void*>(nb::cast<uintptr_t>(stream));
   } else {
-    context_.stream = reinterpret_cast<void*>(uintptr_t(1));  // CU_STREAM_LEGACY, which other streams wait for
+    context_.stream = jax_stream();  // CU_STREAM_LEGACY, which other streams wait for
   }
 }
 
@@ -289,14 +286,20 @@ Output Call::allocate(const char* argument, DType dtype, const int64_t* shape, i
     return output;
   }
 
-  const bool jax = first_.framework == TensorType::kJax;
+  const bool jax = first_.framework == TensorType::kJax || first_.framework == TensorType::kJaxBuffer;
+  if (jax && view.device.type == DeviceType::cuda) {
+    output.object = make_jax_buffer(dtype, shape, ndim, view.device.index);
+    output.conversion = Output::kBufferToJax;
+    view.data = nb::cast<JaxBuffer&>(output.object).view().data;
+    return output;
+  }
   const bool numpy = first_.framework == TensorType::kNumpy || jax;
   if (!numpy && first_.framework != TensorType::kCupy)
     Check(op_).fail(argument, "a tensor: none can be made in the framework of " + std::string(first_argument_), "None");
   nb::object sizes = nb::steal(PyTuple_New(ndim));
   for (int i = 0; i < ndim; ++i) PyTuple_SET_ITEM(sizes.ptr(), i, PyLong_FromLongLong(shape[i]));
   output.object = nb::module_::import_(numpy ? "numpy" : "cupy").attr("empty")(sizes, numpy_dtype(dtype));
-  output.to_jax = jax;
+  if (jax) output.conversion = Output::kNumpyToJax;
   if (numpy)
     view.data = read_numpy(argument, output.object.ptr(), true).data;
   else
@@ -305,8 +308,8 @@ Output Call::allocate(const char* argument, DType dtype, const int64_t* shape, i
 }
 
 Tensor Output::result() const {
-  if (!to_jax) return {object};
-  return {nb::module_::import_("jax").attr("numpy").attr("asarray")(object)};
+  if (conversion == kAsIs) return {object};
+  return {conversion == kBufferToJax ? to_jax(object) : nb::module_::import_("jax").attr("numpy").attr("asarray")(object)};
 }
 
 }  // namespace flashinfer::bindings

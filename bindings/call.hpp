@@ -26,7 +26,7 @@ KernelSource& jit_kernels();
 struct Output {
   TensorView view;
   nb::object object;
-  bool to_jax = false;
+  enum : uint8_t { kAsIs, kNumpyToJax, kBufferToJax } conversion = kAsIs;
   Tensor result() const;
 };
 
@@ -79,8 +79,8 @@ class Call {
   Context context_;
   TensorType first_{};  // of the argument that decided the device
   const char* first_argument_ = nullptr;
-  std::vector<dlpack::VersionedTensor*> held_;  // of producers that lend for as long as we hold
-  std::vector<dlpack::ManagedTensor*> held_legacy_;
+  std::vector<Loan> held_;              // of producers that lend for as long as we hold
+  std::vector<Loan> held_by_stream_;    // of JAX, for as long as our kernels run
   bool ready_ = false;
 };
 

@@ -1,4 +1,5 @@
 // Python types of tensors and element types.
+#include <bindings/jax.hpp>
 #include <bindings/tensor.hpp>
 
 #include <cstring>
@@ -69,6 +70,10 @@ TensorType examine(const char* op, const char* argument, PyTypeObject* type) {
   }
   if (result.api) return result;
 
+  if (nb::type_check(t) && t.is(nb::type<JaxBuffer>())) {
+    result.framework = TensorType::kJaxBuffer;
+    return result;
+  }
   const std::string module = text_of(nb::getattr(t, "__module__", nb::str("")));
   if (derives_from(type, "numpy.ndarray")) {
     if (derives_from(type, "MaskedArray") || nb::hasattr(t, "_default_fill_value") || in_package(module, "numpy.ma"))
@@ -109,6 +114,24 @@ TensorType tensor_type(const char* op, const char* argument, PyObject* object) {
   }
   Py_INCREF(reinterpret_cast<PyObject*>(type));
   return known[place] = entry;
+}
+
+Loan Loan::take(nb::handle capsule) {
+  Loan loan;
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
+    loan.versioned = static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+    PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
+  } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
+    loan.legacy = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+    PyCapsule_SetName(capsule.ptr(), "used_dltensor");
+  }
+  return loan;
+}
+
+void Loan::give_back() {
+  if (versioned && versioned->deleter) versioned->deleter(versioned);
+  if (legacy && legacy->deleter) legacy->deleter(legacy);
+  versioned = nullptr, legacy = nullptr;
 }
 
 bool to_dtype(dlpack::DataType type, DType& dtype) {

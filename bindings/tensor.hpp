@@ -23,9 +23,22 @@ struct FloatOrTensor {
   nb::object tensor;  // null where it is a number
 };
 
+/// A tensor that its producer lends through a DLPack capsule of either kind, until it is given back.
+struct Loan {
+  dlpack::VersionedTensor* versioned = nullptr;
+  dlpack::ManagedTensor* legacy = nullptr;
+
+  /// Takes the tensor out of the capsule; an empty loan if it is none.
+  static Loan take(nb::handle capsule);
+  explicit operator bool() const { return versioned || legacy; }
+  const dlpack::Tensor& tensor() const { return versioned ? versioned->tensor : legacy->tensor; }
+  /// From any thread, with or without Python's lock.
+  void give_back();
+};
+
 /// What is known of a Python type, looked up once: how to read its tensors and where new ones come from.
 struct TensorType {
-  enum Framework : uint8_t { kExchange, kTorch, kNumpy, kCupy, kJax, kTvmFfi, kDlpack };
+  enum Framework : uint8_t { kExchange, kTorch, kNumpy, kCupy, kJax, kJaxBuffer, kTvmFfi, kDlpack };
   PyTypeObject* type;
   const dlpack::ExchangeApi* api;  // the fast path; null for NumPy, CuPy, JAX and other producers of __dlpack__
   PyCFunction is_neg;              // torch: does the tensor stand for the negation of its memory?

@@ -1,9 +1,13 @@
 """Fixtures of every test: the device, fresh random tensors, the comparison with a reference in float64."""
 
+import os
 import zlib
 
 import pytest
 import torch
+
+# Processes share the GPU: none may take most of its memory for itself.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # ‖out - ref‖ / ‖ref‖ that rounding to the dtype explains; more is an error of the kernel.
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 7e-4, torch.bfloat16: 5e-3, torch.float8_e4m3fn: 4e-2, torch.float8_e5m2: 8e-2}

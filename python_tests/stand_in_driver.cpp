@@ -68,6 +68,16 @@ int cuMemcpyDtoHAsync_v2(void* to, DevicePointer from, size_t bytes, Stream) {
   return std::memcpy(to, reinterpret_cast<void*>(uintptr_t(from)), bytes), note("cuMemcpyDtoHAsync", "copy to host");
 }
 int cuStreamSynchronize(Stream) { return note("cuStreamSynchronize", "synchronize"); }
+int cuStreamWaitEvent(Stream stream, Event event, unsigned) {
+  return note("cuStreamWaitEvent", "stream %zu waits for event %zu", size_t(stream), size_t(event));
+}
+int cuEventCreate(Event* event, unsigned) {
+  static uintptr_t count = 0;
+  *event = reinterpret_cast<Event>(++count);
+  return note("cuEventCreate", "event %zu", size_t(count));
+}
+int cuEventRecord(Event event, Stream stream) { return note("cuEventRecord", "record %zu on stream %zu", size_t(event), size_t(stream)); }
+int cuEventQuery(Event) { return std::getenv("STAND_IN_BUSY") ? 600 : 0; }
 int cuStreamIsCapturing(Stream, int* status) { return *status = 0, 0; }
 int cuThreadExchangeStreamCaptureMode(int*) { return 0; }
 }

@@ -117,7 +117,67 @@ def test_errors(run, tmp_path):
     run(raises("rmsnorm(0)", "CudaError", ["libcuda.so.1"]), LD_LIBRARY_PATH="")
 
 
-def test_jax_and_unknown_libraries(run):
+JAX = """
+import contextlib, ctypes, os, gc
+class ArrayImpl(Lender): pass
+ArrayImpl.__module__ = 'jaxlib._jax'
+made, given = [], []
+def allocate(f, out_shardings):
+    def call():
+        made.append(ArrayImpl(*f(), device=(2, out_shardings)))
+        return made[-1]
+    return call
+def from_dlpack(buffer):
+    assert buffer.__dlpack_device__() == (2, 0)
+    given.append(buffer.__dlpack__(stream=77))
+    return given[-1]
+jax = types.ModuleType('jax')
+jax.jit = allocate
+jax.lax = types.SimpleNamespace(empty=lambda shape, dtype: (shape[0] // 4,))
+jax.sharding = types.SimpleNamespace(SingleDeviceSharding=lambda device: device.local_hardware_id)
+jax.local_devices = lambda backend: [types.SimpleNamespace(local_hardware_id=i) for i in (1, 0)]
+jax.dlpack = types.SimpleNamespace(from_dlpack=from_dlpack)
+sys.modules['jax'] = jax
+"""
+
+
+def test_jax(run):
+    """On our stream, which waits for JAX's inputs and for which JAX waits; what it uses is held until it is done; no synchronisation."""
+    calls, _ = run(
+        JAX + "x, w = ArrayImpl(4, 64, device=(2, 0)), ArrayImpl(64, device=(2, 0))\n"
+        "os.environ['STAND_IN_BUSY'] = '1'\n"
+        "out = flashinfer.rmsnorm(x, w)\n"
+        "assert out is given[0] and x.streams == w.streams == made[0].streams == [1]\n"
+        "assert len(made) == 1 and made[0].shape[0] * 4 >= 4 * 64 * 4\n"
+        "assert x.returned == w.returned == 0 == made[0].returned\n"
+        "del os.environ['STAND_IN_BUSY']\n"
+        "flashinfer.rmsnorm(x, w)\n"
+        "assert x.returned == w.returned == 1 and made[1].returned == 0\n"
+        "given.clear(); del out\n"  # JAX frees the results
+        "assert made[0].returned == made[1].returned == 1"
+    )
+    first = ["retain 0", "load", "launch device=0 stream=1 pdl=1", "event 1", "record 1 on stream 1", "stream 77 waits for event 1"]
+    assert [call for call in calls[: calls.index("stream 77 waits for event 1") + 1]] == first
+    assert "synchronize" not in calls
+
+
+def test_jax_arrays_are_not_written(run):
+    run(JAX + raises("flashinfer.rmsnorm(*tensors(0)[:2], out=ArrayImpl(4, 64, device=(2, 0)))", "InvalidArgument",
+                     ["rmsnorm: out: expected a writable tensor, got a JAX array, which is immutable: see flashinfer.jax"]))
+
+
+def test_jax_scratch(run):
+    """In place of a workspace that is a JAX array: memory that can be written, and that is held while the stream uses it."""
+    run(
+        JAX + "scratch = flashinfer._flashinfer._scratch_like(ArrayImpl(4, 64, device=(2, 0)))\n"
+        "view = flashinfer.describe(scratch, writable=True)\n"
+        "assert (view['shape'], view['dtype'], view['device'], view['data_ptr']) == ((1024,), 'u8', 'cuda:0', made[0].address), view\n"
+        "os.environ['STAND_IN_BUSY'] = '1'\ndel scratch; gc.collect()\nassert made[0].returned == 0\n"
+        "del os.environ['STAND_IN_BUSY']\nflashinfer._flashinfer._scratch_like(ArrayImpl(4, 64, device=(2, 0)))\nassert made[0].returned == 1"
+    )
+
+
+def test_unknown_libraries(run):
     run(raises("flashinfer.rmsnorm(*tensors(0)[:2])", "InvalidArgument", ["rmsnorm: out: expected a tensor: none can be made in the framework of input"]))
 
 

@@ -130,6 +130,15 @@ def is_tensor(x):
     return hasattr(x, "__dlpack__")
 
 
+def is_jax(x):
+    return type(x).__module__.partition(".")[0] in ("jax", "jaxlib")
+
+
+def _writable(buffer):
+    """A workspace that kernels can write: in place of a JAX array, which is immutable, scratch of its size, and the array is not used."""
+    return _flashinfer._scratch_like(buffer) if is_jax(buffer) else buffer
+
+
 class Wrapper:
     """A plan, its workspaces and, in CUDA-graph mode, the buffers that captured kernels read."""
 
@@ -155,14 +164,14 @@ class Wrapper:
 
     def _set_float_workspace(self, buffer):
         _check_alignment(type(self).__name__, "float_workspace_buffer", buffer)
-        self._float_workspace_buffer = buffer
+        self._float_workspace_buffer = _writable(buffer)
         self.device = getattr(buffer, "device", None)
 
     def reset_workspace_buffer(self, float_workspace_buffer, int_workspace_buffer):
         """Other buffers, such as those of workspace_size() bytes. Plan again before run."""
         self._set_float_workspace(float_workspace_buffer)
         _check_alignment("reset_workspace_buffer", "int_workspace_buffer", int_workspace_buffer)
-        self._int_workspace_buffer = int_workspace_buffer
+        self._int_workspace_buffer = _writable(int_workspace_buffer)
         self._owns_int_workspace = False
         self._plan = None
 

@@ -159,6 +159,13 @@ def layernorm_quant(out: Tensor, input: Tensor, gemma: Tensor, beta: Tensor, sca
     out = layernorm(input) / scale, in FP8 (e4m3 or e5m2), saturating; layernorm(input) is rounded to input's dtype first.
     """
 
+class JaxBuffer:
+    """Memory of JAX's on a GPU that the library writes."""
+
+    def __dlpack_device__(self) -> tuple: ...
+
+    def __dlpack__(self, stream: object | None = None, **kwargs) -> object: ...
+
 def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Tensor, Tensor]:
     """
     (v, s) of attention over two disjoint key sets together: s = log2(2^s_a + 2^s_b), v = 2^(s_a - s) v_a + 2^(s_b - s) v_b.

@@ -1,5 +1,6 @@
 """Attention over unions of key sets, and of a batch whose requests share prefixes."""
 
+from ._attention import is_jax
 from ._flashinfer import merge_state, merge_state_in_place, merge_states
 from .decode import BatchDecodeWithPagedKVCacheWrapper
 from .prefill import BatchPrefillWithPagedKVCacheWrapper, single_prefill_with_kv_cache_return_lse
@@ -12,6 +13,14 @@ __all__ = [
     "merge_state_in_place",
     "merge_states",
 ]
+
+
+def _take_in(v, s, v_other, s_other):
+    """merge_state_in_place where v and s can be written, else merge_state."""
+    if is_jax(v):
+        return merge_state(v, s, v_other, s_other)
+    merge_state_in_place(v, s, v_other, s_other)
+    return v, s
 
 
 class MultiLevelCascadeAttentionWrapper:
@@ -59,7 +68,7 @@ class MultiLevelCascadeAttentionWrapper:
     def run(self, q, paged_kv_cache):
         out, lse = self._wrappers[-1].run(q, paged_kv_cache, return_lse=True)
         for wrapper in self._wrappers[:-1]:
-            merge_state_in_place(out, lse, *wrapper.run(q, paged_kv_cache, return_lse=True))
+            out, lse = _take_in(out, lse, *wrapper.run(q, paged_kv_cache, return_lse=True))
         return out
 
     forward = run
@@ -84,8 +93,7 @@ class _SharedPrefix:
 
     def _merged(self, q, k_shared, v_shared, unique, **options):
         out, lse = single_prefill_with_kv_cache_return_lse(q, k_shared, v_shared, causal=False, kv_layout=self._kv_layout, **options)
-        merge_state_in_place(out, lse, *unique)
-        return out
+        return _take_in(out, lse, *unique)[0]
 
 
 class BatchDecodeWithSharedPrefixPagedKVCacheWrapper(_SharedPrefix):

@@ -75,6 +75,10 @@ FLASHINFER_SAME(launch_kernel_ex, cuLaunchKernelEx);
 FLASHINFER_SAME(memcpy_htod_async, cuMemcpyHtoDAsync);
 FLASHINFER_SAME(memcpy_dtoh_async, cuMemcpyDtoHAsync);
 FLASHINFER_SAME(stream_synchronize, cuStreamSynchronize);
+FLASHINFER_SAME(stream_wait_event, cuStreamWaitEvent);
+FLASHINFER_SAME(event_create, cuEventCreate);
+FLASHINFER_SAME(event_record, cuEventRecord);
+FLASHINFER_SAME(event_query, cuEventQuery);
 FLASHINFER_SAME(stream_is_capturing, cuStreamIsCapturing);
 FLASHINFER_SAME(thread_exchange_stream_capture_mode, cuThreadExchangeStreamCaptureMode);
 FLASHINFER_SAME(func_load, cuFuncLoad);
@@ -112,6 +116,7 @@ static_assert(int(kMaxDynamicSharedSizeBytes) == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_S
 static_assert(int(kNonPortableClusterSizeAllowed) == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED);
 static_assert(int(kClusterDimension) == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
 static_assert(int(kProgrammaticStreamSerialization) == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);
+static_assert(unsigned(kEventDisableTiming) == CU_EVENT_DISABLE_TIMING);
 static_assert(int(kCaptureModeRelaxed) == CU_STREAM_CAPTURE_MODE_RELAXED);
 static_assert(int(kCaptureStatusNone) == CU_STREAM_CAPTURE_STATUS_NONE);
 static_assert(int(kJitErrorLogBuffer) == CU_JIT_ERROR_LOG_BUFFER);

@@ -19,6 +19,7 @@ using DeviceOrdinal = int;
 using DevicePointer = unsigned long long;
 using Context = struct ContextObject*;
 using Stream = struct StreamObject*;
+using Event = struct EventObject*;
 using Library = struct LibraryObject*;
 using Kernel = struct KernelObject*;
 using Function = struct FunctionObject*;
@@ -34,6 +35,7 @@ enum DeviceAttribute : int {
 };
 enum FunctionAttribute : int { kMaxDynamicSharedSizeBytes = 8, kNonPortableClusterSizeAllowed = 14 };
 enum LaunchAttributeId : int { kClusterDimension = 4, kProgrammaticStreamSerialization = 6 };
+enum EventFlag : unsigned { kEventDisableTiming = 2 };
 enum StreamCaptureMode : int { kCaptureModeRelaxed = 2 };
 enum StreamCaptureStatus : int { kCaptureStatusNone = 0 };
 enum JitOption : int { kJitErrorLogBuffer = 5, kJitErrorLogBufferSizeBytes = 6 };
@@ -123,7 +125,11 @@ class Driver {
   Entry<"cuStreamSynchronize", Stream> stream_synchronize;
   Entry<"cuStreamIsCapturing", Stream, StreamCaptureStatus*> stream_is_capturing;
   Entry<"cuThreadExchangeStreamCaptureMode", StreamCaptureMode*> thread_exchange_stream_capture_mode;
-  // Newer than CUDA 12.0, or not needed by every GPU: may be absent.
+  // Newer than CUDA 12.0, or not needed by every GPU or framework: may be absent.
+  Entry<"cuStreamWaitEvent", Stream, Event, unsigned> stream_wait_event;
+  Entry<"cuEventCreate", Event*, unsigned> event_create;
+  Entry<"cuEventRecord", Event, Stream> event_record;
+  Entry<"cuEventQuery", Event> event_query;
   Entry<"cuFuncLoad", Function> func_load;
   Entry<"cuKernelGetParamInfo", Kernel, size_t, size_t*, size_t*> kernel_get_param_info;
   Entry<"cuTensorMapEncodeTiled", TensorMap*, TensorMapDataType, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*,

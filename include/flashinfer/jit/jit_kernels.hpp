@@ -122,6 +122,8 @@ class JitKernels : public KernelSource {
   }
 
   const DeviceInfo& device_info(int device) override { return gpu(device).info; }
+  /// The primary context, for those who call the driver themselves.
+  cu::Context context_of(int device) { return gpu(device).context; }
 
   void launch(const KernelId& id, const LaunchShape& shape, const void* params, size_t params_bytes, const Context& context) override {
     const jit::Gpu& gpu = this->gpu(context.device.index);
