@@ -59,8 +59,8 @@ FLASHINFER_HOST_DEVICE float logit_scale(float temperature) {
   const float c = is_greedy(temperature) ? kLog2e : kLog2e / temperature;
   return c < 1e30f ? c : 1e30f;  // 0 * c stays 0
 }
-/// t of a logit; monotone in x. -inf gives -inf.
-FLASHINFER_HOST_DEVICE float logit_exponent(float x, float max, float c) { return (finite_logit(x) - max) * c; }
+/// t of a logit; monotone in x. -inf gives -inf. The product is an fma so that no compiler fuses it into the sums of portable_exp2.
+FLASHINFER_HOST_DEVICE float logit_exponent(float x, float max, float c) { return PortableScalar::fma(finite_logit(x) - max, c, 0.0f); }
 /// 1 / P of a row of probabilities, P >= kLeastProb.
 FLASHINFER_HOST_DEVICE float prob_scale(float max) { return 1.0f / max; }
 
