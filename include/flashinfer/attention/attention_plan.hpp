@@ -84,6 +84,8 @@ struct AttentionPlan {
 
   FLASHINFER_HOST_DEVICE int32_t group_size() const { return num_qo_heads / num_kv_heads; }
   FLASHINFER_HOST_DEVICE int32_t num_heads() const { return num_kv_heads * num_vo_tiles; }
+  /// Do all query tiles of a request see the same keys: all of them?
+  FLASHINFER_HOST_DEVICE bool tiles_are_alike() const { return !causal && window_left < 0; }
   FLASHINFER_HOST_DEVICE int32_t qo_begin(int32_t r) const { return qo_indptr ? qo_indptr[r] : r * uniform_qo_len; }
   FLASHINFER_HOST_DEVICE int32_t qo_len(int32_t r) const { return qo_indptr ? qo_indptr[r + 1] - qo_indptr[r] : uniform_qo_len; }
   /// First page (paged) or token (ragged) of a request's keys.
@@ -101,17 +103,18 @@ struct AttentionPlan {
 
 /// The segments of one request: they differ by query tile only, heads are alike.
 struct RequestWork : RequestLengths {
-  int32_t num_q_tiles;
+  int32_t group_size, num_q_tiles;
 
   FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, const RequestLengths& lengths)
-      : RequestLengths(lengths), num_q_tiles(ceil_div(qo_len * plan.group_size(), plan.q_tile)) {}
+      : RequestLengths(lengths), group_size(plan.group_size()), num_q_tiles(ceil_div(qo_len * group_size, plan.q_tile)) {}
   FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, int32_t request) : RequestWork(plan, plan.lengths(request)) {}
 
   /// Keys that any row of the tile may see.
   FLASHINFER_HOST_DEVICE KvRange keys(const AttentionPlan& plan, int32_t q_tile) const {
-    const int32_t group_size = plan.group_size();
-    const int32_t first = q_tile * plan.q_tile / group_size;
-    const int32_t last = min((q_tile + 1) * plan.q_tile - 1, qo_len * group_size - 1) / group_size;
+    if (plan.tiles_are_alike()) return {0, kv_len};
+    const bool only = num_q_tiles == 1;  // most often, and divisions are what a walk over requests takes
+    const int32_t first = only ? 0 : q_tile * plan.q_tile / group_size;
+    const int32_t last = only ? qo_len - 1 : min((q_tile + 1) * plan.q_tile - 1, qo_len * group_size - 1) / group_size;
     return {kv_range(plan.causal, plan.window_left, first, qo_len, kv_len).begin, kv_range(plan.causal, plan.window_left, last, qo_len, kv_len).end};
   }
   FLASHINFER_HOST_DEVICE static int32_t unit_keys(const AttentionPlan& plan) {
@@ -123,7 +126,7 @@ struct RequestWork : RequestLengths {
     const int32_t step = unit_keys(plan);
     if (step == 0) return 1;
     const KvRange range = keys(plan, q_tile);
-    return max(ceil_div(range.end, step) - range.begin / step, int32_t(1));
+    return max(ceil_div(range.end, step) - (range.begin ? range.begin / step : 0), int32_t(1));
   }
   /// The segment's stretch of the line.
   FLASHINFER_HOST_DEVICE int32_t length(const AttentionPlan& plan, int32_t q_tile) const { return num_units(plan, q_tile) + item_units(plan); }
@@ -131,7 +134,7 @@ struct RequestWork : RequestLengths {
   /// The whole request's.
   FLASHINFER_HOST_DEVICE int64_t total_units(const AttentionPlan& plan) const {
     int64_t units = 0;
-    if (!plan.causal && plan.window_left < 0) {  // all tiles are alike
+    if (plan.tiles_are_alike()) {
       units = num_q_tiles ? int64_t(num_q_tiles) * length(plan, 0) : 0;
     } else {
       for (int32_t t = 0; t < num_q_tiles; ++t) units += length(plan, t);
@@ -169,7 +172,7 @@ FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t req
   for (int32_t q_tile = 0;; ++q_tile) {
     const int32_t n = work.num_units(plan, q_tile), length = n + RequestWork::item_units(plan);
     const int64_t tile_units = int64_t(length) * plan.num_heads();
-    const int32_t slots = n > 1 ? n : 0;
+    const int32_t slots = plan.batch_invariant && n > 1 ? n : 0;
     if (unit < tile_units || q_tile + 1 >= work.num_q_tiles) {
       const int32_t head = int32_t(unit / length);
       return {work, request, q_tile, head, int32_t(unit % length), int32_t(slot + int64_t(head) * slots), {}};
@@ -182,32 +185,66 @@ FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t req
 /// Plans on one thread: two linear passes, no allocation. Fills header, starts and counters of `out` (host memory, max sizes).
 /// The GPU planner (gpu/attention_plan_kernel.cuh) computes the same with one block.
 FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& header, WorkerStart* starts, int32_t* counters) {
+  const bool alike = plan.tiles_are_alike(), cuts = plan.batch_invariant && plan.cut_tiles > 0;
+  const int32_t num_heads = plan.num_heads(), group_size = plan.group_size(), item_units = RequestWork::item_units(plan);
+  const int32_t unit_keys = RequestWork::unit_keys(plan), uniform_q_tiles = ceil_div(plan.uniform_qo_len * group_size, plan.q_tile);
+  int32_t shift = 0;  // unit_keys is a power of two nearly always; a division or two a request would be half of the time
+  while (int64_t(1) << shift < unit_keys) ++shift;
+  if (!is_power_of_two(unit_keys)) shift = -1;
+  const auto num_q_tiles = [&](int32_t r) {
+    return plan.qo_indptr ? ceil_div(max(plan.qo_len(r), int32_t(0)) * group_size, plan.q_tile) : uniform_q_tiles;
+  };
+  const auto num_units_of = [&](int32_t kv_len) {
+    const int32_t past = max(kv_len, int32_t(1)) + unit_keys - 1;
+    return shift >= 0 ? past >> shift : unit_keys ? past / unit_keys : 1;
+  };
+
   int64_t num_units = 0, num_slots = 0;
   for (int32_t r = 0; r < plan.batch_size; ++r) {
-    const RequestWork work(plan, r);
-    num_units += work.total_units(plan);
-    if (plan.batch_invariant && plan.cut_tiles > 0) num_slots += work.total_slots(plan);
+    if (alike) {
+      const int32_t n = num_units_of(plan.kv_len(r));
+      const int64_t segments = int64_t(num_q_tiles(r)) * num_heads;
+      num_units += segments * (n + item_units);
+      num_slots += cuts && n > 1 ? segments * n : 0;
+    } else {
+      const RequestWork work(plan, r);
+      num_units += work.total_units(plan);
+      if (cuts) num_slots += work.total_slots(plan);
+    }
   }
   header = {num_units, num_units ? busy_workers(plan, num_units) : 0, int32_t(num_slots)};
-  int64_t unit = 0, slot = 0;
-  int32_t worker = 0;
-  // Workers are found in the order of the line, as locate() finds each by itself.
-  for (int32_t r = 0; r < plan.batch_size && worker < header.num_workers; ++r) {
-    const RequestWork work(plan, r);
-    int64_t tile_slot = slot;
-    for (int32_t q_tile = 0; q_tile < work.num_q_tiles && worker < header.num_workers; ++q_tile) {
-      const int32_t n = work.num_units(plan, q_tile), slots = n > 1 ? n : 0, length = n + RequestWork::item_units(plan);
-      const int64_t end = unit + int64_t(length) * plan.num_heads();
-      for (int64_t begin; worker < header.num_workers && (begin = piece_begin(num_units, header.num_workers, worker)) < end; ++worker) {
-        const int32_t head = int32_t((begin - unit) / length);
-        starts[worker] = {work, r, q_tile, head, int32_t((begin - unit) % length), int32_t(tile_slot + int64_t(head) * slots), {}};
-      }
-      unit = end;
-      tile_slot += int64_t(slots) * plan.num_heads();
-    }
-    if (plan.batch_invariant && plan.cut_tiles > 0) slot = tile_slot;
-  }
   for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
+  if (header.num_workers == 0) return;
+
+  // Workers are found in the order of the line, as locate() finds each by itself.
+  const int64_t piece = num_units / header.num_workers, rest = num_units % header.num_workers;
+  int64_t unit = 0, slot = 0, begin = 0, remainder = 0;  // begin: piece_begin() of `worker`
+  int32_t worker = 0;
+  // The next segments of the line: alike, head by head.
+  const auto place = [&](const RequestLengths& lengths, int32_t r, int32_t q_tile, int64_t segments, int32_t n) {
+    const int32_t length = n + item_units, slots = cuts && n > 1 ? n : 0;
+    const int64_t end = unit + segments * length;
+    while (worker < header.num_workers && begin < end) {
+      const int64_t at = begin - unit;
+      const int64_t segment = int32_t(at) == at ? int32_t(at) / length : at / length;
+      const int32_t tile = segment < num_heads ? 0 : int32_t(segment / num_heads), head = int32_t(segment - int64_t(tile) * num_heads);
+      starts[worker] = {lengths, r, q_tile + tile, head, int32_t(at - segment * length), int32_t(slot + segment * slots), {}};
+      ++worker, begin += piece, remainder += rest;
+      if (remainder >= header.num_workers) remainder -= header.num_workers, ++begin;
+    }
+    unit = end;
+    slot += segments * slots;
+  };
+  for (int32_t r = 0; r < plan.batch_size && worker < header.num_workers; ++r) {
+    if (alike) {
+      const RequestLengths lengths = plan.lengths(r);
+      place(lengths, r, 0, int64_t(num_q_tiles(r)) * num_heads, num_units_of(lengths.kv_len));
+    } else {
+      const RequestWork work(plan, r);
+      for (int32_t q_tile = 0; q_tile < work.num_q_tiles && worker < header.num_workers; ++q_tile)
+        place(work, r, q_tile, num_heads, work.num_units(plan, q_tile));
+    }
+  }
 }
 
 /// How far a worker has come: what a kernel keeps from item to item.
