@@ -47,13 +47,16 @@ inline void renorm(const char* op, RowValues values, const TensorView& input, co
 
 }  // namespace detail
 
-inline void top_p_renorm_probs(const TensorView& probs, const RowArgument<float>& top_p, const TensorView& output, const Context& context = {}) {
+inline void top_p_renorm_probs(const TensorView& probs, const RowArgument<float>& top_p, const TensorView& output,
+                               const Context& context = {}) {
   detail::renorm("top_p_renorm_probs", RowValues::probs, probs, 0, top_p, output, context);
 }
-inline void top_k_renorm_probs(const TensorView& probs, const RowArgument<int32_t>& top_k, const TensorView& output, const Context& context = {}) {
+inline void top_k_renorm_probs(const TensorView& probs, const RowArgument<int32_t>& top_k, const TensorView& output,
+                               const Context& context = {}) {
   detail::renorm("top_k_renorm_probs", RowValues::probs, probs, top_k, 1.0f, output, context);
 }
-inline void top_k_mask_logits(const TensorView& logits, const RowArgument<int32_t>& top_k, const TensorView& output, const Context& context = {}) {
+inline void top_k_mask_logits(const TensorView& logits, const RowArgument<int32_t>& top_k, const TensorView& output,
+                              const Context& context = {}) {
   detail::renorm("top_k_mask_logits", RowValues::logits, logits, top_k, 1.0f, output, context);
 }
 

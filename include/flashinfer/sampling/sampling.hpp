@@ -40,8 +40,7 @@ struct SamplingOutputs {
 };
 
 inline void sampling(RowValues values, const TensorView& input, const TensorView& indices, const SamplingFilters& filters,
-                     const SamplingSeed& random, const SamplingOutputs& outputs, const Context& context = {},
-                     const char* op = "sampling") {
+                     const SamplingSeed& random, const SamplingOutputs& outputs, const Context& context = {}, const char* op = "sampling") {
   const Check check(op);
   const char* input_name = values == RowValues::logits ? "logits" : "probs";
   const Device device = context.device;
@@ -62,10 +61,12 @@ inline void sampling(RowValues values, const TensorView& input, const TensorView
   p.top_k = filters.top_k.param(check, "top_k", num_rows, num_inputs, device);
   p.top_p = filters.top_p.param(check, "top_p", num_rows, num_inputs, device);
   p.min_p = filters.min_p.param(check, "min_p", num_rows, num_inputs, device);
-  check.that(filters.temperature.value >= 0, "temperature", "a number from 0 up", [&] { return std::to_string(filters.temperature.value); });
+  check.that(filters.temperature.value >= 0, "temperature", "a number from 0 up",
+             [&] { return std::to_string(filters.temperature.value); });
   check.that(filters.top_k.value >= 0, "top_k", "a number from 1 up, or 0 for none", [&] { return std::to_string(filters.top_k.value); });
   check.that(filters.top_p.value >= 0, "top_p", "a number from 0 to 1", [&] { return std::to_string(filters.top_p.value); });
-  check.that(filters.min_p.value >= 0 && filters.min_p.value <= 1, "min_p", "a number from 0 to 1", [&] { return std::to_string(filters.min_p.value); });
+  check.that(filters.min_p.value >= 0 && filters.min_p.value <= 1, "min_p", "a number from 0 to 1",
+             [&] { return std::to_string(filters.min_p.value); });
   p.seed = random.seed.random(check, "seed", num_rows, device);
   p.offset = random.offset.random(check, "offset", num_rows, device);
 
@@ -83,7 +84,8 @@ inline void sampling(RowValues values, const TensorView& input, const TensorView
   };
   optional("valid", outputs.valid, DType::boolean, {{"batch_size", num_rows}});
   optional("logprobs", outputs.logprobs, DType::f32, {{"batch_size", num_rows}});
-  check.that(bool(outputs.top_tokens) == bool(outputs.top_logprobs), "top_logprobs", "top_tokens and top_logprobs, or neither", "one of them");
+  check.that(bool(outputs.top_tokens) == bool(outputs.top_logprobs), "top_logprobs", "top_tokens and top_logprobs, or neither",
+             "one of them");
   if (outputs.top_tokens) {
     check.rank("top_tokens", outputs.top_tokens, 2);
     check.in_range("top_logprobs", outputs.top_tokens.shape[1], int64_t(0), min(int64_t(kMaxTopLogprobs), vocab_size));

@@ -14,7 +14,8 @@
 
 namespace flashinfer {
 
-inline void softmax(const TensorView& logits, const RowArgument<float>& temperature, const TensorView& output, const Context& context = {}) {
+inline void softmax(const TensorView& logits, const RowArgument<float>& temperature, const TensorView& output,
+                    const Context& context = {}) {
   const Check check("softmax");
   check_rows(check, "logits", logits, context.device);
   check_out_rows(check, "out", output, "logits", logits);
@@ -22,8 +23,7 @@ inline void softmax(const TensorView& logits, const RowArgument<float>& temperat
   SoftmaxParams p;
   p.temperature = temperature.param(check, "temperature", logits.shape[0], logits.shape[0], context.device);
   check.that(temperature.value >= 0, "temperature", "a number from 0 up", [&] { return std::to_string(temperature.value); });
-  if (temperature.tensor)
-    check.that(!overlap(temperature.tensor, output), "out", "memory of its own", "memory that temperature lies in");
+  if (temperature.tensor) check.that(!overlap(temperature.tensor, output), "out", "memory of its own", "memory that temperature lies in");
   if (logits.shape[0] == 0) return;
   p.input = logits.data;
   p.input_stride = logits.strides[0];

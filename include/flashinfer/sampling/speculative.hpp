@@ -24,8 +24,10 @@ inline void chain_speculative_sampling(const TensorView& draft_probs, const Tens
   check.rank("draft_probs", draft_probs, 3);
   const int64_t batch_size = draft_probs.shape[0], num_steps = draft_probs.shape[1], vocab_size = draft_probs.shape[2];
   check.that(num_steps < 128, "draft_probs", "fewer than 128 tokens a request", [&] { return std::to_string(num_steps); });
-  check.that(vocab_size >= 1 && vocab_size <= kMaxVocabSize, "draft_probs", "a vocabulary of 1 to 2^22 tokens", [&] { return std::to_string(vocab_size); });
-  check.shape("target_probs", target_probs, {{"batch_size", batch_size}, {"num_speculate_tokens + 1", num_steps + 1}, {"vocab_size", vocab_size}});
+  check.that(vocab_size >= 1 && vocab_size <= kMaxVocabSize, "draft_probs", "a vocabulary of 1 to 2^22 tokens",
+             [&] { return std::to_string(vocab_size); });
+  check.shape("target_probs", target_probs,
+              {{"batch_size", batch_size}, {"num_speculate_tokens + 1", num_steps + 1}, {"vocab_size", vocab_size}});
   check.shape("draft_token_ids", draft_tokens, {{"batch_size", batch_size}, {"num_speculate_tokens", num_steps}});
   check.dtype("draft_token_ids", draft_tokens, {DType::i32, DType::i64});
   check.contiguous("draft_token_ids", draft_tokens);

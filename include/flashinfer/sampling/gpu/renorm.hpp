@@ -7,6 +7,8 @@
 
 namespace flashinfer::gpu {
 
-inline void renorm(const RenormParams&, RowValues, DType, DType, const Context\&) { throw Unsupported("renorm: there is no kernel for GPUs yet"); }
+inline void renorm(const RenormParams&, RowValues, DType, DType, const Context&) {
+  throw Unsupported("renorm: there is no kernel for GPUs yet");
+}
 
 }  // namespace flashinfer::gpu

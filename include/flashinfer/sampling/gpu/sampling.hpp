@@ -7,6 +7,8 @@
 
 namespace flashinfer::gpu {
 
-inline void sampling(const SamplingParams&, RowValues, DType, const Context\&) { throw Unsupported("sampling: there is no kernel for GPUs yet"); }
+inline void sampling(const SamplingParams&, RowValues, DType, const Context&) {
+  throw Unsupported("sampling: there is no kernel for GPUs yet");
+}
 
 }  // namespace flashinfer::gpu

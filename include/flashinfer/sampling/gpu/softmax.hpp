@@ -7,6 +7,6 @@
 
 namespace flashinfer::gpu {
 
-inline void softmax(const SoftmaxParams&, DType, const Context\&) { throw Unsupported("softmax: there is no kernel for GPUs yet"); }
+inline void softmax(const SoftmaxParams&, DType, const Context&) { throw Unsupported("softmax: there is no kernel for GPUs yet"); }
 
 }  // namespace flashinfer::gpu

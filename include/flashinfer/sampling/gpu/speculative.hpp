@@ -7,6 +7,8 @@
 
 namespace flashinfer::gpu {
 
-inline void chain_speculative_sampling(const SpeculativeParams&, const Context\&) { throw Unsupported("speculative: there is no kernel for GPUs yet"); }
+inline void chain_speculative_sampling(const SpeculativeParams&, const Context&) {
+  throw Unsupported("speculative: there is no kernel for GPUs yet");
+}
 
 }  // namespace flashinfer::gpu
