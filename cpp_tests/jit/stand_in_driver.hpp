@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -24,6 +25,8 @@ struct StandInDriver {
   std::atomic<size_t> params_bytes{0};  // 0: unknown to cuKernelGetParamInfo
   std::atomic<int> load_result{0}, launch_result{0};
   std::atomic<bool> capturing{false};
+  std::atomic<bool> busy{false};  // no event has passed
+  std::atomic<int> events{0};
   std::atomic<int> loads{0};
   std::vector<unsigned char> last_params;  // what the last launch got, params_to_read bytes of it
   std::atomic<size_t> params_to_read{0};
@@ -146,6 +149,18 @@ struct StandInDriver {
            get().copied_from = from;
            return std::memcpy(reinterpret_cast<void*>(uintptr_t(to)), from, bytes), get().note("copy to device"), 0;
          }},
+        {"cuMemHostAlloc",
+         (void*)+[](void** memory, size_t bytes, unsigned) -> Result {
+           return *memory = std::calloc(bytes, 1), get().note("pinned memory mode=" + std::to_string(capture_mode)), 0;
+         }},
+        {"cuEventCreate", (void*)+[](cu::Event* event, unsigned) -> Result {
+           return *event = reinterpret_cast<cu::Event>(uintptr_t(3000 + get().events++)), 0;
+         }},
+        {"cuEventRecord", (void*)+[](cu::Event event, cu::Stream stream) -> Result {
+           if (get().write_down) get().note("record " + number(event) + " on " + number(stream));
+           return 0;
+         }},
+        {"cuEventQuery", (void*)+[](cu::Event) -> Result { return get().busy ? 600 : 0; }},
         {"cuMemcpyDtoHAsync_v2",
          (void*)+[](void* to, cu::DevicePointer from, size_t bytes, cu::Stream) -> Result {
            return std::memcpy(to, reinterpret_cast<void*>(uintptr_t(from)), bytes), get().note("copy to host"), 0;

@@ -76,6 +76,7 @@ FLASHINFER_SAME(memcpy_htod_async, cuMemcpyHtoDAsync);
 FLASHINFER_SAME(memcpy_dtoh_async, cuMemcpyDtoHAsync);
 FLASHINFER_SAME(stream_synchronize, cuStreamSynchronize);
 FLASHINFER_SAME(stream_wait_event, cuStreamWaitEvent);
+FLASHINFER_SAME(mem_host_alloc, cuMemHostAlloc);
 FLASHINFER_SAME(event_create, cuEventCreate);
 FLASHINFER_SAME(event_record, cuEventRecord);
 FLASHINFER_SAME(event_query, cuEventQuery);

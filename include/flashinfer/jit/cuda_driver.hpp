@@ -126,6 +126,7 @@ class Driver {
   Entry<"cuStreamIsCapturing", Stream, StreamCaptureStatus*> stream_is_capturing;
   Entry<"cuThreadExchangeStreamCaptureMode", StreamCaptureMode*> thread_exchange_stream_capture_mode;
   // Newer than CUDA 12.0, or not needed by every GPU or framework: may be absent.
+  Entry<"cuMemHostAlloc", void**, size_t, unsigned> mem_host_alloc;
   Entry<"cuStreamWaitEvent", Stream, Event, unsigned> stream_wait_event;
   Entry<"cuEventCreate", Event*, unsigned> event_create;
   Entry<"cuEventRecord", Event, Stream> event_record;

@@ -21,13 +21,12 @@
 
 #include <flashinfer/jit/cuda_driver.hpp>
 #include <flashinfer/jit/kernel_builder.hpp>
+#include <flashinfer/jit/staging.hpp>
 #include <flashinfer/runtime/kernel_source.hpp>
 
 namespace flashinfer {
 
 namespace jit {
-
-inline constexpr int kMaxDevices = 64;
 
 /// A GPU in use. Its primary context, the one that torch, JAX and CuPy use, is retained for good.
 struct Gpu {
@@ -166,13 +165,20 @@ class JitKernels : public KernelSource {
     if (bytes == 0) return;
     const cu::CurrentContext current(gpu(context.device.index).context);
     refuse_capture(context, "a copy from host memory; plan before the capture");
+    const auto to = cu::DevicePointer(uintptr_t(device));
+    jit::Staging& staging = jit::Staging::of_thread(context.device.index);
+    if (void* piece = staging.piece(bytes)) [[likely]] {
+      std::memcpy(piece, host, bytes);
+      cu::check(cu::Driver::get().memcpy_htod_async(to, piece, bytes, stream_of(context)), "cuMemcpyHtoDAsync");
+      cu::check(staging.sent(stream_of(context)), "cuEventRecord");
+      return;
+    }
     // The driver copies pageable memory aside before it returns, but reads pinned memory later, when the caller may have
     // written the next plan there. Our own buffer is always pageable.
     thread_local std::vector<unsigned char> pageable;
     pageable.resize(bytes);
     std::memcpy(pageable.data(), host, bytes);
-    cu::check(cu::Driver::get().memcpy_htod_async(cu::DevicePointer(uintptr_t(device)), pageable.data(), bytes, stream_of(context)),
-              "cuMemcpyHtoDAsync");
+    cu::check(cu::Driver::get().memcpy_htod_async(to, pageable.data(), bytes, stream_of(context)), "cuMemcpyHtoDAsync");
   }
 
   void copy_to_host(void* host, const void* device, size_t bytes, const Context& context) override {
@@ -313,10 +319,11 @@ class JitKernels : public KernelSource {
     return function;
   }
 
-  static void refuse_capture(const Context& context, const std::string& what) {
+  static void refuse_capture(const Context& context, const char* what) {
     cu::StreamCaptureStatus status = cu::kCaptureStatusNone;
     cu::check(cu::Driver::get().stream_is_capturing(stream_of(context), &status), "cuStreamIsCapturing");
-    if (status != cu::kCaptureStatusNone) throw CudaError("the stream is being captured into a CUDA graph, which can not hold " + what);
+    if (status != cu::kCaptureStatusNone)
+      throw CudaError(std::string("the stream is being captured into a CUDA graph, which can not hold ") + what);
   }
 
   static std::string describe(const LaunchShape& s) {
