@@ -70,6 +70,7 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
     plan.num_vo_tiles = ceil_div(problem.head_dim_vo, planned.config.vo_tile);
     plan.min_units = ceil_div(kMinKeysPerWorker, plan.kv_tile);
     plan.item_units = gpu::item_units(planned.config);
+    plan.head_lanes = gpu::head_lanes(plan.q_tile, plan.num_heads(), plan.max_workers);
   }
   if (problem.batch_invariant && problem.cut_len > 0) plan.cut_tiles = ceil_div(round_up(problem.cut_len, 64), plan.kv_tile);
   planned.max_workers = plan.max_workers;
@@ -226,8 +227,9 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
   };
   if (prepared.on_host) {
     PlanHeader& header = *reinterpret_cast<PlanHeader*>(touch(layout.header, sizeof(PlanHeader)));
-    plan_work(plan, header, reinterpret_cast<WorkerStart*>(touch(layout.starts, plan.max_workers * int64_t(sizeof(WorkerStart)))),
+    plan_work(plan, header, reinterpret_cast<WorkerStart*>(image + layout.starts),
               reinterpret_cast<int32_t*>(touch(layout.counters, plan.max_slots * int64_t(sizeof(int32_t)))));
+    touch(layout.starts, header.num_workers * int64_t(sizeof(WorkerStart)));
     // A reusable plan was sized for max_qo_len.
     check.that(
         header.num_slots <= plan.max_slots || !plan.batch_invariant, "qo_indptr",

@@ -55,7 +55,7 @@ namespace detail {
 
 /// Where everything lies in the two buffers.
 struct AttentionLayout {
-  int64_t counters, header, starts, qo_indptr, kv_indptr, last_page_len, mask_elements, mask_indptr, kv_indices;
+  int64_t header, counters, qo_indptr, kv_indptr, last_page_len, mask_elements, mask_indptr, starts, kv_indices;
   int64_t partial_out, partial_max, partial_sum;
   AttentionWorkspace size;
 };
@@ -72,14 +72,14 @@ inline int64_t partial_bytes(const AttentionPlan& plan, int32_t vo_tile, int64_t
 inline AttentionLayout layout_of(const AttentionPlan& plan, int32_t vo_tile, bool custom_mask, int64_t uploaded_indices) {
   AttentionLayout layout{};
   WorkspaceLayout walk;
-  layout.counters = walk.add<int32_t>(plan.max_slots);
   layout.header = walk.add<PlanHeader>(1);
-  layout.starts = walk.add<WorkerStart>(plan.max_workers);
+  layout.counters = walk.add<int32_t>(plan.max_slots);
   layout.qo_indptr = walk.add<int32_t>(plan.batch_size + 1);
   layout.kv_indptr = walk.add<int32_t>(plan.batch_size + 1);
   layout.last_page_len = walk.add<int32_t>(plan.batch_size);
   layout.mask_elements = walk.add<int64_t>(custom_mask ? plan.batch_size + 1 : 0);
   layout.mask_indptr = walk.add<int32_t>(custom_mask ? plan.batch_size + 1 : 0);
+  layout.starts = walk.add<WorkerStart>(plan.max_workers);  // here, so that what follows the last busy worker is not uploaded
   layout.kv_indices = walk.add<int32_t>(uploaded_indices);  // last: the only part whose size may differ between plans of one capacity
   layout.size = {partial_bytes(plan, vo_tile, plan.max_slots, &layout), walk.size};
   return layout;
@@ -119,6 +119,7 @@ inline void size_plan(const Check& check, PlannedAttention& planned, int64_t num
     const int64_t fit = max(float_bytes - 3 * WorkspaceLayout::kAlignment, int64_t(0)) / slot_bytes / 2;
     if (2 * fit < plan.max_workers) return never_cut();
     plan.max_workers = int32_t(fit);
+    if (plan.max_workers < plan.head_lanes) plan.head_lanes = 1;
     planned.max_workers = plan.max_workers;
   }
   plan.max_slots = 2 * plan.max_workers;
