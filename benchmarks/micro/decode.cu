@@ -80,9 +80,21 @@ __device__ void tma_box(void* shared, const CUtensorMap* map, ptx::Mbarrier* bar
                : "memory");
 }
 
-/// Map: {64 elements, tokens of a page, halves of the head dimension, heads, pages}; a box has `halves` halves of min(page, 64) tokens. Each of `issuers` warps has one thread that
-/// issues every issuers-th page.
-__global__ void tma_ring(const __grid_constant__ CUtensorMap k, const __grid_constant__ CUtensorMap v, const int* pages, int tiles, int page, int halves, int depth, int issuers) {
+/// Which 64 keys of which head a block's i-th tile is. The line is requests, then groups of `lanes` heads, then the 128 tiles of a request; blocks come in groups of `lanes`: one takes a piece of
+/// the line for its own head, beside the others of its group.
+struct Line {
+  int first, last, lane, lanes;
+  __device__ Line(int tiles, int lanes) : lane(blockIdx.x % lanes), lanes(lanes) {
+    const int64_t pieces = gridDim.x / lanes, piece = blockIdx.x / lanes, length = tiles / lanes;
+    first = int(length * piece / pieces), last = piece < pieces ? int(length * (piece + 1) / pieces) : first;
+  }
+  __device__ int head(int t) const { return t / 128 % (8 / lanes) * lanes + lane; }
+  __device__ int tile(int t) const { return t / (128 * 8 / lanes) * 128 + t % 128; }
+};
+
+/// Map: {64 elements, tokens of a page, halves of the head dimension, heads, pages}; a box has `halves` halves of up to a page of tokens of `heads` heads. Each of `issuers` warps has one
+/// thread that issues every issuers-th page. A stage is 32 KB: 64 / heads tokens.
+__global__ void tma_ring(const __grid_constant__ CUtensorMap k, const __grid_constant__ CUtensorMap v, const int* pages, int tiles, int page, int halves, int heads, int lanes, int depth, int issuers) {
   __shared__ ptx::Mbarrier full[16];
   if (threadIdx.x == 0) {
     for (int i = 0; i < depth; ++i) ptx::mbarrier_init(&full[i], issuers);
@@ -91,41 +103,40 @@ __global__ void tma_ring(const __grid_constant__ CUtensorMap k, const __grid_con
   __syncthreads();
   const int issuer = threadIdx.x / 32;
   if (threadIdx.x % 32 != 0 || issuer >= issuers) return;
-  const int rows = min(page, 64), boxes = 64 / rows;
-  const int first = int(int64_t(tiles) * blockIdx.x / gridDim.x), last = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
-  for (int t = first; t < last + depth; ++t) {
-    const int stage = (t - first) % depth, phase = (t - first) / depth;
-    if (t >= first + depth) ptx::mbarrier_wait(&full[stage], (phase - 1) & 1);
-    if (t >= last) continue;
+  const int tokens = 64 / heads, rows = min(page, tokens), boxes = tokens / rows;
+  const Line line(tiles, lanes);
+  for (int t = line.first; t < line.last + depth; ++t) {
+    const int stage = (t - line.first) % depth, phase = (t - line.first) / depth;
+    if (t >= line.first + depth) ptx::mbarrier_wait(&full[stage], (phase - 1) & 1);
+    if (t >= line.last) continue;
     ptx::mbarrier_arrive_expect(&full[stage], 32768 / issuers);
-    // A request's tiles follow one another for head 0, then for head 1, ...: 128 tiles each.
-    const int request = t / 1024, head = t / 128 % 8, tile = request * 128 + t % 128;
+    const int head = heads == 1 ? line.head(t) : 0, first = heads == 1 ? line.tile(t) * 64 : t * tokens;
     for (int b = issuer; b < boxes; b += issuers) {
-      const int at = tile * 64 / page + (page > 64 ? 0 : b), token = page > 64 ? tile * 64 % page : 0;
-      const int id = __ldg(pages + at);
-      char* to = reinterpret_cast<char*>(smem) + stage * 32768 + b * rows * 128;
+      const int token = first + b * rows, id = __ldg(pages + token / page);
+      char* to = reinterpret_cast<char*>(smem) + stage * 32768 + b * rows * heads * 128;
       for (int h = 0; h < 2; h += halves) {
-        tma_box(to + h * 8192, &k, &full[stage], 0, token, h, head, id);
-        tma_box(to + 16384 + h * 8192, &v, &full[stage], 0, token, h, head, id);
+        tma_box(to + h * 8192, &k, &full[stage], 0, token % page, h, head, id);
+        tma_box(to + 16384 + h * 8192, &v, &full[stage], 0, token % page, h, head, id);
       }
     }
   }
 }
 
 /// The same tiles by 16-byte copies of `warps` warps, swizzled as the tensor map would.
-__global__ void cp_async_ring(const char* k, const char* v, const int* pages, int tiles, int page, int depth, int warps) {
+__global__ void cp_async_ring(const char* k, const char* v, const int* pages, int tiles, int page, int lanes, int depth, int warps) {
   __shared__ ptx::Mbarrier full[16];
   if (threadIdx.x == 0)
     for (int i = 0; i < depth; ++i) ptx::mbarrier_init(&full[i], warps * 32);
   __syncthreads();
   if (int(threadIdx.x) >= warps * 32) return;
-  const int first = int(int64_t(tiles) * blockIdx.x / gridDim.x), last = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
+  const Line line(tiles, lanes);
+  const int first = line.first, last = line.last;
   const int chunk = threadIdx.x % 16, row0 = threadIdx.x / 16, rows = warps * 2;
   for (int t = first; t < last + depth; ++t) {
     const int stage = (t - first) % depth, phase = (t - first) / depth;
     if (t >= first + depth) ptx::mbarrier_wait(&full[stage], (phase - 1) & 1);
     if (t >= last) continue;
-    const int request = t / 1024, head = t / 128 % 8, tile = request * 128 + t % 128;
+    const int head = line.head(t), tile = line.tile(t);
     const uint32_t to = ptx::smem_address(smem) + stage * 32768 + (chunk / 8) * 8192;
 #pragma unroll 4
     for (int r = row0; r < 64; r += rows) {
@@ -140,21 +151,22 @@ __global__ void cp_async_ring(const char* k, const char* v, const int* pages, in
 }
 
 /// The same tiles by one bulk copy of 256 bytes a row, issued by the lanes of a warp.
-__global__ void row_ring(const char* k, const char* v, const int* pages, int tiles, int page, int depth) {
+__global__ void row_ring(const char* k, const char* v, const int* pages, int tiles, int page, int lanes, int depth) {
   __shared__ ptx::Mbarrier full[16];
   if (threadIdx.x == 0) {
     for (int i = 0; i < depth; ++i) ptx::mbarrier_init(&full[i], 1);
     ptx::mbarrier_init_fence();
   }
   __syncwarp();
-  const int first = int(int64_t(tiles) * blockIdx.x / gridDim.x), last = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
+  const Line line(tiles, lanes);
+  const int first = line.first, last = line.last;
   for (int t = first; t < last + depth; ++t) {
     const int stage = (t - first) % depth, phase = (t - first) / depth;
     if (t >= first + depth) ptx::mbarrier_wait(&full[stage], (phase - 1) & 1);
     if (t >= last) continue;
     if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(&full[stage], 32768);
     __syncwarp();
-    const int request = t / 1024, head = t / 128 % 8, tile = request * 128 + t % 128;
+    const int head = line.head(t), tile = line.tile(t);
     for (int r = threadIdx.x; r < 64; r += 32) {
       const int token = tile * 64 + r, id = __ldg(pages + token / page);
       const size_t from = ((size_t(id) * page + token % page) * 8 + head) * 256;
@@ -427,27 +439,28 @@ int main() {
     std::iota(ids.begin(), ids.end(), 0), std::shuffle(ids.begin(), ids.end(), random);
     int* pages;
     CHECK(cudaMalloc(&pages, ids.size() * 4)), CHECK(cudaMemcpy(pages, ids.data(), ids.size() * 4, cudaMemcpyHostToDevice));
-    const auto show = [&](const char* what, int a, int b, int c, double us) { std::printf("  page %2d %-9s %d blocks/SM, %d stages, %d: %.1f (%.3f)\n", page, what, a, b, c, us, moved / us / 1e6); };
+    const auto show = [&](const char* what, int a, int b, int c, double us) { std::printf("  page %2d %-11s %d blocks/SM, %d lanes, %d issuers: %.1f (%.3f)\n", page, what, a, b, c, us, moved / us / 1e6); };
     for (int blocks : {1, 2})
-      for (int depth : {blocks == 1 ? 3 : 2, blocks == 1 ? 6 : 3}) {
+      for (int lanes : {1, 2, 4, 8}) {
+        const int depth = blocks == 1 ? 6 : 3;
         if (page >= 8) {
-          for (int halves : {1, 2})
+          for (int heads : {1, 8})
             for (int issuers : {1, 2}) {
+              if (heads == 8 && (lanes > 1 || issuers > 1)) continue;
               CUtensorMap maps[2];
               for (int i = 0; i < 2; ++i) {
                 const cuuint64_t dims[5] = {64, cuuint64_t(page), 2, 8, cuuint64_t(64 * 8192 / page)}, strides[4] = {2048, 128, 256, cuuint64_t(page) * 2048};
-                const cuuint32_t box[5] = {64, cuuint32_t(std::min(page, 64)), cuuint32_t(halves), 1, 1}, steps[5] = {1, 1, 1, 1, 1};
-                // A box of two halves lies as [half][token][64]: a stage has 64 tokens of each half, so only pages of 64 keep that layout; for others the copy rate is what counts here.
+                const cuuint32_t box[5] = {64, cuuint32_t(std::min(page, 64 / heads)), 2, cuuint32_t(heads), 1}, steps[5] = {1, 1, 1, 1, 1};
                 CHECK(cuTensorMapEncodeTiled(&maps[i], CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, i ? v : k, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
               }
               if (issuers == 2 && page == 64) continue;
-              show(halves == 1 ? "tma 1/2" : "tma 2/2", blocks, depth, issuers, microseconds([&] { tma_ring<<<kSms * blocks, 64, depth * 32768>>>(maps[0], maps[1], pages, tiles, page, halves, depth, issuers); }, 3));
+              show(heads == 8 ? "tma 8 heads" : "tma", blocks, lanes, issuers,
+                   microseconds([&] { tma_ring<<<kSms * blocks, 64, depth * 32768>>>(maps[0], maps[1], pages, tiles, page, 2, heads, lanes, depth, issuers); }, 3));
             }
         }
-        if (page <= 16)
-          for (int warps : {1, 2, 4}) show("cp.async", blocks, depth, warps, microseconds([&] { cp_async_ring<<<kSms * blocks, 128, depth * 32768>>>(k, v, pages, tiles, page, depth, warps); }, 3));
-        if (page <= 16) show("rows", blocks, depth, 1, microseconds([&] { row_ring<<<kSms * blocks, 32, depth * 32768>>>(k, v, pages, tiles, page, depth); }, 3));
+        if (page <= 16) show("cp.async", blocks, lanes, 4, microseconds([&] { cp_async_ring<<<kSms * blocks, 128, depth * 32768>>>(k, v, pages, tiles, page, lanes, depth, 4); }, 3));
+        if (page <= 16 && lanes == 8) show("rows", blocks, lanes, 1, microseconds([&] { row_ring<<<kSms * blocks, 32, depth * 32768>>>(k, v, pages, tiles, page, lanes, depth); }, 3));
       }
     CHECK(cudaFree(pages));
   }

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <flashinfer/attention/attention_plan.hpp>
+#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
@@ -36,6 +37,8 @@ struct RandomBatch {
     plan.cut_tiles = draw(0, 3);
     plan.causal = draw(0, 1);
     plan.window_left = draw(0, 1) ? draw(0, 50) : -1;
+    do plan.head_lanes = draw(1, 6);
+    while (plan.num_heads() % plan.head_lanes != 0 || plan.head_lanes > plan.max_workers);
     for (int r = 0; r < plan.batch_size; ++r) {
       qo_indptr.push_back(qo_indptr.back() + draw(0, 20));
       kv_indptr.push_back(kv_indptr.back() + (draw(0, 4) ? draw(0, plan.page_size ? 40 : 100) : 0));
@@ -108,9 +111,9 @@ TEST(AttentionPlan, EveryKeyOfEverySegmentOnce) {
 TEST(AttentionPlan, StartsTellTheLengthsOfTheirRequests) {
   for (uint32_t seed = 0; seed < 1000; ++seed) {
     const RandomBatch batch(seed);
-    for (int w = 0; w < batch.header.num_workers; ++w) {
-      const RequestLengths want = batch.plan.lengths(batch.starts[w].request);
-      ASSERT_EQ(std::memcmp(&batch.starts[w], &want, sizeof(want)), 0) << "seed " << seed << ", worker " << w;
+    for (int piece = 0; piece < batch.header.num_workers / batch.plan.head_lanes; ++piece) {
+      const RequestLengths want = batch.plan.lengths(batch.starts[piece].request);
+      ASSERT_EQ(std::memcmp(&batch.starts[piece], &want, sizeof(want)), 0) << "seed " << seed << ", piece " << piece;
     }
   }
 }
@@ -119,10 +122,30 @@ TEST(AttentionPlan, BalancedPiecesDifferByOneUnit) {
   for (uint32_t seed = 0; seed < 1000; ++seed) {
     const RandomBatch batch(seed);
     const PlanHeader& h = batch.header;
-    for (int w = 0; w < h.num_workers; ++w) {
-      const int64_t units = piece_begin(h.num_units, h.num_workers, w + 1) - piece_begin(h.num_units, h.num_workers, w);
-      ASSERT_GE(units, h.num_units / h.num_workers);
-      ASSERT_LE(units, h.num_units / h.num_workers + 1);
+    const int num_pieces = h.num_workers / batch.plan.head_lanes;
+    for (int piece = 0; piece < num_pieces; ++piece) {
+      const int64_t units = piece_begin(h.num_units, num_pieces, piece + 1) - piece_begin(h.num_units, num_pieces, piece);
+      ASSERT_GE(units, h.num_units / num_pieces);
+      ASSERT_LE(units, h.num_units / num_pieces + 1);
+    }
+  }
+}
+
+TEST(AttentionPlan, LanesGoSideBySide) {
+  for (uint32_t seed = 0; seed < 1000; ++seed) {
+    const RandomBatch batch(seed);
+    const int lanes = batch.plan.head_lanes;
+    for (int first = 0; first + lanes <= batch.plan.max_workers; first += lanes) {
+      std::vector<WorkIterator> workers;
+      for (int lane = 0; lane < lanes; ++lane) workers.emplace_back(batch.plan, first + lane);
+      for (WorkItem item, other; workers[0].next(item);) {
+        ASSERT_EQ(item.head % lanes, 0);
+        for (int lane = 1; lane < lanes; ++lane) {
+          ASSERT_TRUE(workers[lane].next(other));
+          ASSERT_EQ(std::tie(other.request, other.q_tile, other.kv_begin, other.kv_end), std::tie(item.request, item.q_tile, item.kv_begin, item.kv_end));
+          ASSERT_EQ(other.head, item.head + lane);
+        }
+      }
     }
   }
 }
@@ -138,6 +161,7 @@ TEST(AttentionPlan, BatchInvariantCutsDoNotDependOnNeighbours) {
         for (WorkItem item; items.next(item);)
           if (item.request == request) found.emplace_back(item.q_tile, item.head, item.kv_begin, item.kv_end);
       }
+      std::sort(found.begin(), found.end());  // lanes take turns
       return found;
     };
     const int request = batch.plan.batch_size - 1;

@@ -259,6 +259,7 @@ TEST(AttentionPlanKernel, SameAsPlanWork) {
     plan.max_workers = draw(1, 300), plan.min_units = draw(1, 3), plan.item_units = draw(0, 3), plan.max_slots = 2 * plan.max_workers;
     plan.batch_invariant = draw(0, 1), plan.cut_tiles = draw(0, 2), plan.causal = draw(0, 1),
     plan.window_left = draw(0, 1) ? draw(0, 90) : -1;
+    if (plan.num_heads() <= plan.max_workers && draw(0, 1)) plan.head_lanes = plan.num_heads();
     std::vector<int32_t> qo_indptr{0}, kv_indptr{0}, last_page_len;
     const int most_qo = round % 3 ? 3 : 200;
     for (int r = 0; r < plan.batch_size; ++r) {

@@ -229,7 +229,7 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
     PlanHeader& header = *reinterpret_cast<PlanHeader*>(touch(layout.header, sizeof(PlanHeader)));
     plan_work(plan, header, reinterpret_cast<WorkerStart*>(image + layout.starts),
               reinterpret_cast<int32_t*>(touch(layout.counters, plan.max_slots * int64_t(sizeof(int32_t)))));
-    touch(layout.starts, header.num_workers * int64_t(sizeof(WorkerStart)));
+    touch(layout.starts, header.num_workers / plan.head_lanes * int64_t(sizeof(WorkerStart)));
     // A reusable plan was sized for max_qo_len.
     check.that(
         header.num_slots <= plan.max_slots || !plan.batch_invariant, "qo_indptr",

@@ -2,7 +2,7 @@
 // plan_work() of attention/attention_plan.hpp.
 //
 // Bound by: latency. Two or three dependent loads of lengths, a scan over the requests, a search per worker.
-// Threads:  requests are taken kChunk at a time; a team of threads counts the units of one request's query tiles. Then a thread per worker
+// Threads:  requests are taken kChunk at a time; a team of threads counts the units of one request's query tiles. Then a thread per piece
 //           finds its request by bisection of the chunk's prefix sums.
 // Memory:   prefix sums of one chunk in shared memory. Batches of more than kChunk are counted twice: workers can be placed only
 //           once the total is known.
@@ -41,13 +41,13 @@ struct AttentionPlanKernel {
 
     Counts total = {0, 0};
     for (int first = 0; first < plan.batch_size; first += kChunk) total = total + count(plan, first, smem);
-    const int32_t num_workers = total.units ? busy_workers(plan, total.units) : 0;
-    if (threadIdx.x == 0) *plan.header = {total.units, num_workers, int32_t(total.slots)};
+    const int32_t num_pieces = total.units ? count_pieces(plan, total.units) : 0;
+    if (threadIdx.x == 0) *plan.header = {total.units, num_pieces * plan.head_lanes, int32_t(total.slots)};
 
     Counts before = {0, 0};
     for (int first = 0; first < plan.batch_size; first += kChunk) {
       const Counts chunk = plan.batch_size <= kChunk ? total : count(plan, first, smem);
-      place(plan, first, before, total.units, num_workers, smem);
+      place(plan, first, before, total.units, num_pieces, smem);
       before = before + chunk;
     }
     ptx::griddep_launch_dependents();
@@ -77,8 +77,8 @@ struct AttentionPlanKernel {
         counts.units += n + RequestWork::item_units(plan);
         counts.slots += cuts && n > 1 ? n : 0;
       }
-      const int64_t times = int64_t(plan.num_heads()) * (alike ? work.num_q_tiles : 1);
-      counts = {counts.units * times, counts.slots * times};
+      const int64_t times = int64_t(plan.num_head_groups()) * (alike ? work.num_q_tiles : 1);
+      counts = {counts.units * times, counts.slots * times * plan.head_lanes};
     }
     for (int offset = team / 2; offset > 0; offset /= 2)
       counts = counts + Counts{shuffle_xor(counts.units, offset), shuffle_xor(counts.slots, offset)};
@@ -124,12 +124,12 @@ struct AttentionPlanKernel {
     return chunk;
   }
 
-  /// Writes the starts of the workers whose pieces begin in this chunk. `before`: of the chunks before it.
-  static FLASHINFER_DEVICE void place(const AttentionPlan& plan, int first, const Counts& before, int64_t num_units, int32_t num_workers,
+  /// Writes the starts of the pieces that begin in this chunk. `before`: of the chunks before it.
+  static FLASHINFER_DEVICE void place(const AttentionPlan& plan, int first, const Counts& before, int64_t num_units, int32_t num_pieces,
                                       const Smem& smem) {
     const int num_requests = min(plan.batch_size - first, kChunk);
-    for (int32_t worker = int32_t(threadIdx.x); worker < num_workers; worker += kThreads) {
-      const int64_t unit = piece_begin(num_units, num_workers, worker) - before.units;
+    for (int32_t piece = int32_t(threadIdx.x); piece < num_pieces; piece += kThreads) {
+      const int64_t unit = piece_begin(num_units, num_pieces, piece) - before.units;
       if (unit < 0 || unit >= smem.before[num_requests].units) continue;
       int low = 0, high = num_requests;  // before[low] <= unit < before[high]
       while (high - low > 1) {
@@ -140,7 +140,7 @@ struct AttentionPlanKernel {
           high = middle;
         }
       }
-      plan.starts[worker] = locate(plan, first + low, unit - smem.before[low].units, before.slots + smem.before[low].slots);
+      plan.starts[piece] = locate(plan, first + low, unit - smem.before[low].units, before.slots + smem.before[low].slots);
     }
   }
 };

@@ -27,6 +27,16 @@ constexpr int workers_per_sm(const AttentionConfig& c, const DeviceInfo& device)
 /// (8 x 2048 causal, 16 tiles a segment on average) the blocks with the short first segments took twice the mean without it.
 constexpr int item_units(const AttentionConfig& c) { return c.q_tile == 16 ? 2 : 4; }
 
+/// Workers that go side by side over the same keys, a head each, where few rows make a kernel wait for memory: of a token's rows of 256 bytes
+/// those of eight heads are read at a time. Blocks that had a head's keys for themselves read 4.1 TB/s of a paged cache on the H200, 4.57 can
+/// be read (benchmarks/micro/decode.cu). No more lanes than leave less than a thirtieth of the workers idle.
+constexpr int head_lanes(int q_tile, int num_heads, int max_workers) {
+  if (q_tile > 64) return 1;
+  for (int lanes : {8, 4, 2})
+    if (num_heads % lanes == 0 && max_workers / lanes * lanes * 30 >= max_workers * 29) return lanes;
+  return 1;
+}
+
 /// Columns of the output per work item: all, or equal parts where a thread has no registers for so many accumulators.
 constexpr int vo_tile_of(int head_dim_vo) {
   const int parts = ceil_div(head_dim_vo, 256);
