@@ -1,4 +1,4 @@
-// A random batch for one config of the generic attention kernel: it runs emulated (emulation/emulator.hpp) and is held against
+// A random batch for one config of an attention kernel, generic or decode: it runs emulated (emulation/emulator.hpp) and is held against
 // a reference in double. Memory that a batch does not own holds NaN, page ids it does not own are wild.
 #pragma once
 
@@ -14,6 +14,7 @@
 
 #include <flashinfer/attention/gpu/attention_kernel.cuh>
 #include <flashinfer/attention/gpu/attention_plan_kernel.cuh>
+#include <flashinfer/attention/gpu/decode_kernel.cuh>
 
 #include "cpp_tests/attention/reference.hpp"
 
@@ -28,7 +29,20 @@ struct BatchShape {
 };
 
 template <AttentionConfig kConfig>
+gpu::AttentionKernel<kConfig> kernel_of();
+template <DecodeConfig kConfig>
+gpu::DecodeKernel<kConfig> kernel_of();
+constexpr int vo_tile_of(const AttentionConfig& c) { return c.vo_tile; }
+constexpr int vo_tile_of(const DecodeConfig& c) { return c.head_dim_vo; }
+/// What strides of keys and values are a multiple of, in elements.
+constexpr int kv_granule(const AttentionConfig&) { return 8; }
+constexpr int kv_granule(const DecodeConfig& c) { return is_float8(c.kv) ? 16 : 8; }
+
+template <auto kConfig>
 class AttentionBatch {
+  using Kernel = decltype(kernel_of<kConfig>());
+  static constexpr int kVoTile = vo_tile_of(kConfig);
+  static constexpr bool kRope = kConfig.variant_flags().rope;
   using Q = number_t<kConfig.q>;
   using Kv = number_t<kConfig.kv>;
   using Out = number_t<kConfig.out>;
@@ -42,10 +56,11 @@ class AttentionBatch {
     plan.batch_size = shape.batch_size;
     plan.num_kv_heads = draw(1, 2);
     plan.num_qo_heads = plan.num_kv_heads * draw(1, shape.most_group);
-    plan.num_vo_tiles = ceil_div(kConfig.head_dim_vo, kConfig.vo_tile);
+    plan.num_vo_tiles = ceil_div(kConfig.head_dim_vo, kVoTile);
     plan.q_tile = kConfig.q_tile, plan.kv_tile = kConfig.kv_tile;
     plan.page_size = kConfig.paged ? shape.page_size : 0;
     plan.max_workers = shape.max_workers;
+    if (seed % 2 == 0 && plan.num_heads() <= plan.max_workers) plan.head_lanes = plan.num_heads();
     plan.batch_invariant = shape.batch_invariant, plan.cut_tiles = shape.cut_tiles;
     plan.causal = kConfig.limits && shape.causal, plan.window_left = kConfig.limits ? shape.window_left : -1;
     draw_lengths(shape);
@@ -55,10 +70,10 @@ class AttentionBatch {
   }
 
   void run(uint32_t seed) {
-    emulation::Block::run_grid(unsigned(params.plan.max_workers), gpu::AttentionKernel<kConfig>::kThreads, size_t(gpu::smem_bytes(kConfig)),
+    emulation::Block::run_grid(unsigned(params.plan.max_workers), Kernel::kThreads, size_t(gpu::smem_bytes(kConfig)),
                                seed, [&] { run_thread(params); });
   }
-  void (*run_thread)(const AttentionParams&) = gpu::AttentionKernel<kConfig>::run;
+  void (*run_thread)(const AttentionParams&) = Kernel::run;
 
   /// What a user's functor does to a logit; null: the built-in variant's formulas.
   double (*own_logit)(double x, int token, int key, int head) = nullptr;
@@ -103,7 +118,7 @@ class AttentionBatch {
             ASSERT_EQ(lse, -kInfinity);
           } else {
             const double want = row.lse / double(kLn2) * params.lse_factor;
-            ASSERT_NEAR(lse, want, (kConfig.rope ? 5e-3 : 1e-5) * (4 + std::abs(want)))
+            ASSERT_NEAR(lse, want, (kRope ? 5e-3 : 1e-5) * (4 + std::abs(want)))
                 << "request " << r << " token " << token << " head " << head;
           }
         }
@@ -164,9 +179,9 @@ class AttentionBatch {
     }
     const bool head_major = draw(0, 1);
     auto pool = [&](auto& buffer, int head_dim, int64_t& page, int64_t& token, int64_t& head) {
-      const int64_t row = head_dim + 8 * draw(0, 1), rows = plan.page_size ? slots : kv.num_pages;
+      const int64_t row = head_dim + kv_granule(kConfig) * draw(0, 1), rows = plan.page_size ? slots : kv.num_pages;
       head = head_major ? row * rows : row, token = head_major ? row : row * plan.num_kv_heads;
-      page = plan.page_size ? row * plan.num_kv_heads * slots + 8 * draw(0, 1) : 0;
+      page = plan.page_size ? row * plan.num_kv_heads * slots + kv_granule(kConfig) * draw(0, 1) : 0;
       buffer = poisoned<Kv>(plan.page_size ? page * kv.num_pages : row * plan.num_kv_heads * kv.num_pages);
     };
     pool(k_, kConfig.head_dim_qk, kv.k_stride_page, kv.k_stride_token, kv.k_stride_head);
@@ -200,7 +215,7 @@ class AttentionBatch {
     for (int h = 0; h < heads; ++h) alibi_slopes_.push_back(std::exp2(-float(h + 1) / 2)), sinks_.push_back(normal() * 3);
     if (kConfig.alibi) variant.alibi_slopes = alibi_slopes_.data();
     if (kConfig.sinks) variant.sinks = sinks_.data();
-    if (kConfig.rope) variant.rope_log2_theta = float(std::log2(kTheta)), variant.rope_rcp_scale = 0.5f;
+    if (kRope) variant.rope_log2_theta = float(std::log2(kTheta)), variant.rope_rcp_scale = 0.5f;
     if (kConfig.custom_mask) {
       for (int r = 0; r < params.plan.batch_size; ++r) {
         const int bytes = ceil_div((qo_indptr_[r + 1] - qo_indptr_[r]) * kv_lens_[r], 8);
@@ -224,7 +239,7 @@ class AttentionBatch {
     }
     starts_.resize(plan.max_workers);
     counters_.assign(plan.max_slots, -1);
-    partial_out_ = poisoned<float>(int64_t(plan.max_slots) * plan.q_tile * kConfig.vo_tile);
+    partial_out_ = poisoned<float>(int64_t(plan.max_slots) * plan.q_tile * kVoTile);
     partial_max_ = partial_sum_ = poisoned<float>(int64_t(plan.max_slots) * plan.q_tile);
     plan_work(plan, header_, starts_.data(), counters_.data());
     plan.header = &header_, plan.starts = starts_.data(), plan.counters = counters_.data();
@@ -236,7 +251,7 @@ class AttentionBatch {
     const VariantParams& variant = params.variant;
     const int kv_head = head / plan.group_size(), qo_len = plan.qo_len(r), kv_len = kv_lens_[r], position = kv_len - qo_len + token;
     auto turned = [&](auto&& raw, int i, int at) {
-      return kConfig.rope ? reference::rotated(raw, i, kConfig.head_dim_qk, at, variant.rope_rcp_scale, kTheta) : double(raw(i));
+      return kRope ? reference::rotated(raw, i, kConfig.head_dim_qk, at, variant.rope_rcp_scale, kTheta) : double(raw(i));
     };
     std::vector<double> query(kConfig.head_dim_qk);
     auto raw_q = [&](int i) {
@@ -279,7 +294,7 @@ class AttentionBatch {
 };
 
 /// Several random batches of one config.
-template <AttentionConfig kConfig>
+template <auto kConfig>
 void expect_attention(const BatchShape& shape, uint32_t first_seed, uint32_t seeds) {
   for (uint32_t seed = first_seed; seed < first_seed + seeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));

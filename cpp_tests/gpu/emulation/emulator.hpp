@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <random>
+#include <unordered_map>
 #include <vector>
 
 namespace emulation {
@@ -30,11 +31,26 @@ struct PendingCopy {
   bool valid;
 };
 
+/// Copies of one thread that arrive at a barrier when they have landed.
+struct PendingArrival {
+  std::vector<PendingCopy> copies;
+  const void* barrier;
+};
+
+/// What a word of shared memory that mbarrier_init() was called on stands for.
+struct MbarrierState {
+  int arrivals = 0, pending = 0;
+  int64_t bytes = 0;  // that copies still have to bring
+  unsigned phase = 0;
+};
+
 struct Fiber {
   jmp_buf here;
   std::unique_ptr<char[]> stack;
-  enum State { fresh, runnable, in_warp, in_block, done } state = fresh;
+  enum State { fresh, runnable, in_warp, in_block, polling, done } state = fresh;
   const char* waits_for = "";
+  std::function<bool()> ready;                    // polling: may it run on?
+  std::vector<PendingArrival> arrivals;           // oldest first
   Index index;
   int lane = 0, warp = 0;
   const void* argument = nullptr;
@@ -94,6 +110,50 @@ class Block {
     }
     return result;
   }
+  /// Waits for what other threads do, or for copies that land.
+  void wait_until(const char* name, std::function<bool()> ready) {
+    if (ready()) return;
+    Fiber& self = fiber();
+    self.state = Fiber::polling;
+    self.waits_for = name;
+    self.ready = std::move(ready);
+    suspend();
+  }
+  /// A barrier of some of the block's threads: the named barriers of PTX.
+  void sync_some(int barrier, int count) {
+    Named& named = named_[barrier];
+    const unsigned round = named.round;
+    if (++named.arrived == count) {
+      named.arrived = 0;
+      ++named.round;
+    } else {
+      wait_until("named barrier", [&named, round] { return named.round != round; });
+    }
+  }
+
+  void init_mbarrier(const void* barrier, int arrivals) { mbarriers_[barrier] = {arrivals, arrivals, 0, 0}; }
+  MbarrierState& mbarrier(const void* barrier) {
+    const auto found = mbarriers_.find(barrier);
+    if (found == mbarriers_.end()) fail("not initialised", "mbarrier");
+    return found->second;
+  }
+  void arrive_at(const void* barrier, int arrivals, int64_t expected_bytes, int64_t landed_bytes) {
+    MbarrierState& state = mbarrier(barrier);
+    state.pending -= arrivals;
+    state.bytes += expected_bytes - landed_bytes;
+    if (state.pending < 0) fail("more arrivals than it was initialised for", "mbarrier");
+    if (state.pending == 0 && state.bytes == 0) state.pending = state.arrivals, ++state.phase;
+  }
+  static void land(const std::vector<PendingCopy>& copies) {
+    for (const PendingCopy& copy : copies) {
+      if (copy.valid) {
+        std::memcpy(copy.to, copy.from, 16);
+      } else {
+        std::memset(copy.to, 0, 16);
+      }
+    }
+  }
+
   void sync_block() {
     if (arrive(fiber(), Fiber::in_block, "__syncthreads", fibers_.data(), int(fibers_.size()))) {
       release(fibers_.data(), int(fibers_.size()));
@@ -118,21 +178,39 @@ class Block {
   void run(const std::function<void()>& body) {
     body_ = &body;
     std::memset(smem_, 0xff, smem_bytes_);  // NaN in every float format: what a kernel reads it must have written
-    for (Fiber& f : fibers_) f.state = Fiber::fresh, f.groups.clear(), f.open.clear();
+    for (Fiber& f : fibers_) f.state = Fiber::fresh, f.groups.clear(), f.open.clear(), f.arrivals.clear();
+    mbarriers_.clear();
+    named_.clear();
     const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
     for (int turn = int(random_() % warps), idle = 0; idle <= warps;) {
       // A warp runs on until none of its lanes can: other warps are as far behind or ahead as barriers allow.
       bool ran = false;
       for (int i = 0; i < lanes_of(turn); ++i) {
         Fiber& f = fibers_[turn * kLanes + i];
+        if (f.state == Fiber::polling && f.ready()) f.state = Fiber::runnable;
         if (f.state == Fiber::fresh || f.state == Fiber::runnable) resume(f), ran = true;
       }
+      if (!ran || random_() % 16 == 0) ran = land_one() || ran;
       idle = ran ? 0 : idle + 1;
       if (ran && random_() % 8) continue;
       turn = idle ? (turn + 1) % warps : int(random_() % warps);
     }
     for (Fiber& f : fibers_)
       if (f.state != Fiber::done) fail("threads wait for ever", f.waits_for);
+  }
+
+  /// The oldest copies of some thread arrive.
+  bool land_one() {
+    const size_t first = random_() % fibers_.size();
+    for (size_t i = 0; i < fibers_.size(); ++i) {
+      std::vector<PendingArrival>& arrivals = fibers_[(first + i) % fibers_.size()].arrivals;
+      if (arrivals.empty()) continue;
+      land(arrivals.front().copies);
+      arrive_at(arrivals.front().barrier, 1, 0, 0);
+      arrivals.erase(arrivals.begin());
+      return true;
+    }
+    return false;
   }
 
   bool arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count) {
@@ -182,6 +260,12 @@ class Block {
   unsigned char* smem_ = nullptr;
   std::vector<Fiber> fibers_;
   std::mt19937 random_;
+  struct Named {
+    int arrived = 0;
+    unsigned round = 0;
+  };
+  std::unordered_map<int, Named> named_;
+  std::unordered_map<const void*, MbarrierState> mbarriers_;
   const std::function<void()>* body_ = nullptr;
   Fiber* running_ = nullptr;
   jmp_buf scheduler_;
@@ -283,6 +367,12 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
   });
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t bytes = low | uint64_t(high) << 32;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= unsigned(bytes >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
+  return result;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline void sincospif(float x, float* sine, float* cosine) {

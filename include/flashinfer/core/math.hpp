@@ -31,4 +31,16 @@ FLASHINFER_HOST_DEVICE constexpr T clamp(T x, T low, T high) {
 }
 FLASHINFER_HOST_DEVICE constexpr bool is_power_of_two(int64_t x) { return x > 0 && (x & (x - 1)) == 0; }
 
+/// Division by a number that is known long before the dividend: one multiplication. Exact for 0 <= dividend * divisor < 2^32, and for
+/// every dividend from 0 on if the divisor is a power of two.
+struct Divisor {
+  uint32_t divisor = 1, magic = 0;  // ceil(2^32 / divisor), which for 1 does not fit
+
+  Divisor() = default;
+  FLASHINFER_HOST_DEVICE constexpr explicit Divisor(int32_t by) : divisor(uint32_t(by)), magic(by <= 1 ? 0 : 0xffffffffu / uint32_t(by) + 1) {}
+  FLASHINFER_HOST_DEVICE constexpr int32_t quotient(int32_t x) const {
+    return magic == 0 ? x : int32_t(uint64_t(uint32_t(x)) * magic >> 32);
+  }
+};
+
 }  // namespace flashinfer

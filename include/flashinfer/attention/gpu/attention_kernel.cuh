@@ -83,7 +83,7 @@ struct AttentionKernel {
     } else {
       store_rows<kConfig, Variant>(p, work, state.m, state.d, state.o);
     }
-    if (work.item.slot >= 0 && arrives_last<kConfig>(p)) merge_slots<kConfig, Variant>(p, work);
+    if (work.item.slot >= 0 && arrives_last<Tile>(p, work.item)) merge_slots<Tile, Variant>(p, work);
   }
 
   static FLASHINFER_DEVICE void visit_keys(const Params& p, const AttentionWork& work, int32_t num_tiles, State& state) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <flashinfer/attention/gpu/attention_tile.cuh>
+#include <flashinfer/gpu/ptx/atomic.cuh>
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/ptx/opaque.cuh>
 
@@ -14,11 +15,11 @@ struct OutRow {
   int32_t qo_head;
   bool valid;  // a row of the request, inside out
 };
-template <AttentionConfig kConfig>
-FLASHINFER_DEVICE OutRow out_row(const AttentionParams& p, const AttentionWork& work, int32_t row) {
-  const int32_t group_size = p.plan.group_size(), packed = work.item.q_tile * kConfig.q_tile + row;
-  const int32_t token = packed / group_size, at = work.qo_begin + token;
-  return {at, work.item.head / p.plan.num_vo_tiles * group_size + packed - token * group_size,
+template <class Tile, class Work>
+FLASHINFER_DEVICE OutRow out_row(const AttentionParams& p, const Work& work, int32_t row) {
+  const int32_t group_size = work.group_size(p), packed = work.item.q_tile * Tile::kQTile + row;
+  const int32_t token = work.token_of(p, packed), at = work.qo_begin + token;
+  return {at, work.item.head / Tile::kVoTiles * group_size + packed - token * group_size,
           token < work.qo_len && uint32_t(at) < uint32_t(p.total_qo_len)};
 }
 
@@ -48,36 +49,37 @@ FLASHINFER_DEVICE void add_state(float& m, float& d, float other_m, float other_
 }
 
 /// Writes four columns of a row: of the result, or of the item's slot.
-template <AttentionConfig kConfig>
-FLASHINFER_DEVICE void store_out(const AttentionParams& p, const AttentionWork& work, const OutRow& at, int32_t column, float4 x) {
-  using Out = number_t<kConfig.out>;
-  const int32_t vo_column = work.item.head % p.plan.num_vo_tiles * kConfig.vo_tile + column;
-  if (!at.valid || column >= kConfig.vo_tile || vo_column >= kConfig.head_dim_vo) return;
+template <class Tile, class Work>
+FLASHINFER_DEVICE void store_out(const AttentionParams& p, const Work& work, const OutRow& at, int32_t column, float4 x) {
+  using Out = typename Tile::Out;
+  const int32_t vo_column = work.item.head % Tile::kVoTiles * Tile::kVoTile + column;
+  if (!at.valid || column >= Tile::kVoTile || vo_column >= Tile::kHeadDimVo) return;
   Out* row = static_cast<Out*>(p.out) + at.token * p.out_stride_token + at.qo_head * p.out_stride_head;
   Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store(row + vo_column);
 }
-FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const AttentionWork& work, const OutRow& at, float lse) {
-  if (p.lse && at.valid && work.item.head % p.plan.num_vo_tiles == 0)
+template <class Tile, class Work>
+FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const Work& work, const OutRow& at, float lse) {
+  if (p.lse && at.valid && work.item.head % Tile::kVoTiles == 0)
     p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
 }
-template <AttentionConfig kConfig>
-FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const AttentionWork& work, const OutRow& at, int32_t row, int32_t column,
+template <class Tile, class Work>
+FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const Work& work, const OutRow& at, int32_t row, int32_t column,
                                      float4 x) {
-  if (!at.valid || column >= kConfig.vo_tile) return;
-  const int64_t slot_row = int64_t(work.item.slot) * kConfig.q_tile + row;
-  *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * kConfig.vo_tile + column) = x;
+  if (!at.valid || column >= Tile::kVoTile) return;
+  const int64_t slot_row = int64_t(work.item.slot) * Tile::kQTile + row;
+  *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * Tile::kVoTile + column) = x;
 }
 /// Writes the softmax state of a row, and returns the factor that its accumulators are to be multiplied by.
-template <AttentionConfig kConfig, class Variant>
-FLASHINFER_DEVICE float store_state(const AttentionParams& p, const AttentionWork& work, int32_t row, float m, float d, bool writes) {
-  const OutRow at = out_row<kConfig>(p, work, row);
+template <class Tile, class Variant, class Work>
+FLASHINFER_DEVICE float store_state(const AttentionParams& p, const Work& work, int32_t row, float m, float d, bool writes) {
+  const OutRow at = out_row<Tile>(p, work, row);
   if (work.item.slot >= 0) {
-    const int64_t slot_row = int64_t(work.item.slot) * kConfig.q_tile + row;
+    const int64_t slot_row = int64_t(work.item.slot) * Tile::kQTile + row;
     if (writes && at.valid) p.plan.partial_max[slot_row] = m, p.plan.partial_sum[slot_row] = d;
     return 1.0f;
   }
   const FinishedRow finished = finish_row<Variant>(p, m, d, at.qo_head);
-  if (writes) store_lse(p, work, at, finished.lse);
+  if (writes) store_lse<Tile>(p, work, at, finished.lse);
   return finished.factor;
 }
 
@@ -103,7 +105,7 @@ FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork&
     float factor[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h)
-      factor[h] = store_state<kConfig, Variant>(p, work, Tile::row(f, h, thread), m[f][h], d[f][h], lane % 4 == 0);
+      factor[h] = store_state<Tile, Variant>(p, work, Tile::row(f, h, thread), m[f][h], d[f][h], lane % 4 == 0);
 #pragma unroll
     for (int first = 0; first < Tile::kOutFragments; first += kFragments) {
 #pragma unroll
@@ -119,12 +121,12 @@ FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork&
         const int row = i / kVecs, column = i % kVecs * 4;
         const float4 x = *reinterpret_cast<const float4*>(rows + row * kPitch + column);
         const int tile_row = Tile::warp_q(thread) * rows_per_warp(kConfig) + f * 16 + row;
-        const OutRow at = out_row<kConfig>(p, work, tile_row);
+        const OutRow at = out_row<Tile>(p, work, tile_row);
         if (first * 8 + column >= padded(kConfig.vo_tile)) continue;
         if (work.item.slot >= 0) {
-          store_partial<kConfig>(p, work, at, tile_row, first * 8 + column, x);
+          store_partial<Tile>(p, work, at, tile_row, first * 8 + column, x);
         } else {
-          store_out<kConfig>(p, work, at, first * 8 + column, x);
+          store_out<Tile>(p, work, at, first * 8 + column, x);
         }
       }
       __syncwarp();
@@ -163,7 +165,7 @@ FLASHINFER_DEVICE void merge_warps(const AttentionParams& p, const AttentionWork
       factor[w] = of_warp == -kInfinity ? 0.0f : ptx::ex2(of_warp - most);
       sum += sums[w * 16 + row] * factor[w];
     }
-    const float last = store_state<kConfig, Variant>(p, work, row, most, sum, true);
+    const float last = store_state<Tile, Variant>(p, work, row, most, sum, true);
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) maxima[w * 16 + row] = factor[w] * last;
   }
@@ -179,39 +181,35 @@ FLASHINFER_DEVICE void merge_warps(const AttentionParams& p, const AttentionWork
       const float factor = maxima[w * 16 + row];
       x.x += of_warp.x * factor, x.y += of_warp.y * factor, x.z += of_warp.z * factor, x.w += of_warp.w * factor;
     }
-    const OutRow at = out_row<kConfig>(p, work, row);
+    const OutRow at = out_row<Tile>(p, work, row);
     if (work.item.slot >= 0) {
-      store_partial<kConfig>(p, work, at, row, column, x);
+      store_partial<Tile>(p, work, at, row, column, x);
     } else {
-      store_out<kConfig>(p, work, at, column, x);
+      store_out<Tile>(p, work, at, column, x);
     }
   }
 }
 
 /// After every thread has stored its part of a partial result: is this the last block of the segment to do so?
-template <AttentionConfig kConfig>
-FLASHINFER_DEVICE bool arrives_last(const AttentionParams& p) {
-  AttentionWorks& works = AttentionTile<kConfig>::works();
-  const WorkItem& item = works.current.item;
-  __threadfence();  // the partial result is visible to all before the arrival is
-  __syncthreads();
+template <class Tile>
+FLASHINFER_DEVICE bool arrives_last(const AttentionParams& p, const WorkItem& item) {
+  int32_t& is_last = Tile::is_last();
+  Tile::sync();
   if (threadIdx.x == 0) {
+    // Publishes what all threads have stored before the barrier, and takes in what the other blocks did.
     int32_t* counter = p.plan.counters + item.first_slot;
-    works.is_last = atomicAdd(counter, 1) == item.num_slots - 1;
-    if (works.is_last) *counter = 0;  // nobody else comes: ready for the next launch
+    is_last = ptx::atomic_add_acq_rel(counter, 1) == item.num_slots - 1;
+    if (is_last) *counter = 0;  // nobody else comes: ready for the next launch
   }
-  __syncthreads();
-  const bool last = works.is_last;
-  if (last) __threadfence();  // the others' partial results are visible to this block
-  return last;
+  Tile::sync();
+  return is_last;
 }
 
 /// The segment's softmax state of every row, and what its sums are multiplied with: a group of kLanes threads a row, each with every
 /// kLanes-th slot, so that one round of loads is all that most segments wait for.
-template <AttentionConfig kConfig, class Variant>
-FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const AttentionWork& work, int num_rows, float* row_max, float* row_factor) {
-  using Tile = AttentionTile<kConfig>;
-  constexpr int kLanes = clamp(Tile::kThreads / kConfig.q_tile, 1, kWarpSize);
+template <class Tile, class Variant, class Work>
+FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const Work& work, int num_rows, float* row_max, float* row_factor) {
+  constexpr int kLanes = clamp(Tile::kThreads / Tile::kQTile, 1, kWarpSize);
   constexpr int kBatch = 4;
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
@@ -224,7 +222,7 @@ FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const AttentionWork&
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const bool there = slot + j * kLanes < item.num_slots;
-        const int64_t at = int64_t(item.slot_at(there ? slot + j * kLanes : slot)) * kConfig.q_tile + row;
+        const int64_t at = int64_t(item.slot_at(there ? slot + j * kLanes : slot)) * Tile::kQTile + row;
         maxima[j] = there ? __ldcg(plan.partial_max + at) : -kInfinity;
         parts[j] = there ? __ldcg(plan.partial_sum + at) : 0.0f;
       }
@@ -240,21 +238,20 @@ FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const AttentionWork&
       m = sum_m, d = sum_d;
     }
     if (lane != 0 || row >= num_rows) continue;
-    const OutRow at = out_row<kConfig>(p, work, row);
+    const OutRow at = out_row<Tile>(p, work, row);
     const FinishedRow finished = finish_row<Variant>(p, m, d, at.qo_head);
     row_max[row] = m;
     row_factor[row] = finished.factor;
-    store_lse(p, work, at, finished.lse);
+    store_lse<Tile>(p, work, at, finished.lse);
   }
 }
 
 /// Sums the slots of a segment's rows in slot order. A task is four columns of a row; a thread has kTasks of them under way,
 /// kBatch slots of each at a time.
-template <AttentionConfig kConfig, int kTasks, int kBatch>
-FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWork& work, int num_rows, const float* row_max,
+template <class Tile, int kTasks, int kBatch, class Work>
+FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const Work& work, int num_rows, const float* row_max,
                                      const float* row_factor) {
-  using Tile = AttentionTile<kConfig>;
-  constexpr int kTasksPerRow = kConfig.vo_tile / 4;
+  constexpr int kTasksPerRow = Tile::kVoTile / 4;
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
   const int num_tasks = num_rows * kTasksPerRow;
@@ -275,12 +272,12 @@ FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWo
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const bool there = slot + j < item.num_slots;
-        const int64_t first_row = int64_t(item.slot_at(slot + j)) * kConfig.q_tile;
+        const int64_t first_row = int64_t(item.slot_at(slot + j)) * Tile::kQTile;
 #pragma unroll
         for (int t = 0; t < kTasks; ++t) {
           parts[j][t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), maxima[j][t] = -kInfinity;
           if (there) {
-            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * kConfig.vo_tile + column[t]));
+            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * Tile::kVoTile + column[t]));
             maxima[j][t] = __ldcg(plan.partial_max + first_row + row[t]);
           }
         }
@@ -297,29 +294,27 @@ FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const AttentionWo
 #pragma unroll
     for (int t = 0; t < kTasks; ++t) {
       if (first + t * Tile::kThreads >= num_tasks) break;
-      const OutRow at = out_row<kConfig>(p, work, row[t]);
+      const OutRow at = out_row<Tile>(p, work, row[t]);
       const float factor = row_factor[row[t]];
-      store_out<kConfig>(p, work, at, column[t], make_float4(sum[t].x * factor, sum[t].y * factor, sum[t].z * factor, sum[t].w * factor));
+      store_out<Tile>(p, work, at, column[t], make_float4(sum[t].x * factor, sum[t].y * factor, sum[t].z * factor, sum[t].w * factor));
     }
   }
 }
 
 /// Merges a segment's partial results in slot order, whatever the order of arrival. The whole block waits for this memory, so as
 /// much of it as registers hold is under way at a time: many slots of one task (decode), or few slots of many tasks (prefill).
-template <AttentionConfig kConfig, class Variant>
-FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const AttentionWork& work) {
-  using Tile = AttentionTile<kConfig>;
-  constexpr int kRounds = ceil_div(kConfig.q_tile * kConfig.vo_tile / 4, Tile::kThreads);
-  float* row_max = reinterpret_cast<float*>(dynamic_smem() + Tile::kSmem.k);  // [q_tile]
-  float* row_factor = row_max + kConfig.q_tile;
-  const int num_rows = min(kConfig.q_tile, work.qo_len * p.plan.group_size() - work.item.q_tile * kConfig.q_tile);
-  merge_rows<kConfig, Variant>(p, work, num_rows, row_max, row_factor);
-  __syncthreads();
-  if (kRounds > 1 && num_rows * (kConfig.vo_tile / 4) > Tile::kThreads) {
-    constexpr int kTasks = min_blocks(kConfig) > 2 ? 4 : 8;  // as many as registers hold
-    merge_columns<kConfig, min(kRounds, kTasks), 2>(p, work, num_rows, row_max, row_factor);
+template <class Tile, class Variant, class Work>
+FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
+  constexpr int kRounds = ceil_div(Tile::kQTile * Tile::kVoTile / 4, Tile::kThreads);
+  float* row_max = Tile::merge_scratch();  // [q_tile]
+  float* row_factor = row_max + Tile::kQTile;
+  const int num_rows = min(Tile::kQTile, work.qo_len * work.group_size(p) - work.item.q_tile * Tile::kQTile);
+  merge_rows<Tile, Variant>(p, work, num_rows, row_max, row_factor);
+  Tile::sync();
+  if (kRounds > 1 && num_rows * (Tile::kVoTile / 4) > Tile::kThreads) {
+    merge_columns<Tile, min(kRounds, Tile::kMergeTasks), 2>(p, work, num_rows, row_max, row_factor);
   } else {
-    merge_columns<kConfig, 1, 16>(p, work, num_rows, row_max, row_factor);
+    merge_columns<Tile, 1, 16>(p, work, num_rows, row_max, row_factor);
   }
 }
 

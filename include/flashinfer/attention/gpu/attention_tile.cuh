@@ -15,6 +15,10 @@ namespace flashinfer::gpu {
 struct alignas(16) AttentionWork : RequestLengths {
   WorkItem item;
   int32_t has_item;
+
+  FLASHINFER_DEVICE int32_t group_size(const AttentionParams& p) const { return p.plan.group_size(); }
+  /// Of a packed row.
+  FLASHINFER_DEVICE int32_t token_of(const AttentionParams& p, int32_t packed) const { return packed / p.plan.group_size(); }
 };
 /// The item at hand, and the one after it, which is looked up while the first keys of this one are under way.
 struct AttentionWorks {
@@ -41,6 +45,10 @@ struct AttentionTile {
   static constexpr int kOutFragments = padded(kConfig.vo_tile) / 8;  // of 8 columns
   static constexpr int kQkSteps = padded(kConfig.head_dim_qk) / 16;
   static constexpr int kStages = kConfig.num_stages;
+  // What attention_merge.cuh asks for.
+  static constexpr int kQTile = kConfig.q_tile, kVoTile = kConfig.vo_tile, kHeadDimVo = kConfig.head_dim_vo;
+  static constexpr int kVoTiles = ceil_div(kConfig.head_dim_vo, kConfig.vo_tile);
+  static constexpr int kMergeTasks = min_blocks(kConfig) > 2 ? 4 : 8;  // of a thread at a time: as many as registers hold
 
   /// cp.async moves q, or keys and values, that need no conversion; else a thread loads, converts and stores.
   static constexpr bool kQAsync = ptx::kHasCpAsync && is_same_v<Q, Operand>;
@@ -72,6 +80,11 @@ struct AttentionTile {
       __syncthreads();
     }
   }
+  /// All threads that merge.
+  static FLASHINFER_DEVICE void sync() { __syncthreads(); }
+  /// For two floats a row, when the tiles are not needed any more.
+  static FLASHINFER_DEVICE float* merge_scratch() { return reinterpret_cast<float*>(dynamic_smem() + kSmem.k); }
+  static FLASHINFER_DEVICE int32_t& is_last() { return works().is_last; }
   static FLASHINFER_DEVICE AttentionWorks& works() { return *reinterpret_cast<AttentionWorks*>(dynamic_smem() + kSmem.work); }
   static FLASHINFER_DEVICE const AttentionWork& work() { return works().current; }
 };

@@ -29,13 +29,7 @@ template <int kPending>
 void cp_async_wait() {
   emulation::Fiber& self = emulation::Block::current().fiber();
   while (self.groups.size() > size_t(kPending)) {
-    for (const emulation::PendingCopy& copy : self.groups.front()) {
-      if (copy.valid) {
-        std::memcpy(copy.to, copy.from, 16);
-      } else {
-        std::memset(copy.to, 0, 16);
-      }
-    }
+    emulation::Block::land(self.groups.front());
     self.groups.erase(self.groups.begin());
   }
 }

@@ -1,0 +1,73 @@
+// The decode kernel: few query rows a key head (up to 64) against a long cache, at the speed of memory, from Ampere on.
+// Called by gpu/attention.hpp; its twin is cpu/attention.hpp. Everything that it does not take runs in gpu/attention_kernel.cuh.
+//
+// Bound by: memory. mma.sync is enough: at 8 rows it takes a tenth of the time that the keys take to arrive, at 64 rows half; wgmma
+//           would make four warps meet at every stage for nothing.
+// Threads:  a block is a worker of the plan. One warp or more load and walk the plan; the others compute, in groups that take turns at stages.
+//           A group's warps share a stage's keys and have rows of their own.
+// Memory:   a ring of stages, each the keys and values of kv_tile tokens. The loading warps run ahead over the ends of items, so that
+//           memory is never idle while a block finishes one; as much as shared memory holds is under way.
+// Sync:     barriers of stages and of items (full, empty); a stage concerns one group alone. The groups meet once an item, to merge.
+//           Blocks meet at a segment's counter only and none waits.
+#pragma once
+
+#include <flashinfer/attention/gpu/decode_load.cuh>
+#include <flashinfer/attention/gpu/decode_merge.cuh>
+#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+
+namespace flashinfer::gpu {
+
+template <DecodeConfig config, class Variant = BuiltinVariant<config.variant_flags()>>
+struct DecodeKernel {
+  static_assert(why_invalid(config) == nullptr, "there is no kernel of this config: see why_invalid() in decode_launch_params.hpp");
+  static_assert(AttentionVariant<Variant>, "the functor lacks a member of BuiltinVariant (attention/variant.hpp)");
+
+  using Params = AttentionParams;
+  static constexpr DecodeConfig kConfig = config;
+  using Tile = DecodeTile<kConfig>;
+  static constexpr int kThreads = num_threads(kConfig);
+  static constexpr int kMinBlocks = kConfig.blocks_per_sm;
+
+  static FLASHINFER_DEVICE void run(const Params& p) {
+    if (threadIdx.x == 0) Tile::make_barriers();
+    ptx::griddep_wait();  // the plan itself may come from the previous kernel
+    __syncthreads();
+    if (Tile::warp() < Tile::kConsumerWarps) {
+      compute(p);
+    } else {
+      DecodeLoader<kConfig>(p, Tile::warp() - Tile::kConsumerWarps).run();
+      ptx::griddep_launch_dependents();
+    }
+  }
+
+ private:
+  static FLASHINFER_DEVICE void compute(const Params& p) {
+    DecodeState<kConfig, Variant> state;
+    RingPosition<Tile::kStages> stage;
+    RingPosition<Tile::kItems> slot;
+    for (;; slot = slot.after(1)) {
+      ptx::mbarrier_wait(Tile::item_full(slot.slot), slot.parity);
+      const DecodeWork& work = Tile::work(slot.slot);
+      if (!work.has_item) break;
+      state.begin(p, work, slot.slot);
+      const int32_t num_tiles = ceil_div(max(work.item.kv_end - work.item.kv_begin, int32_t(0)), int32_t(kConfig.kv_tile));
+      RingPosition<Tile::kStages> own = stage.after(Tile::warp_kv());
+#pragma unroll 1
+      for (int32_t tile = Tile::warp_kv(); tile < num_tiles; tile += kConfig.warps_kv) {
+        ptx::mbarrier_wait(Tile::stage_full(own.slot), own.parity);
+        state.step(p, work, own.slot, work.item.kv_begin + tile * kConfig.kv_tile);
+        __syncwarp();  // all lanes have read the stage
+        if (Tile::lane() == 0) ptx::mbarrier_arrive(Tile::stage_empty(own.slot));
+        own = own.after(kConfig.warps_kv);
+      }
+      stage = stage.after(num_tiles);
+      state.finish();
+      merge_groups(p, work, state);
+      if (work.item.slot >= 0 && arrives_last<Tile>(p, work.item)) merge_slots<Tile, Variant>(p, work);
+      __syncwarp();
+      if (Tile::lane() == 0) ptx::mbarrier_arrive(Tile::item_empty(slot.slot));
+    }
+  }
+};
+
+}  // namespace flashinfer::gpu

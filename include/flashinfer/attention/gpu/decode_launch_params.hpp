@@ -1,0 +1,66 @@
+// What the host and the device half of the decode kernel must agree on: which configs exist, their threads, the layout of their
+// shared memory.
+#pragma once
+
+#include <flashinfer/attention/decode_params.hpp>
+
+namespace flashinfer::gpu {
+
+FLASHINFER_HOST_DEVICE constexpr int consumer_threads(const DecodeConfig& c) { return 32 * c.warps_q * c.warps_kv; }
+FLASHINFER_HOST_DEVICE constexpr int num_threads(const DecodeConfig& c) { return consumer_threads(c) + 32 * c.load_warps; }
+FLASHINFER_HOST_DEVICE constexpr int rows_per_warp(const DecodeConfig& c) { return c.q_tile / c.warps_q; }
+/// Bytes of a row of keys or values in memory, and of its place in a stage: whole blocks of 128 bytes.
+FLASHINFER_HOST_DEVICE constexpr int row_bytes(DType dtype, int head_dim) { return head_dim * (is_float8(dtype) ? 1 : 2); }
+FLASHINFER_HOST_DEVICE constexpr int row_blocks(DType dtype, int head_dim) { return ceil_div(row_bytes(dtype, head_dim), 128); }
+
+/// Why no kernel has this config, or null. What an architecture can not hold: why_invalid(config, device).
+FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) {
+  if (!is_float16(c.q)) return "q must be f16 or bf16";
+  if (c.kv != c.q && !is_float8(c.kv)) return "keys and values must have q's dtype or be e4m3 or e5m2";
+  if (c.out != DType::f32 && !is_float16(c.out) && !is_float8(c.out)) return "the output must be f16, bf16, f32, e4m3 or e5m2";
+  const int multiple = is_float8(c.kv) ? 32 : 16;
+  if (c.head_dim_qk < 32 || c.head_dim_qk > 256 || c.head_dim_qk % multiple) return "head_dim_qk must be a multiple of 32 up to 256";
+  if (c.head_dim_vo < 32 || c.head_dim_vo > 256 || c.head_dim_vo % multiple) return "head_dim_vo must be a multiple of 32 up to 256";
+  if (c.warps_q < 1 || c.warps_kv < 1 || c.warps_q * c.warps_kv > 8) return "1 to 8 warps compute";
+  if (c.load_warps < 1 || c.load_warps > 4) return "1 to 4 warps load";
+  if (c.q_tile % (8 * c.warps_q)) return "a warp's rows are a multiple of 8";
+  if (c.kv_tile != 16 && c.kv_tile != 32 && c.kv_tile != 64) return "a stage has 16, 32 or 64 keys";
+  // Accumulators of the output and of the scores, and q; the rest needs about 60 registers.
+  if (rows_per_warp(c) * (c.head_dim_vo + c.kv_tile + c.head_dim_qk / 2) > 32 * 192) return "more accumulators than a thread has registers for";
+  if (c.num_stages < 2 || c.num_stages > 32 || c.num_items < 2 || c.num_items > 8) return "2 to 32 stages, 2 to 8 items";
+  return nullptr;
+}
+
+/// Byte offsets of dynamic shared memory. A stage holds the keys, then the values, of kv_tile tokens in blocks of 128 bytes a row; the eight
+/// 16-byte chunks of a block's row are permuted by its key (the copy engine's 128-byte swizzle), so that ldmatrix meets no bank twice.
+struct DecodeSmem {
+  int k_blocks, v_blocks;
+  int block_bytes, v, stage_bytes;  // of a stage: a block of all its keys, where the values begin, all
+  int q_pitch, q_bytes;             // rows of q an odd number of 16-byte chunks apart
+  int row_floats;                   // of the accumulators' rows in scratch: fragments of eight rows meet no bank twice
+  int q, scratch, maxima, sums, works, barriers, is_last, size;
+
+  static constexpr int kWorkBytes = 80;
+
+  FLASHINFER_HOST_DEVICE constexpr explicit DecodeSmem(const DecodeConfig& c)
+      : k_blocks(row_blocks(c.kv, c.head_dim_qk)),
+        v_blocks(row_blocks(c.kv, c.head_dim_vo)),
+        block_bytes(128 * c.kv_tile),
+        v(k_blocks * block_bytes),
+        stage_bytes((k_blocks + v_blocks) * block_bytes),
+        q_pitch(16 * (c.head_dim_qk / 8 | 1)),
+        q_bytes(c.q_tile * q_pitch),
+        row_floats(c.head_dim_vo + 4),
+        q(c.num_stages * stage_bytes),
+        scratch(round_up(q + c.num_items * q_bytes, 128)),
+        maxima(scratch + c.warps_kv * c.q_tile * row_floats * 4),
+        sums(maxima + c.warps_kv * c.q_tile * 4),
+        works(round_up(sums + c.warps_kv * c.q_tile * 4, 16)),
+        barriers(works + c.num_items * kWorkBytes),
+        is_last(barriers + 16 * (c.num_stages + c.num_items)),
+        size(is_last + 16) {}
+};
+
+FLASHINFER_HOST_DEVICE constexpr int smem_bytes(const DecodeConfig& c) { return DecodeSmem(c).size; }
+
+}  // namespace flashinfer::gpu

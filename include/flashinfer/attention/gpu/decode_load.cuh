@@ -1,0 +1,186 @@
+// The loading warps of the decode kernel: they walk the worker's items ahead of those who compute, and keep the ring of stages full
+// across the ends of items. Keys and values come by cp.async, 16 bytes a thread, from any page size; a stage is full when its copies have
+// landed, without a thread that waits for them. Nothing outside q's rows, the page table and the pool is ever read.
+#pragma once
+
+#include <flashinfer/attention/gpu/decode_tile.cuh>
+
+namespace flashinfer::gpu {
+
+/// Page ids of a run of keys, in registers: id 32 j + l of the window in word j of lane l. The next window is read while this one is in use.
+struct PageWindow {
+  static constexpr int kWords = 4, kPages = kWords * kWarpSize;
+
+  int32_t ids[kWords], ahead[kWords];
+  int32_t first = 0, ahead_first = 0;  // pages of the request
+
+  /// `table`: the request's pages, of which `count` may be read.
+  FLASHINFER_DEVICE void read(int32_t (&words)[kWords], const int32_t* table, int32_t page, int32_t count, int lane) {
+#pragma unroll
+    for (int j = 0; j < kWords; ++j) {
+      const int32_t at = page + j * kWarpSize + lane;
+      words[j] = at < count ? __ldg(table + at) : 0;
+    }
+  }
+  FLASHINFER_DEVICE void advance() {
+#pragma unroll
+    for (int j = 0; j < kWords; ++j) ids[j] = ahead[j];
+    first = ahead_first;
+  }
+  /// By all lanes, each its own page.
+  FLASHINFER_DEVICE int32_t id(int32_t page) const {
+    const uint32_t at = uint32_t(page - first);
+    int32_t id = __shfl_sync(0xffffffffu, ids[0], int(at % kWarpSize));
+#pragma unroll
+    for (int j = 1; j < kWords; ++j) {
+      const int32_t other = __shfl_sync(0xffffffffu, ids[j], int(at % kWarpSize));
+      if (int(at / kWarpSize) == j) id = other;
+    }
+    return id;
+  }
+};
+
+template <DecodeConfig kConfig>
+struct DecodeLoader {
+  using Tile = DecodeTile<kConfig>;
+  static constexpr DecodeSmem kSmem = Tile::kSmem;
+  static constexpr int kElementBytes = int(sizeof(typename Tile::Kv));
+  static constexpr int kKeysAtOnce = min(kConfig.kv_tile, kWarpSize);
+
+  const AttentionParams& p;
+  const int lane, loader;
+  const Divisor group, page_size;
+  PageWindow pages;
+  RingPosition<Tile::kStages> stage;
+  RingPosition<Tile::kItems> slot;
+
+  FLASHINFER_DEVICE DecodeLoader(const AttentionParams& p, int loader)
+      : p(p), lane(Tile::lane()), loader(loader), group(p.plan.group_size()), page_size(max(p.plan.page_size, int32_t(1))) {}
+
+  FLASHINFER_DEVICE void run() {
+    WorkIterator items(p.plan, int32_t(blockIdx.x));
+    for (bool has_item = true; has_item;) {
+      WorkItem item;
+      has_item = items.next(item);
+      if (loader == 0) hand_over(items.at, item, has_item);
+      if (has_item) load_keys(items.at, item);
+    }
+  }
+
+ private:
+  /// Gives the consumers the item and its rows of q, or the end.
+  FLASHINFER_DEVICE void hand_over(const RequestLengths& lengths, const WorkItem& item, bool has_item) {
+    ptx::mbarrier_wait(Tile::item_empty(slot.slot), slot.parity ^ 1u);
+    if (lane == 0) {
+      DecodeWork& work = Tile::work(slot.slot);
+      static_cast<RequestLengths&>(work) = lengths;
+      work.item = item;
+      work.has_item = has_item;
+      work.group = group;
+    }
+    if (has_item) load_q(lengths, item);
+    ptx::cp_async_mbarrier_arrive(Tile::item_full(slot.slot));
+    if (lane == 0) ptx::mbarrier_arrive(Tile::item_full(slot.slot));  // what it wrote is there
+    slot = slot.after(1);
+  }
+
+  /// Rows past the request or past q are zeros.
+  FLASHINFER_DEVICE void load_q(const RequestLengths& lengths, const WorkItem& item) {
+    constexpr int kChunks = kConfig.head_dim_qk / 8;
+    const uint32_t to = ptx::smem_address(Tile::q_rows(slot.slot));
+    const int32_t group_size = int32_t(group.divisor), first_row = item.q_tile * kConfig.q_tile;
+    const auto* heads = static_cast<const typename Tile::Q*>(p.q) + int64_t(item.head) * group_size * p.q_stride_head;
+#pragma unroll 4
+    for (int i = lane; i < kConfig.q_tile * kChunks; i += kWarpSize) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      const int32_t token = group.quotient(first_row + row), head = first_row + row - token * group_size;
+      const bool valid = token < lengths.qo_len && uint32_t(lengths.qo_begin + token) < uint32_t(p.total_qo_len);
+      const auto* from = heads + (lengths.qo_begin + token) * p.q_stride_token + head * p.q_stride_head + chunk * 8;
+      ptx::cp_async_16(to + row * kSmem.q_pitch + chunk * 16, valid ? from : p.q, valid);
+    }
+  }
+
+  FLASHINFER_DEVICE void load_keys(const RequestLengths& lengths, const WorkItem& item) {
+    const int32_t num_tiles = ceil_div(max(item.kv_end - item.kv_begin, int32_t(0)), int32_t(kConfig.kv_tile));
+    const int32_t kv_end = p.kv.num_pages > 0 ? item.kv_end : 0;  // from here on there are zeros
+    int32_t window_end = item.kv_begin;                           // first key of the next window of page ids
+    if (kConfig.paged && num_tiles > 0) {
+      read_ahead(lengths, kv_end, window_end);
+      pages.advance();
+      window_end = next_window(item.kv_begin);
+      read_ahead(lengths, kv_end, window_end);
+    }
+    // Loading warps take turns.
+    const auto* k = static_cast<const char*>(p.kv.k) + item.head * p.kv.k_stride_head * kElementBytes;
+    const auto* v = static_cast<const char*>(p.kv.v) + item.head * p.kv.v_stride_head * kElementBytes;
+    for (int32_t tile = 0; tile < num_tiles; ++tile) {
+      const int32_t first_key = item.kv_begin + tile * kConfig.kv_tile;
+      if (kConfig.paged && first_key >= window_end) {
+        pages.advance();
+        window_end = next_window(item.kv_begin);
+        read_ahead(lengths, kv_end, window_end);
+      }
+      if (kConfig.load_warps == 1 || stage.slot % kConfig.load_warps == loader) {
+        ptx::mbarrier_wait(Tile::stage_empty(stage.slot), stage.parity ^ 1u);
+        load_stage(k, v, lengths.kv_begin, first_key, kv_end);
+        ptx::cp_async_mbarrier_arrive(Tile::stage_full(stage.slot));
+      }
+      stage = stage.after(1);
+    }
+  }
+
+  /// The first tile with a page past the window at hand: windows begin with a tile's first key.
+  FLASHINFER_DEVICE int32_t next_window(int32_t kv_begin) const {
+    const int64_t end = int64_t(pages.first + PageWindow::kPages) * int32_t(page_size.divisor);
+    constexpr int32_t kNever = 0x7fffffff;
+    return end > kNever - kConfig.kv_tile ? kNever : kv_begin + (int32_t(end) - kv_begin) / kConfig.kv_tile * kConfig.kv_tile;
+  }
+  FLASHINFER_DEVICE void read_ahead(const RequestLengths& lengths, int32_t kv_end, int32_t key) {
+    pages.ahead_first = page_size.quotient(key);
+    const int32_t of_request = key < kv_end ? page_size.quotient(kv_end - 1) + 1 : 0;
+    pages.read(pages.ahead, p.kv.indices + lengths.kv_begin, pages.ahead_first,
+               lengths.kv_begin >= 0 ? min(of_request, p.kv.num_indices - lengths.kv_begin) : 0, lane);
+  }
+
+  /// A lane looks one key up; then eight lanes copy 128 bytes of a row, four rows at a time.
+  FLASHINFER_DEVICE void load_stage(const char* k, const char* v, int32_t kv_begin, int32_t first_key, int32_t kv_end) {
+    const uint32_t to = ptx::smem_address(dynamic_smem()) + stage.slot * kSmem.stage_bytes + lane / 8 * 128;
+#pragma unroll
+    for (int part = 0; part < kConfig.kv_tile; part += kKeysAtOnce) {
+      int64_t k_at, v_at;
+      look_up(kv_begin, min(first_key + part + lane % kKeysAtOnce, max(kv_end - 1, int32_t(0))), k_at, v_at);
+#pragma unroll
+      for (int rows = 0; rows < kKeysAtOnce; rows += 4) {
+        const int row = rows + lane / 8;
+        const bool valid = first_key + part + row < kv_end;
+        const uint32_t at = to + (part + rows) * 128 + (lane % 8 ^ row % 8) * 16;
+        copy_row<kSmem.k_blocks, row_bytes(kConfig.kv, kConfig.head_dim_qk)>(at, k + __shfl_sync(0xffffffffu, k_at, row), valid);
+        copy_row<kSmem.v_blocks, row_bytes(kConfig.kv, kConfig.head_dim_vo)>(at + kSmem.v, v + __shfl_sync(0xffffffffu, v_at, row), valid);
+      }
+    }
+  }
+  template <int kBlocks, int kBytes>
+  FLASHINFER_DEVICE void copy_row(uint32_t to, const char* from, bool valid) const {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block)
+      if (kBytes % 128 == 0 || (block * 8 + lane % 8) * 16 < kBytes)
+        ptx::cp_async_16(to + block * kSmem.block_bytes, from + block * 128 + lane % 8 * 16, valid);
+  }
+  /// Bytes from the head's first row of the pool to the key's.
+  FLASHINFER_DEVICE void look_up(int32_t kv_begin, int32_t key, int64_t& k_at, int64_t& v_at) const {
+    const KvView& kv = p.kv;
+    if constexpr (kConfig.paged) {
+      const int32_t index = page_size.quotient(key), row = key - index * int32_t(page_size.divisor);
+      int32_t page = pages.id(index);
+      page = uint32_t(page) < uint32_t(kv.num_pages) ? page : 0;
+      k_at = (page * kv.k_stride_page + row * kv.k_stride_token) * kElementBytes;
+      v_at = (page * kv.v_stride_page + row * kv.v_stride_token) * kElementBytes;
+    } else {
+      const int32_t token = uint32_t(kv_begin + key) < uint32_t(kv.num_pages) ? kv_begin + key : 0;
+      k_at = token * kv.k_stride_token * kElementBytes;
+      v_at = token * kv.v_stride_token * kElementBytes;
+    }
+  }
+};
+
+}  // namespace flashinfer::gpu
