@@ -1,0 +1,113 @@
+// The top-k kernel, emulated as one block a row, compared with a stable sort: rows whose candidates fit, rows that are selected by radix,
+// and rows that are taken whole.
+#include <gtest/gtest.h>
+
+#include <cpp_tests/topk/reference.hpp>
+
+#include <cpp_tests/gpu/emulation/emulator.hpp>
+
+#include <flashinfer/topk/gpu/topk_kernel.cuh>
+
+namespace flashinfer {
+namespace {
+
+using namespace topk_test;
+
+constexpr Device kGpu{DeviceType::cuda, 0};
+
+template <TopkConfig kConfig, class Op>
+void emulate(const Op& op) {
+  using Kernel = TopkKernel<kConfig>;
+  RecordingKernels kernels({{80, 0}, 2, 163 << 10, 164 << 10, 40 << 20});
+  op(Context{kGpu, nullptr, &kernels});
+  ASSERT_EQ(kernels.launches.size(), 1u);
+  typename Kernel::Params params;
+  ASSERT_EQ(kernels.launches[0].params.size(), sizeof(params));
+  std::memcpy(&params, kernels.launches[0].params.data(), sizeof(params));
+  emulation::Block::run_grid(unsigned(params.num_rows), unsigned(Kernel::kThreads), size_t(kConfig.smem_bytes()), 1,
+                             [&] { Kernel::run(params); });
+}
+
+template <TopkConfig kConfig>
+void expect_top_k(Values kind, int64_t num_rows, int64_t width, int64_t k, bool sorted, TieBreak tie_break, int64_t padding = 3) {
+  using T = number_t<kConfig.input>;
+  Rows<T> x(num_rows, width, kind, uint32_t(width + k), padding);
+  std::vector<T> values(size_t(num_rows * k), from_float<T>(123));
+  std::vector<int64_t> indices(size_t(num_rows * k), -7);
+  emulate<kConfig>([&](const Context& context) {
+    top_k(x.view(kGpu), k, TensorView(values.data(), dtype_v<T>, {num_rows, k}, kGpu),
+          TensorView(indices.data(), DType::i64, {num_rows, k}, kGpu), sorted, tie_break, context);
+  });
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const std::vector<int64_t> expected = select(x.at(row), width, k, sorted, tie_break);
+    for (int64_t j = 0; j < k; ++j) {
+      const int64_t index = indices[size_t(row * k + j)];
+      ASSERT_EQ(index, j < int64_t(expected.size()) ? expected[size_t(j)] : -1)
+          << "values " << int(kind) << ", width " << width << ", row " << row << ", place " << j << " of " << k
+          << (sorted ? " sorted" : "");
+      ASSERT_TRUE(same(values[size_t(row * k + j)], index < 0 ? from_float<T>(-INFINITY) : x.at(row)[index]))
+          << "row " << row << ", place " << j;
+    }
+  }
+}
+
+template <TopkConfig kConfig>
+void expect_all_kinds(int64_t width, int64_t k) {
+  for (Values kind : {Values::normal, Values::few, Values::flat, Values::masked, Values::ascending, Values::descending, Values::special})
+    for (TieBreak tie_break : {TieBreak::small, TieBreak::large})
+      expect_top_k<kConfig>(kind, 2, width, k, tie_break == TieBreak::large, tie_break);
+}
+
+constexpr TopkConfig kSmall{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 1, .capacity = 256};
+
+TEST(TopkKernel, RowsInRegisters) {
+  expect_all_kinds<kSmall>(1501, 20);
+  expect_all_kinds<TopkConfig{.input = DType::f16, .threads = 256, .vecs = 2, .capacity = 256}>(2900, 64);
+}
+
+TEST(TopkKernel, RowsOfManyWaves) {
+  expect_all_kinds<kSmall>(9001, 20);
+  expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 512, .vecs = 4, .capacity = 1024}>(50001, 250);
+}
+
+TEST(TopkKernel, ManyOfARow) {
+  expect_all_kinds<kSmall>(1501, 64);
+  expect_all_kinds<kSmall>(240, 100);   // all are candidates
+  expect_all_kinds<kSmall>(3000, 200);  // by radix, in shared memory
+  expect_all_kinds<kSmall>(3000, 900);  // by radix, in global memory
+}
+
+TEST(TopkKernel, WholeRows) {
+  for (int64_t width : {0, 1, 5, 200, 700})
+    for (bool sorted : {false, true})
+      for (Values kind : {Values::normal, Values::special}) expect_top_k<kSmall>(kind, 3, width, 700, sorted, TieBreak::small);
+}
+
+TEST(TopkKernel, RowsOfAnyAlignment) {
+  for (int64_t padding : {0, 1, 2})
+    for (int64_t width : {1021, 1022, 1023, 1024}) {
+      expect_top_k<kSmall>(Values::ascending, 4, width, 30, true, TieBreak::small, padding);
+      expect_top_k<kSmall>(Values::descending, 4, width, 30, false, TieBreak::small, padding);
+    }
+}
+
+/// A sample that tells nothing of the rest: the elements between the sampled chunks are larger, or all smaller.
+TEST(TopkKernel, MisleadingSamples) {
+  for (float sign : {1.0f, -1.0f}) {
+    const int64_t width = 16 * 128 * 5, k = 60;
+    Rows<float> x(1, width, Values::normal, 9);
+    for (int64_t i = 0; i < width; ++i)
+      if (i / 128 % 5 == 0) x.at(0)[i] -= sign * 100;
+    std::vector<int32_t> lengths{int32_t(width)}, offsets{1000}, out(size_t(k), -9);
+    emulate<kSmall>([&](const Context& context) {
+      top_k_ragged_transform(x.view(kGpu), TensorView(offsets.data(), DType::i32, {1}, kGpu),
+                             TensorView(lengths.data(), DType::i32, {1}, kGpu), k, TensorView(out.data(), DType::i32, {1, k}, kGpu), {},
+                             TieBreak::small, context);
+    });
+    const std::vector<int64_t> expected = select(x.at(0), width, k, false, TieBreak::small);
+    for (int64_t j = 0; j < k; ++j) ASSERT_EQ(out[size_t(j)], expected[size_t(j)] + 1000);
+  }
+}
+
+}  // namespace
+}  // namespace flashinfer

@@ -1,0 +1,122 @@
+// Selection among 64-bit ranks (core/row_order.hpp) by all threads of a one-dimensional block: the k-th greatest by radix, sums before a
+// thread, sorting. Integers only, and no result depends on the order in which threads come.
+#pragma once
+
+#include <flashinfer/core/math.hpp>
+#include <flashinfer/gpu/warp_reduce.cuh>
+
+namespace flashinfer::gpu {
+
+/// Sum of x over the threads before this one; `total` over all. Two barriers; the caller has one more between two calls.
+template <int kThreads>
+FLASHINFER_DEVICE int block_sum_before(int x, int& total, int (&partial)[kThreads / kWarpSize]) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  int sum = x;
+#pragma unroll
+  for (int offset = 1; offset < kWarpSize; offset *= 2) {
+    const int below = __shfl_up_sync(0xffffffffu, sum, offset);
+    if (lane >= offset) sum += below;
+  }
+  if (lane == kWarpSize - 1) partial[warp] = sum;
+  __syncthreads();  // every warp's sum is there
+  const int of_warp = lane < kWarps ? partial[lane] : 0;
+  total = warp_reduce(of_warp, Sum{});
+  const int before = warp_reduce(lane < warp ? of_warp : 0, Sum{});
+  return before + sum - x;
+}
+
+inline constexpr int kRankDigitBits = 11;
+
+template <int kThreads>
+struct RankSelectSmem {
+  static constexpr int kBins = 1 << kRankDigitBits;
+  uint32_t histogram[kBins];
+  int partial[kThreads / kWarpSize];
+  int digit, above, count;  // the k-th rank's bin: ranks in the bins above it, and in it
+};
+
+/// A rank that at least k and at most k + slack of the block's ranks reach: with slack 0 the k-th greatest, but for low digits that
+/// decide nothing. 0 if there are fewer than k. With kLowest = 32 the value alone decides: smem.above and smem.count tell of ties.
+/// each(f) calls f(rank) for all ranks of this thread; it is called once a digit, up to six times.
+template <int kThreads, int kLowest = 0, class Each>
+FLASHINFER_DEVICE uint64_t select_rank(int k, int slack, const Each& each, RankSelectSmem<kThreads>& smem) {
+  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads;
+  static_assert(kPerThread * kThreads == RankSelectSmem<kThreads>::kBins && kPerThread <= 8);
+  // Thread t has the t-th bins from the top.
+  uint32_t* bins = smem.histogram + (kThreads - 1 - int(threadIdx.x)) * kPerThread;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) bins[i] = 0;
+  __syncthreads();  // the histogram is empty
+
+  uint64_t prefix = 0;
+  int above = 0;
+  for (int top = 64;;) {
+    const int bottom = top == 42 ? 32 : max(top - kRankDigitBits, 0);  // the value's digits, then the index's
+    const uint32_t mask = (1u << (top - bottom)) - 1;
+    each([&](uint64_t rank) {
+      if (top == 64 || rank >> top == prefix) atomicAdd(&smem.histogram[uint32_t(rank >> bottom) & mask], 1u);
+    });
+    __syncthreads();  // the histogram is complete
+    int counts[kPerThread], sum = 0, total;
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) counts[i] = int(bins[i]), sum += counts[i], bins[i] = 0;
+    int before = above + block_sum_before<kThreads>(sum, total, smem.partial);
+    if (above + total < k) return 0;  // on the first digit only, and in all threads
+    if (before < k && before + sum >= k) {
+#pragma unroll
+      for (int i = kPerThread - 1; i >= 0; --i) {
+        if (before < k && before + counts[i] >= k) {
+          smem.digit = (kThreads - 1 - int(threadIdx.x)) * kPerThread + i;
+          smem.above = before;
+          smem.count = counts[i];
+        }
+        before += counts[i];
+      }
+    }
+    __syncthreads();  // the bin is known, the histogram empty again
+    prefix = prefix << (top - bottom) | uint32_t(smem.digit);
+    above = smem.above;
+    if (bottom == kLowest || above + smem.count <= k + slack) return prefix << bottom;
+    top = bottom;
+  }
+}
+
+/// Sorts places 0 to count - 1 by order(i, j), i < j, which exchanges the two if they are the wrong way round. Bitonic, with the
+/// first step of every merge folded so that all exchanges go one way and any count will do.
+/// Pairs within 64 neighbours are one warp's.
+template <int kThreads, class Order>
+FLASHINFER_DEVICE void block_sort(int count, const Order& order) {
+  int padded = 1;
+  while (padded < count) padded *= 2;
+  bool local = false;  // did the last step stay inside warps?
+  auto step = [&](int span, bool fold) {
+    const bool stays = span <= 2 * kWarpSize;
+    if (local && stays)
+      __syncwarp();
+    else
+      __syncthreads();
+    local = stays;
+    for (int pair = int(threadIdx.x); pair < padded / 2; pair += kThreads) {
+      const int offset = pair & (span / 2 - 1), first = (pair - offset) * 2;
+      const int i = first + offset, j = fold ? first + span - 1 - offset : i + span / 2;
+      if (j < count) order(i, j);
+    }
+  };
+  for (int size = 2; size <= padded; size *= 2) {
+    step(size, true);
+    for (int span = size / 2; span >= 2; span /= 2) step(span, false);
+  }
+  __syncthreads();
+}
+
+/// Sorts ranks in shared memory, greatest first.
+template <int kThreads>
+FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count) {
+  block_sort<kThreads>(count, [&](int i, int j) {
+    const uint64_t a = ranks[i], b = ranks[j];
+    if (a < b) ranks[i] = b, ranks[j] = a;
+  });
+}
+
+}  // namespace flashinfer::gpu
