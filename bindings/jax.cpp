@@ -82,7 +82,7 @@ JaxBuffer::JaxBuffer(DType dtype, const int64_t* shape, int ndim, int device) {
   int64_t packed = 1;
   for (int i = ndim - 1; i >= 0; --i) view_.shape[i] = shape[i], view_.strides[i] = packed, packed *= shape[i];
   // As bytes: JAX would make 32-bit numbers of 64-bit ones, and compile for every shape.
-  const nb::object bytes = nb::module_::import_("flashinfer.jax").attr("_allocate")(packed * size_of(dtype), device);
+  const nb::object bytes = nb::module_::import_("flashinfer._jax").attr("allocate")(packed * size_of(dtype), device);
   loan_ = Loan::take(bytes.attr("__dlpack__")("stream"_a = uintptr_t(jax_stream())));
   if (!loan_) throw CudaError("JAX: __dlpack__ gave no DLPack capsule");
   view_.data = static_cast<char*>(loan_.tensor().data) + loan_.tensor().byte_offset;

@@ -33,6 +33,13 @@ bool in_package(const std::string& module, const char* package) {
   return module.compare(0, n, package) == 0 && (module.size() == n || module[n] == '.');
 }
 
+/// JAX's stand-ins for arrays while it traces a function.
+bool derives_from_tracer(nb::handle type) {
+  for (nb::handle base : nb::borrow<nb::tuple>(type.attr("__mro__")))
+    if (text_of(base.attr("__name__")) == "Tracer" && in_package(text_of(base.attr("__module__")), "jax")) return true;
+  return false;
+}
+
 /// Subclasses inherit __dlpack_c_exchange_api__, also those with no memory of their own (FakeTensor, DTensor): they are known by
 /// their own __torch_dispatch__.
 void refuse_wrapper(const char* op, const char* argument, nb::handle type) {
@@ -79,6 +86,8 @@ TensorType examine(const char* op, const char* argument, PyTypeObject* type) {
     if (derives_from(type, "MaskedArray") || nb::hasattr(t, "_default_fill_value") || in_package(module, "numpy.ma"))
       refuse(op, argument, name_of(type) + ", whose mask would be ignored");
     result.framework = TensorType::kNumpy;
+  } else if (derives_from_tracer(t)) {
+    refuse(op, argument, "a traced JAX array: flashinfer.jax has the ops that run under jax.jit");
   } else if (!nb::hasattr(t, "__dlpack__") || !nb::hasattr(t, "__dlpack_device__")) {
     refuse(op, argument, name_of(type));
   } else if (in_package(module, "cupy")) {
