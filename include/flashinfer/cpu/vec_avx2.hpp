@@ -53,6 +53,7 @@ struct Avx2 {
   }
 
   FLASHINFER_AVX2 static M less(const F& a, const F& b) { return F(_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)); }
+  FLASHINFER_AVX2 static uint32_t bits(const M& m) { return uint32_t(_mm256_movemask_ps(m.v)); }
   FLASHINFER_AVX2 static M first(int count) { return less(iota(), set(float(count))); }
   FLASHINFER_AVX2 static F select(const M& m, const F& yes, const F& no) { return F(_mm256_blendv_ps(no.v, yes.v, m.v)); }
 

@@ -51,6 +51,7 @@ struct Avx512 {
   FLASHINFER_AVX512 static F scale_by_power_of_two(const F& a, const F& n) { return F(_mm512_scalef_ps(a.v, n.v)); }
 
   FLASHINFER_AVX512 static M less(const F& a, const F& b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
+  FLASHINFER_AVX512 static uint32_t bits(const M& m) { return m; }
   FLASHINFER_AVX512 static M first(int count) { return M(count >= 16 ? 0xffff : (1u << count) - 1); }
   FLASHINFER_AVX512 static F select(const M& m, const F& yes, const F& no) { return F(_mm512_mask_blend_ps(m, no.v, yes.v)); }
 

@@ -53,6 +53,8 @@ struct Baseline {
   }
 
   static M less(const F& a, const F& b) { return {Words(a.v < b.v)}; }
+  /// Bit i: lane i.
+  static uint32_t bits(const M& m) { return uint32_t((m.v[0] & 1) | (m.v[1] & 2) | (m.v[2] & 4) | (m.v[3] & 8)); }
   /// Lanes 0 to count - 1.
   static M first(int count) { return less(iota(), set(float(count))); }
   static F select(const M& m, const F& yes, const F& no) { return F(Floats((m.v & Words(yes.v)) | (~m.v & Words(no.v)))); }

@@ -95,18 +95,21 @@ FLASHINFER_HOST_DEVICE float least_prob(float min_p, float max) { return min_p >
 
 // --------------------------------------------------------------------------------------------------------------------------- drawing
 
+/// Philox's key of a seed: another one than torch's kernels make of the same seed, whose bits ours shall not repeat.
+FLASHINFER_HOST_DEVICE constexpr uint64_t philox_key(uint64_t seed) { return seed ^ 0x666c617368696e66ull; }
 /// The random bits of a draw from `token`'s race. Four neighbouring tokens share one Philox: philox_of_tokens(...).word[token % 4].
 ///   draw  the row of the outputs; 0 where every row has its own seed, so that its place in the batch does not count
 ///   step  0; speculative sampling: the position within the chain, below 128
 FLASHINFER_HOST_DEVICE constexpr Philox philox_of_tokens(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
-  return philox({{token / 4 | step << 24, draw, uint32_t(offset), uint32_t(offset >> 32)}}, seed);
+  return philox({{token / 4 | step << 24, draw, uint32_t(offset), uint32_t(offset >> 32)}}, philox_key(seed));
 }
 FLASHINFER_HOST_DEVICE constexpr uint32_t noise_bits(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
   return philox_of_tokens(seed, offset, draw, token, step).word[token % 4];
 }
 /// Uniform in [0, 1), of 24 bits: whether speculative sampling accepts the token of a step. Shares no bits with the races.
 FLASHINFER_HOST_DEVICE constexpr float accept_uniform(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t step) {
-  return float(philox({{0x80000000u | step, draw, uint32_t(offset), uint32_t(offset >> 32)}}, seed).word[0] >> 8) * 5.9604644775390625e-8f;
+  return float(philox({{0x80000000u | step, draw, uint32_t(offset), uint32_t(offset >> 32)}}, philox_key(seed)).word[0] >> 8) *
+         5.9604644775390625e-8f;
 }
 /// IEEE division: not approximate on any machine. Since exponential_noise(bits) >= (bits + 1/2) / 2^32 but for a rounding, an element
 /// whose weight * 2^32 / (bits + 1/2) is, say, a millionth below the best score so far need not compute the noise.
