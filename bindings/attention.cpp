@@ -147,16 +147,158 @@ void set_numbers(const char* op, VariantParams& variant, int32_t head_dim_qk, bo
   check_variant(check, variant);
 }
 
+/// Are these arguments of plan() those of last time? Numbers and strings by value, None and dtypes by identity.
+bool same(PyObject* a, PyObject* b) {
+  if (a == b) return true;
+  if (Py_TYPE(a) != Py_TYPE(b) || !(PyLong_CheckExact(a) || PyFloat_CheckExact(a) || PyUnicode_CheckExact(a))) return false;
+  return PyObject_RichCompareBool(a, b, Py_EQ) == 1;
+}
+bool same_arguments(nb::tuple a, nb::tuple b) {
+  const Py_ssize_t n = PyTuple_GET_SIZE(a.ptr());
+  if (n != PyTuple_GET_SIZE(b.ptr())) return false;
+  for (Py_ssize_t i = 0; i < n; ++i)
+    if (!same(PyTuple_GET_ITEM(a.ptr(), i), PyTuple_GET_ITEM(b.ptr(), i))) return false;
+  return true;
+}
+bool same_arguments(nb::dict a, nb::dict b) {
+  if (PyDict_Size(a.ptr()) != PyDict_Size(b.ptr())) return false;
+  Py_ssize_t position = 0;
+  for (PyObject *key, *value; PyDict_Next(a.ptr(), &position, &key, &value);) {
+    PyObject* other = PyDict_GetItem(b.ptr(), key);
+    if (!other || !same(value, other)) return false;
+  }
+  return true;
+}
+
+/// The length arrays of a batch, as Python gave them.
+struct Arrays {
+  nb::object qo_indptr, kv_indptr, kv_indices, last_page_len;
+
+  AttentionLengths read(Call& call, int32_t uniform_qo_len) const {
+    const auto view = [&](const char* argument, const nb::object& o) {
+      return o.is_valid() && !o.is_none() ? call.anywhere(argument, Tensor{o}) : TensorView();
+    };
+    AttentionLengths lengths;
+    lengths.qo_indptr = view("qo_indptr", qo_indptr);
+    lengths.kv_indptr = view("kv_indptr", kv_indptr);
+    lengths.kv_indices = view("kv_indices", kv_indices);
+    lengths.last_page_len = view("last_page_len", last_page_len);
+    lengths.uniform_qo_len = uniform_qo_len;
+    return lengths;
+  }
+};
+
 struct Plan {
   PlannedAttention planned;
   AttentionArguments args;  // sm_scale before q_scale and k_scale
   bool hnd = false;
   nb::object int_workspace;
   std::vector<nb::object> held;  // whose memory the plan reads
+  Arrays arrays;                 // these too
+  // What again() keeps of plan().
+  AttentionProblem problem;
+  AttentionPlanOptions options;
+  AttentionLengths homes;
+  int32_t uniform_qo_len = 1;
+  nb::object float_workspace;
+  bool grow_int_workspace = true;
+  std::vector<int32_t> filled[3];
+  bool remembers = false;
+  nb::tuple asked;
+  nb::dict asked_by_name;
+
+  /// Host lengths of fewer requests than a captured buffer holds: requests without queries and keys follow.
+  static void fill(TensorView& t, const TensorView& home, bool is_indptr, std::vector<int32_t>& memory) {
+    if (!t || !home || !t.is_cpu() || t.ndim != 1 || home.ndim != 1 || t.shape[0] >= home.shape[0]) return;
+    if (t.dtype != DType::i32 && t.dtype != DType::i64) return;
+    int32_t last = is_indptr ? 0 : 1;
+    memory.resize(size_t(home.shape[0]));
+    for (int64_t i = 0; i < home.shape[0]; ++i) {
+      const int64_t at = i * t.strides[0];
+      if (i >= t.shape[0]) {
+        memory[size_t(i)] = last;
+        continue;
+      }
+      const int64_t value = t.dtype == DType::i32 ? t.as<const int32_t>()[at] : t.as<const int64_t>()[at];
+      if (value != int32_t(value)) return;  // refused where all lengths are checked
+      memory[size_t(i)] = int32_t(value);
+      if (is_indptr) last = int32_t(value);
+    }
+    t = TensorView(memory.data(), DType::i32, {home.shape[0]});
+  }
+
+  /// Plans a batch. The plan at hand stays as it is where that fails.
+  void make(Call& call, const TensorView& floats, Arrays&& given) {
+    AttentionLengths lengths = given.read(call, uniform_qo_len);
+    fill(lengths.qo_indptr, homes.qo_indptr, true, filled[0]);
+    fill(lengths.kv_indptr, homes.kv_indptr, true, filled[1]);
+    fill(lengths.last_page_len, homes.last_page_len, false, filled[2]);
+    const Context& context = call.context();
+    nb::object workspace = int_workspace;
+    const auto int_workspace_of = [&](int64_t bytes) {
+      nb::gil_scoped_acquire gil;
+      if (workspace.is_valid()) {
+        const TensorView mine = call.out("int_workspace", Tensor{workspace});
+        if (!grow_int_workspace || mine.numel() * size_of(mine.dtype) >= bytes) return mine;
+      }
+      int64_t size = 1 << 14;
+      while (size < bytes) size *= 2;  // so that growing batches seldom ask for more
+      Output grown = call.out("int_workspace", {}, DType::u8, {size});
+      workspace = grown.object;
+      return grown.view;
+    };
+    PlannedAttention made;
+    {
+      nb::gil_scoped_release release;
+      made = plan_attention(problem, lengths, homes, floats, int_workspace_of, options, context);
+    }
+    planned = made;
+    int_workspace = std::move(workspace);
+    arrays = std::move(given);
+  }
+
+  /// Do arrays on the device lie where captured kernels read them? Others are copied there first.
+  bool in_place(Call& call, const Arrays& given) const {
+    const AttentionLengths lengths = given.read(call, uniform_qo_len);
+    const auto here = [](const TensorView& t, const TensorView& home) { return !t || t.is_cpu() || !home || (t.data == home.data && t.shape[0] == home.shape[0]); };
+    return here(lengths.qo_indptr, homes.qo_indptr) && here(lengths.kv_indptr, homes.kv_indptr) && here(lengths.kv_indices, homes.kv_indices) &&
+           here(lengths.last_page_len, homes.last_page_len);
+  }
+
+  /// From now on again() may plan for these arguments. What can change behind our back is not remembered.
+  void remember(nb::tuple arguments, nb::dict by_name) {
+    forget();
+    const auto may_change = [](nb::handle x) { return nb::hasattr(x, "__dlpack__") || nb::hasattr(x, "__array__"); };
+    for (nb::handle x : arguments)
+      if (may_change(x)) return;
+    for (auto [key, x] : by_name)
+      if (may_change(x)) return;
+    asked = arguments, asked_by_name = by_name;
+    remembers = true;
+    if (options.reusable) grow_int_workspace = false;  // captured kernels have its address
+  }
+  void forget() { remembers = false; }
+
+  /// Another batch for the arguments of last time: nothing is parsed, looked up or allocated. False where they are not the same, or where
+  /// the batch is refused: the plan is as it was, and plan() tells why.
+  bool again(nb::handle qo_indptr, nb::handle kv_indptr, nb::handle kv_indices, nb::handle last_page_len, nb::tuple arguments, nb::dict by_name) {
+    if (!remembers || !same_arguments(arguments, asked) || !same_arguments(by_name, asked_by_name)) return false;
+    Call call("plan");
+    const TensorView floats = call.out("float_workspace", Tensor{float_workspace});
+    Arrays given{nb::borrow(qo_indptr), nb::borrow(kv_indptr), nb::borrow(kv_indices), nb::borrow(last_page_len)};
+    if (options.reusable && !in_place(call, given)) return false;
+    try {
+      make(call, floats, std::move(given));
+    } catch (const InvalidArgument&) {
+      return false;
+    }
+    return true;
+  }
 
   /// In place of what plan() said, for the old forward(): numbers, and the mask, for which the plan is made again.
   void set_options(bool causal, int32_t window_left, bool rope, const OptionalTensor& alibi_slopes, std::optional<double> sm_scale,
                    std::optional<double> logits_soft_cap, std::optional<double> rope_scale, std::optional<double> rope_theta) {
+    forget();
     Call call("forward");
     call.out("int_workspace", Tensor{int_workspace});
     args.alibi_slopes = call.in("alibi_slopes", alibi_slopes);
@@ -180,7 +322,8 @@ struct Plan {
     Output output = call.out("out", out, p.out, {q.shape[0], p.num_qo_heads, p.head_dim_vo});
     Output logsumexp;
     if (lse || return_lse) logsumexp = call.out("lse", lse, DType::f32, {q.shape[0], p.num_qo_heads});
-    call.run([&](const Context& context) { attention(planned, q, kv.k, kv.v, output.view, logsumexp.view, now, context); });
+    const PlannedAttention mine = planned;  // another thread may plan again, once Python's lock is not held
+    call.run([&](const Context& context) { attention(mine, q, kv.k, kv.v, output.view, logsumexp.view, now, context); });
     if (!return_lse) return output.result().object;
     return nb::make_tuple(output.result(), logsumexp.result());
   }
@@ -247,13 +390,10 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   Call call("plan");
   const Check check("plan");
   const TensorView floats = call.out("float_workspace", float_workspace);
-  AttentionLengths lengths, homes;
-  lengths.qo_indptr = call.anywhere("qo_indptr", qo_indptr);
-  lengths.kv_indptr = call.anywhere("kv_indptr", kv_indptr);
-  lengths.kv_indices = call.anywhere("kv_indices", kv_indices);
-  lengths.last_page_len = call.anywhere("last_page_len", last_page_len);
-  lengths.uniform_qo_len = uniform_qo_len;
+  const auto object_of = [](const OptionalTensor& t) { return t ? t->object : nb::object(); };
+  Arrays arrays{object_of(qo_indptr), kv_indptr.object, object_of(kv_indices), object_of(last_page_len)};
   const auto home = [&](const char* argument, const OptionalTensor& t) { return t ? call.out(argument, *t) : TensorView(); };
+  AttentionLengths homes;
   homes.qo_indptr = home("qo_indptr_buf", qo_indptr_home);
   homes.kv_indptr = home("paged_kv_indptr_buf", kv_indptr_home);
   homes.kv_indices = home("paged_kv_indices_buf", kv_indices_home);
@@ -270,27 +410,14 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   const Context& context = call.context();
   const AttentionPlanOptions options{num_sms, reusable, least_kv_len, tile_qo_len, "plan"};
   if (workspace_only) {
-    const AttentionWorkspace size = workspace_size(problem, lengths, homes, options, context);
+    const AttentionWorkspace size = workspace_size(problem, arrays.read(call, uniform_qo_len), homes, options, context);
     // Never nothing: callers hand in the buffer that they allocate by it.
     return nb::make_tuple(max(size.float_bytes, WorkspaceLayout::kAlignment), size.int_bytes);
   }
-  if (int_workspace) made.int_workspace = int_workspace->object;
-  const auto int_workspace_of = [&](int64_t bytes) {
-    nb::gil_scoped_acquire gil;
-    if (int_workspace) {
-      const TensorView given = call.out("int_workspace", *int_workspace);
-      if (!grow_int_workspace || given.numel() * size_of(given.dtype) >= bytes) return given;
-    }
-    int64_t size = 1 << 14;
-    while (size < bytes) size *= 2;  // so that growing batches seldom ask for more
-    Output grown = call.out("int_workspace", {}, DType::u8, {size});
-    made.int_workspace = grown.object;
-    return grown.view;
-  };
-  {
-    nb::gil_scoped_release release;
-    made.planned = plan_attention(problem, lengths, homes, floats, int_workspace_of, options, context);
-  }
+  made.problem = problem, made.options = options, made.homes = homes, made.uniform_qo_len = uniform_qo_len;
+  made.float_workspace = float_workspace.object, made.int_workspace = object_of(int_workspace);
+  made.grow_int_workspace = grow_int_workspace;
+  made.make(call, floats, std::move(arrays));
 
   if (masked) {
     const PlannedAttention& planned = made.planned;
@@ -324,11 +451,8 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
     made.args.custom_mask = packed.view;
     made.held.push_back(packed.object);
   }
-  made.held.push_back(float_workspace.object);
-  for (const OptionalTensor* t :
-       {&qo_indptr, &kv_indices, &last_page_len, &qo_indptr_home, &kv_indptr_home, &kv_indices_home, &last_page_len_home, &alibi_slopes})
+  for (const OptionalTensor* t : {&qo_indptr_home, &kv_indptr_home, &kv_indices_home, &last_page_len_home, &alibi_slopes})
     if (*t) made.held.push_back((*t)->object);
-  made.held.push_back(kv_indptr.object);
   return nb::cast(std::move(made));
 }
 
@@ -453,9 +577,12 @@ const Family family{[](nb::module_& m) {
            "q_scale"_a.none(), "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
       .def("run_ragged", &Plan::run_ragged, "q"_a, "k"_a, "v"_a, "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(),
            "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
+      .def("again", &Plan::again, "qo_indptr"_a.none(), "kv_indptr"_a, "kv_indices"_a.none(), "last_page_len"_a.none(), "arguments"_a, "by_name"_a)
+      .def("remember", &Plan::remember, "arguments"_a, "by_name"_a)
       .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(),
            "logits_soft_cap"_a.none(), "rope_scale"_a.none(), "rope_theta"_a.none())
       .def_prop_ro("info", &Plan::info)
+      .def_prop_ro("batch_size", [](const Plan& p) { return p.planned.plan.batch_size; })
       .def_prop_ro("total_qo_len", [](const Plan& p) { return p.planned.total_qo_len; })
       .def_prop_ro("max_qo_len", [](const Plan& p) { return p.planned.problem.max_qo_len; })
       .def_prop_ro("tile_qo_len", [](const Plan& p) { return p.planned.tile_qo_len; })

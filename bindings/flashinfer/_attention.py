@@ -159,6 +159,10 @@ class Wrapper:
         return self._use_cuda_graph
 
     @property
+    def _batch_size(self):
+        return None if self._plan is None else self._plan.batch_size
+
+    @property
     def _plan_info(self):
         return None if self._plan is None else self._plan.info
 
@@ -184,18 +188,17 @@ class Wrapper:
                 raise refuse(type(self).__name__, name, f"{name} should be a torch.Tensor in {mode} mode")
 
     def _fill(self, buffer, values, name):
-        """Copies values into the front of a captured buffer; empty requests follow. Returns what the plan reads: the buffer, or
-        host values that fill it whole, which the plan copies itself."""
+        """Copies device values into the front of a captured buffer; empty requests follow. Returns what the plan reads: the buffer, or
+        host values, which the plan copies itself."""
         count = len(values)
         if count > len(buffer):
             raise refuse("plan", name, f"The size of {name} should be less than or equal to the allocated buffer: {count} > {len(buffer)}")
         if values is buffer:
             return buffer
-        whole = count == len(buffer) or name == "indices"
-        if whole and str(getattr(values, "device", "cpu")) == "cpu":
+        if str(getattr(values, "device", "cpu")) == "cpu":
             return values
         buffer[:count] = values
-        if not whole:  # behind the last request: requests without queries and keys
+        if count < len(buffer) and name != "indices":
             buffer[count:] = values[-1:] if "indptr" in name else 1
         return buffer
 

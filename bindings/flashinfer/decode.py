@@ -150,11 +150,23 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         num_sms=None. q_len_per_req above 1 is causal within a request's tokens; it needs use_tensor_cores=True as in FlashInfer,
         and lengths on the device are read back to check that every request has that many tokens: fast_decode_plan does not.
         """
-        if args:
-            options = _name_positional(type(self).__name__, args, options)
-        self._plan_batch(indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, **options)
+        asked = num_qo_heads, num_kv_heads, head_dim, page_size, *args
+        if self._again(indptr, indices, last_page_len, asked, options):
+            return
+        named = _name_positional(type(self).__name__, args, options) if args else options
+        self._plan_batch(indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, **named)
+        self._plan.remember(asked, options)
 
     begin_forward = plan
+
+    def _again(self, indptr, indices, last_page_len, asked, options):
+        """Another batch for what the last plan() was asked, in one call. False: plan anew."""
+        if self._plan is None or not self._plan.again(None, indptr, indices, last_page_len, asked, options):
+            return False
+        if not self._use_cuda_graph:
+            self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indptr, indices, last_page_len
+        self._plan_of_folded = None
+        return True
 
     def _plan_batch(
         self,
@@ -257,7 +269,6 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
             self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indptr, indices, last_page_len
         if self._backend == "auto":
             self._backend = "fa2"  # one kernel family: the name that callers ask for
-        self._batch_size = len(last_page_len)
         self._num_qo_heads, self._num_kv_heads = num_qo_heads, num_kv_heads
         self._q_len_per_req = q_len_per_req
         self._remember(q_len_per_req > 1, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta)

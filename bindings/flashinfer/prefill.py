@@ -206,7 +206,6 @@ class _PrefillWrapper(Wrapper):
                     f"The total number of rows in qo_indptr {rows} in cuda graph mode cannot exceed the number of rows set during "
                     f"initialization {self._max_total_num_rows}.",
                 )
-        self._batch_size = len(qo_indptr) - 1
         self._qo_indptr_last = rows
         self._num_qo_heads, self._num_kv_heads = heads
         if self._backend == "auto":
