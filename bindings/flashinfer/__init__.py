@@ -19,6 +19,8 @@ _ADDED = {
     "single_prefill_with_kv_cache_return_lse",
     "pod": "BatchPODWithPagedKVCacheWrapper PODWithPagedKVCacheWrapper",
     "sparse": "BlockSparseAttentionWrapper VariableBlockSparseAttentionWrapper",
+    "topk": "TopKTieBreak",
+    "topk_varlen": "top_k_varlen",
 }
 _HOME = {name: module for module, names in _ADDED.items() for name in names.split()}
 

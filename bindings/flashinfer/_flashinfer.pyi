@@ -20,6 +20,35 @@ def describe(tensor: Tensor, writable: bool = False) -> dict:
     Shape, strides in elements, dtype, device and address, as the kernels see them.
     """
 
+def top_k(input: Tensor, k: int, sorted: bool = False, deterministic: bool = False, tie_break: int = 0, dsa_graph_safe: bool = False) -> tuple[Tensor, Tensor]:
+    """
+    (values, indices) of the k largest elements of each row, in the order of their indices, or from the largest on if sorted.
+
+    input: [num_rows, width], float32, float16 or bfloat16, rows at any stride. values: [num_rows, k], input's dtype; indices: [num_rows, k],
+    int64. Of equal elements those of lower index are chosen, and come first, with tie_break 2 those of higher index; +0 and -0 are equal,
+    NaN comes behind -inf. Places behind the last element of a row hold -inf and -1. Every call is deterministic and can be captured in
+    a CUDA graph, whatever deterministic and dsa_graph_safe say.
+    """
+
+def top_k_page_table_transform(input: Tensor, src_page_table: Tensor, lengths: Tensor, k: int, row_to_batch: Tensor | None = None, deterministic: bool = False, tie_break: int = 0, dsa_graph_safe: bool = False, row_starts: Tensor | None = None, page_table_row_starts: Tensor | None = None, *, page_size: int = 1, out: Tensor | None = None, out_raw_indices: Tensor | None = None) -> Tensor:
+    """
+    The slots in a paged cache of the k largest of each row, in the order of their indices: page * page_size + i % page_size for element i,
+    whose page is src_page_table[row_to_batch[row], page_table_row_starts[row] + i // page_size].
+
+    input: [num_rows, max_len], float32, float16 or bfloat16; row r's elements are the lengths[r] from row_starts[r] on. src_page_table:
+    [batch_size, max_pages]; lengths, row_to_batch (None: row r's is r), row_starts (None: 0), page_table_row_starts (None: row_starts):
+    [num_rows], int32. out, out_raw_indices (i itself): [num_rows, k], int32; places behind a row's last element hold -1.
+    """
+
+def top_k_ragged_transform(input: Tensor, offsets: Tensor, lengths: Tensor, k: int, deterministic: bool = False, tie_break: int = 0, dsa_graph_safe: bool = False, row_starts: Tensor | None = None) -> Tensor:
+    """
+    The indices of the k largest of each row, in rising order, plus the row's offset.
+
+    input: [num_rows, max_len], float32, float16 or bfloat16; row r's elements are the lengths[r] from row_starts[r] (None: 0) on, where
+    indices begin. offsets, lengths, row_starts: [num_rows], int32. The result is [num_rows, k], int32; places behind a row's last
+    element hold -1.
+    """
+
 def apply_rope(q: Tensor, k: Tensor, indptr: Tensor, offsets: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 1.0, rope_theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """
     Rotates pairs of q and k by position * rope_theta^(-2i / rotary_dim) / rope_scale; token indptr[r] + i is at position offsets[r] + i.

@@ -90,7 +90,7 @@ inline void write_row(const TopkParams& p, int64_t row, const T* x, TopkBest& be
 inline void topk(const TopkParams& p, DType input) {
   // Fewer rows than threads: each row in pieces, whose best are merged.
   constexpr int64_t kLeast = 16384;  // elements of a piece: some microseconds
-  const int64_t pieces = std::clamp<int64_t>(num_threads() / p.num_rows, 1, ceil_div<int64_t>(p.width, kLeast));
+  const int64_t pieces = max(min<int64_t>(num_threads() / p.num_rows, p.width / kLeast), int64_t(1));
   dispatch_dtype<DType::f32, DType::f16, DType::bf16>(input, [&]<class T>(T) {
     auto row_of = [&](int64_t row, RowWindow& window) {
       window = window_of(p, row);
