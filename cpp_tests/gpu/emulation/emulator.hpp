@@ -35,6 +35,8 @@ struct PendingCopy {
 struct PendingArrival {
   std::vector<PendingCopy> copies;
   const void* barrier;
+  int arrivals = 1;
+  int64_t bytes = 0;  // that the barrier counts
 };
 
 /// What a word of shared memory that mbarrier_init() was called on stands for.
@@ -47,12 +49,12 @@ struct MbarrierState {
 struct Fiber {
   jmp_buf here;
   std::unique_ptr<char[]> stack;
-  enum State { fresh, runnable, in_warp, in_block, polling, done } state = fresh;
+  enum State { fresh, runnable, in_warp, in_block, in_cluster, polling, done } state = fresh;
   const char* waits_for = "";
   std::function<bool()> ready;                    // polling: may it run on?
   std::vector<PendingArrival> arrivals;           // oldest first
-  Index index;
-  int lane = 0, warp = 0;
+  Index index, block;
+  int lane = 0, warp = 0, rank = 0;  // warp: of all in the cluster; rank: of the block in the cluster
   const void* argument = nullptr;
   void* result = nullptr;
   std::vector<PendingCopy> open;                  // not committed
@@ -64,29 +66,33 @@ class Block {
   static constexpr size_t kStackBytes = 256 << 10;
   static constexpr int kLanes = 32;
 
-  /// Runs `body` as every thread of every block of a grid, one block after another.
-  static void run_grid(Index grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body) {
-    Block block(threads, smem_bytes, seed);
+  /// Runs `body` as every thread of every block of a grid, one block after another; with `cluster`, as many blocks along x at a time.
+  static void run_grid(Index grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body,
+                       unsigned cluster = 1) {
+    Block block(threads, smem_bytes, seed, cluster);
     current_ = &block;
     block.grid = grid;
     for (unsigned z = 0; z < grid.z; ++z)
       for (unsigned y = 0; y < grid.y; ++y)
-        for (unsigned x = 0; x < grid.x; ++x) {
+        for (unsigned x = 0; x < grid.x; x += cluster) {
           block.block_index = {x, y, z};
           block.run(body);
         }
     current_ = nullptr;
   }
-  static void run_grid(unsigned grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body) {
-    run_grid(Index{grid, 1, 1}, threads, smem_bytes, seed, body);
+  static void run_grid(unsigned grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body,
+                       unsigned cluster = 1) {
+    run_grid(Index{grid, 1, 1}, threads, smem_bytes, seed, body, cluster);
   }
 
   static Block& current() { return *current_; }
   Fiber& fiber() { return *running_; }
 
-  Index block_index, grid, block_size;
-  unsigned char* smem() { return smem_; }
+  Index block_index, grid, block_size;  // block_index: of the cluster's first block
+  unsigned char* smem() { return smem_of(running_->rank); }
+  unsigned char* smem_of(int rank) { return smem_ + size_t(rank) * smem_stride(); }
   size_t smem_bytes() const { return smem_bytes_; }
+  int cluster_size() const { return cluster_; }
 
   /// A collective of a warp: the last lane to arrive calls op(arguments, results) for all 32. `name` must be the same in all lanes.
   template <class Result, class Argument, class Op>
@@ -155,7 +161,15 @@ class Block {
   }
 
   void sync_block() {
-    if (arrive(fiber(), Fiber::in_block, "__syncthreads", fibers_.data(), int(fibers_.size()))) {
+    Fiber* block = &fibers_[size_t(fiber().rank) * block_size.x];
+    if (arrive(fiber(), Fiber::in_block, "__syncthreads", block, int(block_size.x))) {
+      release(block, int(block_size.x));
+    } else {
+      suspend();
+    }
+  }
+  void sync_cluster() {
+    if (arrive(fiber(), Fiber::in_cluster, "cluster_sync", fibers_.data(), int(fibers_.size()))) {
       release(fibers_.data(), int(fibers_.size()));
     } else {
       suspend();
@@ -163,22 +177,32 @@ class Block {
   }
 
  private:
-  Block(unsigned threads, size_t smem_bytes, uint32_t seed)
-      : block_size{threads, 1, 1}, smem_bytes_(smem_bytes), memory_(new unsigned char[smem_bytes + 128]), fibers_(threads), random_(seed) {
+  Block(unsigned threads, size_t smem_bytes, uint32_t seed, unsigned cluster)
+      : block_size{threads, 1, 1},
+        smem_bytes_(smem_bytes),
+        cluster_(int(cluster)),
+        memory_(new unsigned char[cluster * smem_stride() + 128]),
+        fibers_(threads * cluster),
+        random_(seed) {
     smem_ = memory_.get() + (128 - uintptr_t(memory_.get()) % 128) % 128;
-    for (unsigned i = 0; i < threads; ++i) {
+    for (unsigned i = 0; i < fibers_.size(); ++i) {
       fibers_[i].stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
-      fibers_[i].index = {i, 0, 0};
+      fibers_[i].index = {i % threads, 0, 0};
+      fibers_[i].rank = int(i / threads);
       fibers_[i].lane = int(i) % kLanes;
       fibers_[i].warp = int(i) / kLanes;
     }
   }
+  size_t smem_stride() const { return (smem_bytes_ + 127) / 128 * 128; }
   int lanes_of(int warp) const { return std::min(kLanes, int(fibers_.size()) - warp * kLanes); }
 
   void run(const std::function<void()>& body) {
     body_ = &body;
-    std::memset(smem_, 0xff, smem_bytes_);  // NaN in every float format: what a kernel reads it must have written
-    for (Fiber& f : fibers_) f.state = Fiber::fresh, f.groups.clear(), f.open.clear(), f.arrivals.clear();
+    std::memset(smem_, 0xff, size_t(cluster_) * smem_stride());  // NaN in every float format: what a kernel reads it must have written
+    for (Fiber& f : fibers_) {
+      f.state = Fiber::fresh, f.groups.clear(), f.open.clear(), f.arrivals.clear();
+      f.block = {block_index.x + unsigned(f.rank), block_index.y, block_index.z};
+    }
     mbarriers_.clear();
     named_.clear();
     const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
@@ -206,7 +230,7 @@ class Block {
       std::vector<PendingArrival>& arrivals = fibers_[(first + i) % fibers_.size()].arrivals;
       if (arrivals.empty()) continue;
       land(arrivals.front().copies);
-      arrive_at(arrivals.front().barrier, 1, 0, 0);
+      arrive_at(arrivals.front().barrier, arrivals.front().arrivals, 0, arrivals.front().bytes);
       arrivals.erase(arrivals.begin());
       return true;
     }
@@ -256,6 +280,7 @@ class Block {
 
   static inline Block* current_ = nullptr;
   size_t smem_bytes_;
+  int cluster_;
   std::unique_ptr<unsigned char[]> memory_;
   unsigned char* smem_ = nullptr;
   std::vector<Fiber> fibers_;
@@ -275,7 +300,7 @@ class Block {
 
 // The words of CUDA C++ that the library's kernels use.
 #define threadIdx (::emulation::Block::current().fiber().index)
-#define blockIdx (::emulation::Block::current().block_index)
+#define blockIdx (::emulation::Block::current().fiber().block)
 #define gridDim (::emulation::Block::current().grid)
 #define blockDim (::emulation::Block::current().block_size)
 #define __device__
@@ -322,6 +347,19 @@ template <class T>
 T atomicAdd(T* p, T x) {
   const T before = *p;
   *p += x;
+  return before;
+}
+
+template <class T>
+T atomicMin(T* p, T x) {
+  const T before = *p;
+  *p = x < before ? x : before;
+  return before;
+}
+template <class T>
+T atomicMax(T* p, T x) {
+  const T before = *p;
+  *p = before < x ? x : before;
   return before;
 }
 
@@ -373,6 +411,8 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   for (int i = 0; i < 4; ++i) result |= unsigned(bytes >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
   return result;
 }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+inline int __clzll(long long x) { return x ? __builtin_clzll(static_cast<unsigned long long>(x)) : 64; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline void sincospif(float x, float* sine, float* cosine) {

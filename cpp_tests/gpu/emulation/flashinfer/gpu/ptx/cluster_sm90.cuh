@@ -1,0 +1,19 @@
+// Emulated gpu/ptx/cluster_sm90.cuh.
+#pragma once
+
+#include <cpp_tests/gpu/emulation/emulator.hpp>
+
+namespace flashinfer::gpu::ptx {
+
+inline uint32_t cluster_rank() { return uint32_t(emulation::Block::current().fiber().rank); }
+inline uint32_t cluster_size() { return uint32_t(emulation::Block::current().cluster_size()); }
+inline void cluster_sync() { emulation::Block::current().sync_cluster(); }
+template <class T>
+T* cluster_map(T* shared, uint32_t rank) {
+  emulation::Block& block = emulation::Block::current();
+  auto* byte = reinterpret_cast<unsigned char*>(shared);
+  if (byte < block.smem() || byte >= block.smem() + block.smem_bytes()) std::fprintf(stderr, "emulation: cluster_map\n"), std::abort();
+  return reinterpret_cast<T*>(byte - block.smem() + block.smem_of(int(rank)));
+}
+
+}  // namespace flashinfer::gpu::ptx

@@ -1,0 +1,193 @@
+// Draws a token from each row of logits or probabilities, after filters.
+// Called by sampling/gpu/sampling.hpp; twin of sampling/cpu/sampling.hpp: the same prefix is kept and the same token wins, bit for bit.
+//
+// Bound by: memory, where the batch is large; else by the chain load, maximum, guess, list: three barriers of the cluster.
+// Threads:  a group of blocks a row (RowGroup), which takes rows in turn. Every thread has the same vectors of the row in every pass.
+// Memory:   a row is read once, into the shared memory of its group (RowReader), and gone over there; the next rows are on their way.
+//           Below SM90, and where a row does not fit, a block goes over it in L2.
+// Method:   the maximum; the prefix that the filters keep (RowFilter); the race of what is kept (sampling_params.hpp, 5).
+#pragma once
+
+#include <flashinfer/gpu/dynamic_smem.cuh>
+#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/sampling/gpu/row_filter.cuh>
+
+namespace flashinfer {
+
+template <SamplingConfig kConfig>
+struct SamplingKernel {
+  using Params = SamplingParams;
+  static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
+
+  static __device__ void run(const Params& p) {
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
+    SamplingKernel kernel(p, smem);
+    __syncthreads();  // the barriers of the reader are initialised
+    gpu::ptx::griddep_wait();
+    const int64_t step = int64_t(gridDim.x) / kCluster;
+    auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride; };
+    Reader& reader = kernel.filter_.reader;
+    reader.copy_ahead(step, p.num_rows, row_at);
+    gpu::ptx::griddep_launch_dependents();
+    for (int64_t row = int64_t(blockIdx.x) / kCluster; row < p.num_rows; row += step) {
+      reader.open(row_at(row));
+      kernel.draw(row);
+      reader.close();
+      reader.copy_ahead(step, p.num_rows, row_at);
+    }
+    if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
+  }
+
+ private:
+  using T = number_t<kConfig.input>;
+  using Reader = gpu::RowReader<T, kThreads, kCluster, kConfig.chunks>;
+  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Filter = gpu::RowFilter<kConfig.values, Reader, Group, kThreads, kCluster>;
+  using Weight = gpu::RowWeight<kConfig.values>;
+  using Prefix = gpu::RowPrefix;
+  static constexpr int kVec = Reader::kVec;
+  static constexpr bool kLogits = kConfig.values == RowValues::logits;
+
+  struct Smem {
+    typename Reader::Smem reader;
+    typename Group::Smem group;
+    typename Filter::Smem filter;
+    uint32_t best;  // bits of the best score of this block so far
+  };
+
+  const Params& p_;
+  Smem& smem_;
+  Filter filter_;
+
+  __device__ SamplingKernel(const Params& p, Smem& smem)
+      : p_(p),
+        smem_(smem),
+        filter_(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int64_t(blockIdx.x) / kCluster), Group(smem.group)) {}
+
+  /// Key of the largest element that is not NaN, and whether there is a NaN.
+  __device__ void look(float& max, bool& has_nan) {
+    max = -kInfinity;
+    bool nan = false;
+    filter_.reader.template for_each<true>([&](const typename Reader::Vector& v, int first) {
+      float x[kVec];
+      v.to_float(x);
+      const bool whole = first >= 0 && first + kVec <= p_.vocab_size;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        max = fmaxf(max, x[j]);
+        nan |= x[j] != x[j] && (whole || (first + j >= 0 && first + j < p_.vocab_size));
+      }
+    });
+    uint64_t words[1] = {uint64_t(order_key(max)) | uint64_t(nan) << 32};
+    filter_.group.all_reduce(words, [](int, uint64_t a, uint64_t b) { return (flashinfer::max(uint32_t(a), uint32_t(b))) | ((a | b) >> 32 << 32); });
+    max = value_of_order_key<float>(uint32_t(words[0]));
+    has_nan = words[0] >> 32;
+  }
+
+  __device__ void draw(int64_t row) {
+    // Asked for before the row is waited for.
+    const int64_t input_row = p_.input_row(row);
+    const float temperature = kLogits ? p_.temperature.at(row, input_row) : 1.0f, min_p = p_.min_p.at(row, input_row);
+    const gpu::RowFilters filters(p_.top_k.at(row, input_row), p_.top_p.at(row, input_row), p_.joint, p_.vocab_size,
+                                  kLogits && is_greedy(temperature));
+    const uint64_t seed = p_.seed.at(row, input_row), offset = p_.offset.at(row, input_row);
+
+    Weight weight;
+    bool has_nan;
+    look(weight.max, has_nan);
+    bool valid = !has_nan;
+    if constexpr (kLogits) {
+      valid &= weight.max > -kInfinity;
+      weight.max = finite_logit(weight.max);
+      weight.scale = logit_scale(temperature);
+    } else {
+      weight.max = finite_prob(weight.max);
+      valid &= weight.max >= kLeastProb;
+      weight.scale = prob_scale(weight.max);
+    }
+    if (!valid) return write_invalid(row);
+
+    const uint64_t floor = filter_.floor_of(weight, min_p);
+    uint64_t total = 0;
+    const Prefix prefix = filter_.keep(weight, filters, floor, total, kConfig.extras);
+    const uint64_t winner = race(row, weight, prefix, seed, offset);
+    write(row, weight, prefix, total, winner);
+  }
+
+  /// The score of an element and, above it in order among equal ones, its index: the greatest wins.
+  __device__ static uint64_t entry(float score, uint32_t index) { return order_rank(bit_cast<uint32_t>(score), index); }
+
+  __device__ static uint32_t bits_of(const Philox& noise, uint32_t i) {
+    return i == 0 ? noise.word[0] : i == 1 ? noise.word[1] : i == 2 ? noise.word[2] : noise.word[3];
+  }
+
+  __device__ uint64_t race(int64_t row, const Weight& weight, const Prefix& prefix, uint64_t seed, uint64_t offset) {
+    const uint32_t draw = p_.draw(row);
+    auto race_weight = [&](float x) { return kLogits ? weight(x) : finite_prob(x); };
+    const float least = value_of_order_key<float>(key_of_rank(prefix.rank));
+    const uint32_t last = index_of_rank(prefix.rank);  // of the elements that equal it
+    uint64_t best[1] = {0};
+    if (threadIdx.x == 0) smem_.best = 0;
+    __syncthreads();
+    filter_.for_each([&](const float(&x)[kVec], int first) {
+      uint32_t kept = 0;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j)
+        kept |= x[j] > least || (x[j] == least && uint32_t(first + j) <= last) ? 1u << j : 0u;
+      if (!kept) return;
+      // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm.
+      const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.999995f / 4294967296.0f);
+      const bool aligned = first % 4 == 0;
+      uint32_t bits[kVec];
+      if (aligned) {
+#pragma unroll
+        for (int j = 0; j < kVec; j += 4) {
+          const Philox noise = philox_of_tokens(seed, offset, draw, uint32_t(first + j));
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            bits[j + i] = noise.word[i];
+            if (!(race_weight(x[j + i]) > bar * float(bits[j + i]))) kept &= ~(1u << (j + i));
+          }
+        }
+      }
+#pragma unroll 1
+      for (; kept; kept &= kept - 1) {
+        const int j = __ffs(int(kept)) - 1;
+        const uint32_t index = uint32_t(first + j);
+        const float w = race_weight(Filter::at(x, j));
+        if (!(w > 0)) continue;
+        const uint32_t own_bits = aligned ? Filter::at(bits, j) : bits_of(philox_of_tokens(seed, offset, draw, index), index % 4);
+        const float score = race_score(w, own_bits);
+        best[0] = max(best[0], entry(score, index));
+        if (bit_cast<uint32_t>(score) > *static_cast<volatile uint32_t*>(&smem_.best)) atomicMax(&smem_.best, bit_cast<uint32_t>(score));
+      }
+    });
+    filter_.group.all_reduce(best, [](int, uint64_t a, uint64_t b) { return a > b ? a : b; });
+    return best[0];
+  }
+
+  __device__ void write_token(int64_t row, int32_t token) const {
+    if (p_.tokens_64)
+      static_cast<int64_t*>(p_.tokens)[row] = token;
+    else
+      static_cast<int32_t*>(p_.tokens)[row] = token;
+  }
+  __device__ bool is_writer() const { return filter_.group.rank() == 0 && threadIdx.x == 0; }
+
+  __device__ void write(int64_t row, const Weight& weight, const Prefix& prefix, uint64_t total, uint64_t winner) {
+    const int32_t token = int32_t(index_of_rank(winner));
+    if (is_writer()) {
+      write_token(row, token);
+      if (p_.valid) p_.valid[row] = true;
+    }
+  }
+  __device__ void write_invalid(int64_t row) {
+    if (is_writer()) {
+      write_token(row, 0);
+      if (p_.valid) p_.valid[row] = false;
+    }
+  }
+};
+
+}  // namespace flashinfer

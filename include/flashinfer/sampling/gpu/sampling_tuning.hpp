@@ -1,0 +1,38 @@
+// Host only. The kernels of sampling, for what they are asked for.
+#pragma once
+
+#include <flashinfer/sampling/gpu/row_tuning.hpp>
+
+namespace flashinfer::gpu {
+
+struct SamplingProblem {
+  DType input = DType::f32;
+  RowValues values = RowValues::logits;
+  bool extras = false;
+  int64_t num_rows = 0, vocab_size = 0;
+};
+
+constexpr SamplingConfig tune(const SamplingProblem& problem, const DeviceInfo& device) {
+  const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device);
+  return {.input = problem.input,
+          .values = problem.values,
+          .extras = problem.extras,
+          .threads = split.threads,
+          .cluster = split.cluster,
+          .chunks = split.chunks,
+          .blocks = split.blocks};
+}
+
+/// What a kernel is likely to be asked for: precompiled without a GPU.
+template <class Visit>
+constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
+  const DeviceInfo device = device_info_of(arch);
+  for (bool extras : {false, true})
+    for (RowValues values : {RowValues::logits, RowValues::probs})
+      for (DType input : {DType::f32, DType::bf16})
+        for (int64_t vocab_size : {32000, 128256, 151936})
+          for (int64_t num_rows : {1, 16, 256})
+            if (values == RowValues::logits || input == DType::f32) visit(tune(SamplingProblem{input, values, extras, num_rows, vocab_size}, device));
+}
+
+}  // namespace flashinfer::gpu

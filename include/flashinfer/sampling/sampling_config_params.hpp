@@ -1,0 +1,79 @@
+// The compile-time choices of the kernels that go over rows of logits or probabilities: sampling, softmax, renorm.
+#pragma once
+
+#include <flashinfer/sampling/sampling_params.hpp>
+
+namespace flashinfer {
+
+/// How a row is spread over blocks.
+struct RowSplit {
+  int32_t threads = 512;
+  int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
+  int32_t chunks = 0;   // of one 16-byte vector a thread, in shared memory: a block's part of a row, and what is copied ahead. 0: rows stay in L2
+  int32_t blocks = 1;   // on an SM
+
+  /// Vectors of a row that a cluster has room for.
+  FLASHINFER_HOST_DEVICE constexpr int64_t resident_vecs() const { return int64_t(chunks) * threads * cluster; }
+  /// Chunks and their barriers; histograms, lists of candidates, mail.
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * (threads * 16 + 8) + cluster * 1152 + 14 * 1024; }
+};
+
+struct SamplingConfig {
+  static constexpr const char *kName = "SamplingConfig", *kKernel = "SamplingKernel", *kHeader = "sampling/gpu/sampling_kernel.cuh";
+
+  DType input = DType::f32;
+  RowValues values = RowValues::logits;
+  bool extras = false;  // log-probabilities or the distribution are asked for
+  int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;
+
+  FLASHINFER_HOST_DEVICE constexpr RowSplit split() const { return {threads, cluster, chunks, blocks}; }
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("input", input), f("values", values), f("extras", extras);
+    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+  }
+};
+
+struct SoftmaxConfig {
+  static constexpr const char *kName = "SoftmaxConfig", *kKernel = "SoftmaxKernel", *kHeader = "sampling/gpu/softmax_kernel.cuh";
+
+  DType input = DType::f32;
+  int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;
+
+  FLASHINFER_HOST_DEVICE constexpr RowSplit split() const { return {threads, cluster, chunks, blocks}; }
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("input", input), f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+  }
+};
+
+struct RenormConfig {
+  static constexpr const char *kName = "RenormConfig", *kKernel = "RenormKernel", *kHeader = "sampling/gpu/renorm_kernel.cuh";
+
+  DType input = DType::f32;
+  DType output = DType::f32;
+  RowValues values = RowValues::probs;
+  int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;
+
+  FLASHINFER_HOST_DEVICE constexpr RowSplit split() const { return {threads, cluster, chunks, blocks}; }
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("input", input), f("output", output), f("values", values);
+    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+  }
+};
+
+/// Rows of f32 probabilities of a draft and of the target, both read where they lie.
+struct SpeculativeConfig {
+  static constexpr const char *kName = "SpeculativeConfig", *kKernel = "SpeculativeKernel",
+                              *kHeader = "sampling/gpu/speculative_kernel.cuh";
+
+  int32_t threads = 512, cluster = 1;
+
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("threads", threads), f("cluster", cluster);
+  }
+};
+
+}  // namespace flashinfer
