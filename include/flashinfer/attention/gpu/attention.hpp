@@ -1,9 +1,11 @@
-// Host only. Attention on a GPU by the generic kernel: one launch of the plan's workers, and one to make a plan where the lengths are.
+// Host only. Attention on a GPU by one of its kernels, generic or decode: one launch of the plan's workers, and one to make a plan where
+// the lengths are.
 #pragma once
 
 #include <string>
 
 #include <flashinfer/attention/gpu/attention_tuning.hpp>
+#include <flashinfer/attention/gpu/decode_tuning.hpp>
 #include <flashinfer/core/check.hpp>
 #include <flashinfer/runtime/kernel_source.hpp>
 
@@ -19,8 +21,13 @@ struct UserVariant {
 
 namespace detail {
 
-/// Rows are copied eight elements at a time: why that can not be, or null.
-inline const char* why_unaligned(const AttentionParams& p, const AttentionConfig& c) {
+/// Elements of keys and values that are copied at a time.
+inline int64_t kv_vector(const AttentionConfig&) { return 8; }
+inline int64_t kv_vector(const DecodeConfig& c) { return 16 / size_of(c.kv); }
+
+/// Rows are copied in vectors: why that can not be, or null.
+template <class Config>
+const char* why_unaligned(const AttentionParams& p, const Config& c) {
   const auto unaligned = [](const void* data, int64_t element_bytes, int64_t vector_bytes, std::initializer_list<int64_t> strides) {
     bool odd = uintptr_t(data) % uintptr_t(vector_bytes) != 0;
     for (int64_t stride : strides) odd = odd || stride * element_bytes % vector_bytes != 0;
@@ -28,18 +35,19 @@ inline const char* why_unaligned(const AttentionParams& p, const AttentionConfig
   };
   const int64_t q = size_of(c.q), kv = size_of(c.kv), out = size_of(c.out);
   if (unaligned(p.q, q, 8 * q, {p.q_stride_token, p.q_stride_head})) return "q: address and strides must be multiples of 8 elements";
-  if (unaligned(p.kv.k, kv, 8 * kv, {p.kv.k_stride_page, p.kv.k_stride_token, p.kv.k_stride_head}))
-    return "k: address and strides must be multiples of 8 elements";
-  if (unaligned(p.kv.v, kv, 8 * kv, {p.kv.v_stride_page, p.kv.v_stride_token, p.kv.v_stride_head}))
-    return "v: address and strides must be multiples of 8 elements";
+  if (unaligned(p.kv.k, kv, kv_vector(c) * kv, {p.kv.k_stride_page, p.kv.k_stride_token, p.kv.k_stride_head}))
+    return kv_vector(c) == 8 ? "k: address and strides must be multiples of 8 elements" : "k: address and strides must be multiples of 16 elements";
+  if (unaligned(p.kv.v, kv, kv_vector(c) * kv, {p.kv.v_stride_page, p.kv.v_stride_token, p.kv.v_stride_head}))
+    return kv_vector(c) == 8 ? "v: address and strides must be multiples of 8 elements" : "v: address and strides must be multiples of 16 elements";
   if (unaligned(p.out, out, 4 * out, {p.out_stride_token, p.out_stride_head}))
     return "out: address and strides must be multiples of 4 elements";
   return nullptr;
 }
 
-/// Names AttentionKernel<config, functor>.
+/// Names Kernel<config, functor>.
+template <class Config>
 struct UserKernel {
-  const AttentionConfig* config;
+  const Config* config;
   const UserVariant* variant;
 
   KernelId id() const {
@@ -48,8 +56,7 @@ struct UserKernel {
     id.config = this;
     id.text = [](const void* p) -> KernelText {
       const UserKernel& kernel = *static_cast<const UserKernel*>(p);
-      return {AttentionConfig::kHeader,
-              std::string(AttentionConfig::kKernel) + "<" + text_of(*kernel.config) + ", " + kernel.variant->functor + ">",
+      return {Config::kHeader, std::string(Config::kKernel) + "<" + text_of(*kernel.config) + ", " + kernel.variant->functor + ">",
               kernel.variant->name, kernel.variant->text};
     };
     return id;
@@ -59,14 +66,14 @@ struct UserKernel {
 }  // namespace detail
 
 /// Runs a plan. The plan was made for this config: its q_tile, kv_tile and number of output parts. `variant` replaces the built-in one.
-/// Throws Unsupported for rows that are not aligned to 8 elements.
-inline void attention(const AttentionParams& params, const AttentionConfig& config, const Context& context,
-                      const UserVariant* variant = nullptr) {
+/// Throws Unsupported for rows that are not aligned to the vectors that they are copied in.
+template <class Config>
+void attention(const AttentionParams& params, const Config& config, const Context& context, const UserVariant* variant = nullptr) {
   const AttentionPlan& plan = params.plan;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
   if (const char* reason = why_invalid(config, device))
     throw Unsupported("attention: " + std::string(reason) + " (" + text_of(config) + " on " + to_string(device.arch) + ")");
-  if (plan.q_tile != config.q_tile || plan.kv_tile != config.kv_tile || plan.num_vo_tiles != ceil_div(config.head_dim_vo, config.vo_tile) ||
+  if (plan.q_tile != config.q_tile || plan.kv_tile != config.kv_tile || plan.num_vo_tiles != vo_tiles(config) ||
       (plan.page_size > 0) != config.paged)
     throw InvalidArgument("attention", "plan", "one made for " + text_of(config),
                           "q_tile " + std::to_string(plan.q_tile) + ", kv_tile " + std::to_string(plan.kv_tile) + ", num_vo_tiles " +
@@ -75,7 +82,7 @@ inline void attention(const AttentionParams& params, const AttentionConfig& conf
   if (plan.max_workers <= 0) return;
   const LaunchShape shape = {{uint32_t(plan.max_workers)}, {uint32_t(num_threads(config))}, smem_bytes(config), {}, context.pdl};
   if (variant) {
-    context.kernels->launch(detail::UserKernel{&config, variant}.id(), shape, &params, sizeof(params), context);
+    context.kernels->launch(detail::UserKernel<Config>{&config, variant}.id(), shape, &params, sizeof(params), context);
   } else {
     launch(config, shape, params, context);
   }

@@ -9,6 +9,7 @@ namespace flashinfer::gpu {
 FLASHINFER_HOST_DEVICE constexpr int num_threads(const AttentionConfig& c) { return 32 * c.warps_q * c.warps_kv; }
 /// Columns of mma tiles.
 FLASHINFER_HOST_DEVICE constexpr int padded(int head_dim) { return round_up(head_dim, 16); }
+FLASHINFER_HOST_DEVICE constexpr int vo_tiles(const AttentionConfig& c) { return ceil_div(c.head_dim_vo, c.vo_tile); }
 FLASHINFER_HOST_DEVICE constexpr int rows_per_warp(const AttentionConfig& c) { return c.q_tile / c.warps_q; }
 FLASHINFER_HOST_DEVICE constexpr int keys_per_warp(const AttentionConfig& c) { return c.kv_tile / c.warps_kv; }
 

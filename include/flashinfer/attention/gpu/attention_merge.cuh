@@ -41,13 +41,6 @@ FLASHINFER_DEVICE FinishedRow finish_row(const AttentionParams& p, float m, floa
   return {d == 0.0f ? 0.0f : factor / d, d == 0.0f ? -kInfinity : (m + ptx::lg2(d)) * p.lse_factor};
 }
 
-/// Takes another softmax state of the row into (m, d).
-FLASHINFER_DEVICE void add_state(float& m, float& d, float other_m, float other_d) {
-  const float both = fmaxf(m, other_m);
-  d = (m == -kInfinity ? 0.0f : d * ptx::ex2(m - both)) + (other_m == -kInfinity ? 0.0f : other_d * ptx::ex2(other_m - both));
-  m = both;
-}
-
 /// Writes four columns of a row: of the result, or of the item's slot.
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_out(const AttentionParams& p, const Work& work, const OutRow& at, int32_t column, float4 x) {
@@ -205,97 +198,66 @@ FLASHINFER_DEVICE bool arrives_last(const AttentionParams& p, const WorkItem& it
   return is_last;
 }
 
-/// The segment's softmax state of every row, and what its sums are multiplied with: a group of kLanes threads a row, each with every
-/// kLanes-th slot, so that one round of loads is all that most segments wait for.
-template <class Tile, class Variant, class Work>
-FLASHINFER_DEVICE void merge_rows(const AttentionParams& p, const Work& work, int num_rows, float* row_max, float* row_factor) {
-  constexpr int kLanes = clamp(Tile::kThreads / Tile::kQTile, 1, kWarpSize);
-  constexpr int kBatch = 4;
-  const AttentionPlan& plan = p.plan;
-  const WorkItem& item = work.item;
-  const int thread = ptx::opaque(int(threadIdx.x)), lane = thread % kLanes;
-  for (int first = 0; first < num_rows; first += Tile::kThreads / kLanes) {
-    const int row = first + thread / kLanes;
-    float m = -kInfinity, d = 0.0f;
-    for (int slot = lane; slot < item.num_slots && row < num_rows; slot += kLanes * kBatch) {
-      float maxima[kBatch], parts[kBatch];
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const bool there = slot + j * kLanes < item.num_slots;
-        const int64_t at = int64_t(item.slot_at(there ? slot + j * kLanes : slot)) * Tile::kQTile + row;
-        maxima[j] = there ? __ldcg(plan.partial_max + at) : -kInfinity;
-        parts[j] = there ? __ldcg(plan.partial_sum + at) : 0.0f;
-      }
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) add_state(m, d, maxima[j], parts[j]);
-    }
-#pragma unroll
-    for (int step = 1; step < kLanes; step *= 2) {
-      const float other_m = __shfl_xor_sync(0xffffffffu, m, step), other_d = __shfl_xor_sync(0xffffffffu, d, step);
-      const bool lower = (lane & step) == 0;  // both sides add the lower lanes first: the same bits
-      float sum_m = lower ? m : other_m, sum_d = lower ? d : other_d;
-      add_state(sum_m, sum_d, lower ? other_m : m, lower ? other_d : d);
-      m = sum_m, d = sum_d;
-    }
-    if (lane != 0 || row >= num_rows) continue;
-    const OutRow at = out_row<Tile>(p, work, row);
-    const FinishedRow finished = finish_row<Variant>(p, m, d, at.qo_head);
-    row_max[row] = m;
-    row_factor[row] = finished.factor;
-    store_lse<Tile>(p, work, at, finished.lse);
-  }
-}
-
-/// Sums the slots of a segment's rows in slot order. A task is four columns of a row; a thread has kTasks of them under way,
-/// kBatch slots of each at a time.
-template <class Tile, int kTasks, int kBatch, class Work>
-FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const Work& work, int num_rows, const float* row_max,
-                                     const float* row_factor) {
+/// Merges a segment's slots in slot order. A task is four columns of a row; a thread has kTasks of them under way, kBatch slots of each
+/// at a time, softmax states along with sums: segments of few slots wait for memory once.
+template <class Tile, class Variant, int kTasks, int kBatch, class Work>
+FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, int num_tasks) {
   constexpr int kTasksPerRow = Tile::kVoTile / 4;
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
-  const int num_tasks = num_rows * kTasksPerRow;
+#pragma unroll 1
   for (int first = ptx::opaque(int(threadIdx.x)); first < num_tasks; first += Tile::kThreads * kTasks) {
     float4 sum[kTasks];
-    float m[kTasks];
+    float m[kTasks], d[kTasks];
     int row[kTasks], column[kTasks];
 #pragma unroll
     for (int t = 0; t < kTasks; ++t) {
       const int task = min(first + t * Tile::kThreads, num_tasks - 1);  // past the end: the last one again, and not stored
       row[t] = task / kTasksPerRow, column[t] = task % kTasksPerRow * 4;
-      m[t] = row_max[row[t]];
+      m[t] = -kInfinity, d[t] = 0.0f;
       sum[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
+#pragma unroll 1
     for (int slot = 0; slot < item.num_slots; slot += kBatch) {
       float4 parts[kBatch][kTasks];
-      float maxima[kBatch][kTasks];
+      float maxima[kBatch][kTasks], sums[kBatch][kTasks];
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const bool there = slot + j < item.num_slots;
         const int64_t first_row = int64_t(item.slot_at(slot + j)) * Tile::kQTile;
 #pragma unroll
         for (int t = 0; t < kTasks; ++t) {
-          parts[j][t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), maxima[j][t] = -kInfinity;
+          parts[j][t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), maxima[j][t] = -kInfinity, sums[j][t] = 0.0f;
           if (there) {
             parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * Tile::kVoTile + column[t]));
             maxima[j][t] = __ldcg(plan.partial_max + first_row + row[t]);
+            sums[j][t] = __ldcg(plan.partial_sum + first_row + row[t]);
           }
         }
       }
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j)
+      for (int t = 0; t < kTasks; ++t) {
+        float most = m[t];
 #pragma unroll
-        for (int t = 0; t < kTasks; ++t) {
-          const float factor = maxima[j][t] == -kInfinity ? 0.0f : ptx::ex2(maxima[j][t] - m[t]);
+        for (int j = 0; j < kBatch; ++j) most = fmaxf(most, maxima[j][t]);
+        const float keep = m[t] == -kInfinity ? 0.0f : ptx::ex2(m[t] - most);
+        sum[t].x *= keep, sum[t].y *= keep, sum[t].z *= keep, sum[t].w *= keep, d[t] *= keep;
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) {
+          const float factor = maxima[j][t] == -kInfinity ? 0.0f : ptx::ex2(maxima[j][t] - most);
           sum[t].x += parts[j][t].x * factor, sum[t].y += parts[j][t].y * factor, sum[t].z += parts[j][t].z * factor,
-              sum[t].w += parts[j][t].w * factor;
+              sum[t].w += parts[j][t].w * factor, d[t] += sums[j][t] * factor;
         }
+        m[t] = most;
+      }
     }
 #pragma unroll
     for (int t = 0; t < kTasks; ++t) {
       if (first + t * Tile::kThreads >= num_tasks) break;
       const OutRow at = out_row<Tile>(p, work, row[t]);
-      const float factor = row_factor[row[t]];
+      const FinishedRow finished = finish_row<Variant>(p, m[t], d[t], at.qo_head);
+      if (column[t] == 0) store_lse<Tile>(p, work, at, finished.lse);
+      const float factor = finished.factor;
       store_out<Tile>(p, work, at, column[t], make_float4(sum[t].x * factor, sum[t].y * factor, sum[t].z * factor, sum[t].w * factor));
     }
   }
@@ -306,15 +268,12 @@ FLASHINFER_DEVICE void merge_columns(const AttentionParams& p, const Work& work,
 template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   constexpr int kRounds = ceil_div(Tile::kQTile * Tile::kVoTile / 4, Tile::kThreads);
-  float* row_max = Tile::merge_scratch();  // [q_tile]
-  float* row_factor = row_max + Tile::kQTile;
   const int num_rows = min(Tile::kQTile, work.qo_len * work.group_size(p) - work.item.q_tile * Tile::kQTile);
-  merge_rows<Tile, Variant>(p, work, num_rows, row_max, row_factor);
-  Tile::sync();
-  if (kRounds > 1 && num_rows * (Tile::kVoTile / 4) > Tile::kThreads) {
-    merge_columns<Tile, min(kRounds, Tile::kMergeTasks), 2>(p, work, num_rows, row_max, row_factor);
+  const int num_tasks = num_rows * (Tile::kVoTile / 4);
+  if (kRounds > 1 && num_tasks > Tile::kThreads) {
+    merge_tasks<Tile, Variant, min(kRounds, Tile::kMergeTasks), 2>(p, work, num_tasks);
   } else {
-    merge_columns<Tile, 1, 16>(p, work, num_rows, row_max, row_factor);
+    merge_tasks<Tile, Variant, 1, 16>(p, work, num_tasks);
   }
 }
 

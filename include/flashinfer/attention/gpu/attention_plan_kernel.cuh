@@ -1,9 +1,9 @@
 // Plans attention where the lengths are: what plan_work() computes, bit for bit, by one block. Called by gpu/attention.hpp; its twin is
 // plan_work() of attention/attention_plan.hpp.
 //
-// Bound by: latency. Two or three dependent loads of lengths, a scan over the requests, a search per worker.
-// Threads:  requests are taken kChunk at a time; a team of threads counts the units of one request's query tiles. Then a thread per piece
-//           finds its request by bisection of the chunk's prefix sums.
+// Bound by: latency. One round trip for all lengths, a scan over the requests, a search and a second look at the lengths per piece.
+// Threads:  requests are taken kChunk at a time, up to kPerThread a thread; where query tiles differ, a team of threads counts the units
+//           of one request's. Then a thread per piece finds its request by bisection of the chunk's prefix sums.
 // Memory:   prefix sums of one chunk in shared memory. Batches of more than kChunk are counted twice: workers can be placed only
 //           once the total is known.
 // Sync:     all barriers are the block's; every thread passes all of them.
@@ -22,6 +22,7 @@ struct AttentionPlanKernel {
   static constexpr int kMinBlocks = 1;
   static constexpr int kChunk = 2048;
   static constexpr int kWarps = kThreads / kWarpSize;
+  static constexpr int kPerThread = kChunk / kThreads;
   static_assert(kChunk % kThreads == 0 && kWarps <= kWarpSize);
 
   /// Of a request, or of those before it.
@@ -30,27 +31,28 @@ struct AttentionPlanKernel {
     FLASHINFER_DEVICE Counts operator+(const Counts& other) const { return {units + other.units, slots + other.slots}; }
   };
   struct Smem {
-    Counts before[kChunk + 1];  // before[i]: of the chunk's requests before its i-th
+    int64_t units[kChunk + 1], slots[kChunk + 1];  // of the chunk's requests before its i-th; slots where partial results have some
     Counts of_warp[kWarps];
   };
 
   static FLASHINFER_DEVICE void run(const Params& plan) {
     __shared__ Smem smem;
     ptx::griddep_wait();
+    ptx::griddep_launch_dependents();  // who reads the plan waits for the end of this grid
     for (int i = int(threadIdx.x); i < plan.max_slots; i += kThreads) plan.counters[i] = 0;
 
+    const AlikeRequests requests(plan);
     Counts total = {0, 0};
-    for (int first = 0; first < plan.batch_size; first += kChunk) total = total + count(plan, first, smem);
+    for (int first = 0; first < plan.batch_size; first += kChunk) total = total + count(plan, requests, first, smem);
     const int32_t num_pieces = total.units ? count_pieces(plan, total.units) : 0;
     if (threadIdx.x == 0) *plan.header = {total.units, num_pieces * plan.head_lanes, int32_t(total.slots)};
 
     Counts before = {0, 0};
     for (int first = 0; first < plan.batch_size; first += kChunk) {
-      const Counts chunk = plan.batch_size <= kChunk ? total : count(plan, first, smem);
+      const Counts chunk = plan.batch_size <= kChunk ? total : count(plan, requests, first, smem);
       place(plan, first, before, total.units, num_pieces, smem);
       before = before + chunk;
     }
-    ptx::griddep_launch_dependents();
   }
 
  private:
@@ -64,62 +66,77 @@ struct AttentionPlanKernel {
     return int64_t(uint64_t(high) << 32 | low);
   }
 
-  /// Units and slots of a request, by a team of lanes that share its query tiles.
-  static FLASHINFER_DEVICE Counts count_request(const AttentionPlan& plan, int32_t request, bool exists, int team, int member) {
+  static FLASHINFER_DEVICE bool has_slots(const AttentionPlan& plan) { return plan.batch_invariant && plan.cut_tiles > 0; }
+
+  static FLASHINFER_DEVICE Counts count_alike(const AttentionPlan& plan, const AlikeRequests& requests, const RequestLengths& lengths) {
+    const int32_t n = requests.num_units(lengths.kv_len);
+    const int64_t segments = int64_t(requests.num_q_tiles(lengths.qo_len)) * plan.num_head_groups();
+    return {segments * (n + RequestWork::item_units(plan)), has_slots(plan) && n > 1 ? segments * plan.head_lanes * n : 0};
+  }
+  /// By a team of lanes that share the query tiles; every one gets the sum.
+  static FLASHINFER_DEVICE Counts count_tiles(const AttentionPlan& plan, const RequestLengths& lengths, int team) {
+    const RequestWork work(plan, lengths);
     Counts counts = {0, 0};
-    if (exists) {
-      const RequestWork work(plan, request);
-      const bool cuts = plan.batch_invariant && plan.cut_tiles > 0;
-      const bool alike = !plan.causal && plan.window_left < 0;  // all tiles have the same units
-      const int32_t num_tiles = alike ? min(work.num_q_tiles, int32_t(1)) : work.num_q_tiles;
-      for (int32_t tile = member; tile < num_tiles; tile += team) {
-        const int32_t n = work.num_units(plan, tile);
-        counts.units += n + RequestWork::item_units(plan);
-        counts.slots += cuts && n > 1 ? n : 0;
-      }
-      const int64_t times = int64_t(plan.num_head_groups()) * (alike ? work.num_q_tiles : 1);
-      counts = {counts.units * times, counts.slots * times * plan.head_lanes};
+    for (int32_t tile = int(threadIdx.x) % team; tile < work.num_q_tiles; tile += team) {
+      const int32_t n = work.num_units(plan, tile);
+      counts = counts + Counts{n + RequestWork::item_units(plan), has_slots(plan) && n > 1 ? n : 0};
     }
+    counts = {counts.units * plan.num_head_groups(), counts.slots * plan.num_heads()};
     for (int offset = team / 2; offset > 0; offset /= 2)
       counts = counts + Counts{shuffle_xor(counts.units, offset), shuffle_xor(counts.slots, offset)};
     return counts;
   }
 
-  /// Fills smem.before for the requests from `first` on, and returns the chunk's sum.
-  static FLASHINFER_DEVICE Counts count(const AttentionPlan& plan, int first, Smem& smem) {
+  /// Fills smem.units and smem.slots for the requests from `first` on, and returns the chunk's sum.
+  static FLASHINFER_DEVICE Counts count(const AttentionPlan& plan, const AlikeRequests& requests, int first, Smem& smem) {
     const int num_requests = min(plan.batch_size - first, kChunk);
+    const bool alike = plan.tiles_are_alike();
     int team = 1;  // lanes per request: all threads busy at any batch size
-    while (team < kWarpSize && team * 2 * num_requests <= kThreads) team *= 2;
-    __syncthreads();  // the previous chunk has been placed
-    for (int i = int(threadIdx.x) / team; i < round_up(num_requests, kThreads / team); i += kThreads / team) {
-      const Counts counts = count_request(plan, first + i, i < num_requests, team, int(threadIdx.x) % team);
-      if (i < num_requests && threadIdx.x % team == 0) smem.before[i + 1] = counts;
-    }
-    __syncthreads();
-    // Inclusive sums within warps, then over the warps' sums.
-    constexpr int kPerThread = kChunk / kThreads;
-    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-    Counts own[kPerThread];
-    Counts sum = {0, 0};
+    while (!alike && team < kWarpSize && team * 2 * num_requests <= kThreads) team *= 2;
+    const int per_thread = ceil_div(num_requests, kThreads / team), begin = int(threadIdx.x) / team * per_thread;
+    const auto exists = [&](int j) { return j < per_thread && begin + j < num_requests; };
+    RequestLengths lengths[kPerThread];  // every load is under way before the first is waited for
+#pragma unroll
     for (int j = 0; j < kPerThread; ++j) {
-      const int i = int(threadIdx.x) * kPerThread + j;
-      if (i < num_requests) sum = sum + smem.before[i + 1];
-      own[j] = sum;
+      lengths[j] = {0, 0, 0, 0};
+      if (exists(j)) lengths[j] = plan.lengths(first + begin + j);
     }
+    Counts own[kPerThread], sum = {0, 0};
+#pragma unroll
+    for (int j = 0; j < kPerThread; ++j) {
+      own[j] = {0, 0};
+      if (j >= per_thread) continue;
+      if (alike) {
+        if (exists(j)) own[j] = count_alike(plan, requests, lengths[j]);
+      } else {
+        own[j] = count_tiles(plan, lengths[j], team);
+      }
+      if (threadIdx.x % team == 0) sum = sum + own[j];
+    }
+    __syncthreads();  // the previous chunk has been placed
+    // Inclusive sums within warps, then over the sums of warps that have requests.
+    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+    const int num_warps = ceil_div(ceil_div(num_requests, per_thread) * team, kWarpSize);
     Counts inclusive = sum;
     for (int by = 1; by < kWarpSize; by *= 2) {
-      const Counts other = {shuffle_up(inclusive.units, by), shuffle_up(inclusive.slots, by)};
+      const Counts other = {shuffle_up(inclusive.units, by), has_slots(plan) ? shuffle_up(inclusive.slots, by) : 0};
       if (lane >= by) inclusive = inclusive + other;
     }
     if (lane == kWarpSize - 1) smem.of_warp[warp] = inclusive;
     __syncthreads();
-    Counts exclusive = {inclusive.units - sum.units, inclusive.slots - sum.slots}, chunk = {0, 0};
-    for (int w = 0; w < kWarps; ++w) {
-      if (w == warp) exclusive = exclusive + chunk;
+    Counts before = {inclusive.units - sum.units, inclusive.slots - sum.slots}, chunk = {0, 0};
+    for (int w = 0; w < num_warps; ++w) {
+      if (w == warp) before = before + chunk;
       chunk = chunk + smem.of_warp[w];
     }
-    for (int j = 0; j < kPerThread; ++j) smem.before[int(threadIdx.x) * kPerThread + j + 1] = exclusive + own[j];
-    if (threadIdx.x == 0) smem.before[0] = {0, 0};
+#pragma unroll
+    for (int j = 0; j < kPerThread; ++j) {
+      if (threadIdx.x % team != 0 || !exists(j)) continue;
+      smem.units[begin + j] = before.units;
+      if (has_slots(plan)) smem.slots[begin + j] = before.slots;
+      before = before + own[j];
+    }
+    if (threadIdx.x == 0) smem.units[num_requests] = chunk.units;
     __syncthreads();
     return chunk;
   }
@@ -130,17 +147,17 @@ struct AttentionPlanKernel {
     const int num_requests = min(plan.batch_size - first, kChunk);
     for (int32_t piece = int32_t(threadIdx.x); piece < num_pieces; piece += kThreads) {
       const int64_t unit = piece_begin(num_units, num_pieces, piece) - before.units;
-      if (unit < 0 || unit >= smem.before[num_requests].units) continue;
-      int low = 0, high = num_requests;  // before[low] <= unit < before[high]
+      if (unit < 0 || unit >= smem.units[num_requests]) continue;
+      int low = 0, high = num_requests;  // units[low] <= unit < units[high]
       while (high - low > 1) {
         const int middle = (low + high) / 2;
-        if (smem.before[middle].units <= unit) {
+        if (smem.units[middle] <= unit) {
           low = middle;
         } else {
           high = middle;
         }
       }
-      plan.starts[piece] = locate(plan, first + low, unit - smem.before[low].units, before.slots + smem.before[low].slots);
+      plan.starts[piece] = locate(plan, first + low, unit - smem.units[low], has_slots(plan) ? before.slots + smem.slots[low] : 0);
     }
   }
 };

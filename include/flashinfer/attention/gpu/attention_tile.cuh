@@ -48,7 +48,7 @@ struct AttentionTile {
   // What attention_merge.cuh asks for.
   static constexpr int kQTile = kConfig.q_tile, kVoTile = kConfig.vo_tile, kHeadDimVo = kConfig.head_dim_vo;
   static constexpr int kVoTiles = ceil_div(kConfig.head_dim_vo, kConfig.vo_tile);
-  static constexpr int kMergeTasks = min_blocks(kConfig) > 2 ? 4 : 8;  // of a thread at a time: as many as registers hold
+  static constexpr int kMergeTasks = 4;  // of a thread at a time: as many as registers hold
 
   /// cp.async moves q, or keys and values, that need no conversion; else a thread loads, converts and stores.
   static constexpr bool kQAsync = ptx::kHasCpAsync && is_same_v<Q, Operand>;

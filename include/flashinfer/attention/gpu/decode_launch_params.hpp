@@ -8,6 +8,7 @@ namespace flashinfer::gpu {
 
 FLASHINFER_HOST_DEVICE constexpr int consumer_threads(const DecodeConfig& c) { return 32 * c.warps_q * c.warps_kv; }
 FLASHINFER_HOST_DEVICE constexpr int num_threads(const DecodeConfig& c) { return consumer_threads(c) + 32 * c.load_warps; }
+FLASHINFER_HOST_DEVICE constexpr int vo_tiles(const DecodeConfig&) { return 1; }
 FLASHINFER_HOST_DEVICE constexpr int rows_per_warp(const DecodeConfig& c) { return c.q_tile / c.warps_q; }
 /// Bytes of a row of keys or values in memory, and of its place in a stage: whole blocks of 128 bytes.
 FLASHINFER_HOST_DEVICE constexpr int row_bytes(DType dtype, int head_dim) { return head_dim * (is_float8(dtype) ? 1 : 2); }
@@ -38,7 +39,7 @@ struct DecodeSmem {
   int block_bytes, v, stage_bytes;  // of a stage: a block of all its keys, where the values begin, all
   int q_pitch, q_bytes;             // rows of q an odd number of 16-byte chunks apart
   int row_floats;                   // of the accumulators' rows in scratch: fragments of eight rows meet no bank twice
-  int q, scratch, maxima, sums, works, barriers, is_last, size;
+  int q, scratch, maxima, sums, works, limits, barriers, is_last, size;  // limits: what each warp's rows may see
 
   static constexpr int kWorkBytes = 80;
 
@@ -56,7 +57,8 @@ struct DecodeSmem {
         maxima(scratch + c.warps_kv * c.q_tile * row_floats * 4),
         sums(maxima + c.warps_kv * c.q_tile * 4),
         works(round_up(sums + c.warps_kv * c.q_tile * 4, 16)),
-        barriers(works + c.num_items * kWorkBytes),
+        limits(works + c.num_items * kWorkBytes),
+        barriers(limits + c.warps_q * c.warps_kv * 16),
         is_last(barriers + 16 * (c.num_stages + c.num_items)),
         size(is_last + 16) {}
 };

@@ -9,6 +9,11 @@
 
 namespace flashinfer::gpu {
 
+/// Keys that some row, that every row of a warp may see. Kept in shared memory: registers are scarce.
+struct DecodeLimits {
+  KvRange visible, full;
+};
+
 /// m, d and o of a warp's rows. In fragments of 8 rows: a thread has rows 2 (lane % 4) and the next; of the scores keys lane / 4 and + 8,
 /// of o as many columns. d is this thread's part until finish(); m is the same in all threads of a row.
 template <DecodeConfig kConfig, class Variant>
@@ -28,7 +33,6 @@ struct DecodeState {
   float o[kOutFragments][kRowFragments][4];
   uint32_t q[kQkSteps][kRowFragments][2];
   float row_scale[kRowFragments][2];  // what undoes it
-  KvRange visible, full;              // keys that some row, that every row of this warp may see
   uint32_t k_row, k_chunk;            // this lane's row of a fragment of keys for ldmatrix, and which of the chunks
   uint32_t v_row, v_chunk;
 
@@ -57,6 +61,7 @@ struct DecodeState {
 
   /// Takes in the keys from first_key on, which lie in the stage.
   FLASHINFER_DEVICE void step(const AttentionParams& p, const DecodeWork& work, int32_t stage, int32_t first_key) {
+    const auto [visible, full] = of_warp();
     if (first_key >= visible.end || first_key + kConfig.kv_tile <= visible.begin) return;
     const uint32_t k = ptx::smem_address(dynamic_smem()) + stage * kSmem.stage_bytes, v = k + kSmem.v;
     float s[kKeyFragments][kRowFragments][4];
@@ -137,16 +142,18 @@ struct DecodeState {
     for (int e = 0; e < 2; ++e) row_scale[r][e] = __shfl_sync(0xffffffffu, down, (Tile::lane() % 4 * 2 + e) * 4);
   }
 
+  static FLASHINFER_DEVICE DecodeLimits& of_warp() { return reinterpret_cast<DecodeLimits*>(dynamic_smem() + kSmem.limits)[Tile::warp()]; }
+
   FLASHINFER_DEVICE void find_limits(const AttentionParams& p, const DecodeWork& work) {
     const int32_t first = work.item.q_tile * kConfig.q_tile + Tile::warp_q() * Tile::kRows;
     const int32_t last = min(first + Tile::kRows, work.qo_len * work.group_size(p)) - 1;
-    if (last < first) {  // padding only: nothing to compute
-      visible = full = {0, 0};
-    } else {  // limits grow with the token
+    DecodeLimits found = {{0, 0}, {0, 0}};  // padding only: nothing to compute
+    if (last >= first) {                    // limits grow with the token
       const KvRange a = limits(p, work, work.token_of(p, first)), b = limits(p, work, work.token_of(p, last));
-      visible = {a.begin, b.end};
-      full = {b.begin, a.end};
+      found = {{a.begin, b.end}, {b.begin, a.end}};
     }
+    if (Tile::lane() == 0) of_warp() = found;
+    __syncwarp();
   }
   /// Keys that a token may see.
   static FLASHINFER_DEVICE KvRange limits(const AttentionParams& p, const DecodeWork& work, int32_t token) {
@@ -213,7 +220,7 @@ struct DecodeState {
         for (int e = 0; e < 2; ++e) {
           // A padding row takes the last one's place: functors never see an index out of range.
           const int32_t packed = min(first_row + row(r, e), num_rows - 1), token = work.token_of(p, packed);
-          const KvRange seen = partial ? limits(p, work, token) : full;
+          const KvRange seen = partial ? limits(p, work, token) : of_warp().full;
 #pragma unroll
           for (int i = 0; i < kKeyFragments; ++i)
 #pragma unroll

@@ -1,0 +1,88 @@
+// Host only. Which decode kernel runs a problem on a device, and when it does. Everything is constexpr: chosen and tested on machines
+// without a GPU.
+#pragma once
+
+#include <flashinfer/attention/gpu/attention_tuning.hpp>
+#include <flashinfer/attention/gpu/decode_launch_params.hpp>
+
+namespace flashinfer::gpu {
+
+/// Why a config can not run on a device, or null.
+constexpr const char* why_invalid(const DecodeConfig& c, const DeviceInfo& device) {
+  if (const char* reason = why_invalid(c)) return reason;
+  if (device.arch.number < 80) return "the decode kernel needs sm_80 or later";
+  if (smem_bytes(c) > device.smem_per_block) return "its tiles take more shared memory than a block has";
+  return nullptr;
+}
+constexpr const char* why_invalid(const DecodeConfig& c, Arch arch) { return why_invalid(c, device_info_of(arch)); }
+
+/// Blocks that run on a multiprocessor at a time.
+constexpr int workers_per_sm(const DecodeConfig& c, const DeviceInfo&) { return c.blocks_per_sm; }
+
+/// What beginning and ending an item costs a block, in key tiles.
+constexpr int item_units(const DecodeConfig&) { return 4; }
+
+/// The decode kernel of a problem. Rows of a tile: the least of 8, 16, 32 and 64 that holds a request's queries and their group.
+constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& device) {
+  DecodeConfig c;
+  c.q = p.q, c.kv = p.kv, c.out = p.out;
+  c.head_dim_qk = p.head_dim_qk, c.head_dim_vo = p.head_dim_vo;
+  c.paged = p.page_size > 0;
+  c.limits = p.causal || p.window_left >= 0;
+  c.soft_cap = p.flags.soft_cap, c.alibi = p.flags.alibi, c.custom_mask = p.flags.custom_mask, c.sinks = p.flags.sinks;
+
+  const int64_t rows = int64_t(max(p.max_qo_len, int32_t(1))) * (p.num_qo_heads / max(p.num_kv_heads, int32_t(1)));
+  c.q_tile = rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
+  // A stage of some 16 KB: long enough that its barriers cost nothing, short enough that groups of warps have two each.
+  const int token_bytes = 128 * (row_blocks(p.kv, p.head_dim_qk) + row_blocks(p.kv, p.head_dim_vo));
+  c.kv_tile = token_bytes <= 256 ? 64 : token_bytes <= 640 ? 32 : 16;
+  // Sixteen rows a warp where a thread has registers for their accumulators.
+  const bool wide = max(p.head_dim_qk, p.head_dim_vo) > 128;
+  c.warps_q = c.q_tile == 8 ? 1 : c.q_tile / (wide ? 8 : 16);
+  c.warps_kv = c.warps_q <= 2 ? 4 : 8 / c.warps_q;
+  // As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
+  for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
+    c.blocks_per_sm = blocks;
+    const int available = min(device.smem_per_block, device.smem_per_sm / blocks - 1024);
+    for (c.num_items = c.q_tile == 8 ? 3 : 2, c.num_stages = 12; c.num_stages > 2 && smem_bytes(c) > available; --c.num_stages) {
+    }
+    if (c.num_stages >= c.warps_kv) break;
+  }
+  return c;
+}
+
+/// Why the decode kernel does not take a problem, or null: for those who ask for it by name.
+constexpr const char* why_not_decode(const AttentionProblem& p, const DeviceInfo& device) {
+  if (p.flags.rope) return "the decode kernel has no RoPE in attention";
+  return why_invalid(tune_decode(p, device), device);
+}
+
+/// Does the decode kernel run a problem that leaves the choice? A pure function of shape, dtypes and architecture: up to 64 rows of queries
+/// a key head, which is where reading the keys takes longer than multiplying them. A batch-invariant problem of unknown or many query
+/// tokens has one kernel for all of them.
+constexpr bool prefers_decode(const AttentionProblem& p, const DeviceInfo& device) {
+  const int64_t rows = int64_t(p.max_qo_len) * (p.num_qo_heads / max(p.num_kv_heads, int32_t(1)));
+  return p.max_qo_len > 0 && rows <= 64 && why_not_decode(p, device) == nullptr;
+}
+
+/// Calls visit(config) for the kernels that most models need, to precompile them.
+template <class Visit>
+constexpr void for_each_tuned_decode(Arch arch, Visit&& visit) {
+  const DeviceInfo device = device_info_of(arch);
+  const auto tuned = [&](AttentionProblem p) {
+    for (int32_t qo_len : {1, 4, 16}) {
+      p.max_qo_len = qo_len;
+      if (prefers_decode(p, device)) visit(tune_decode(p, device));
+    }
+  };
+  for (DType dtype : {DType::bf16, DType::f16})
+    for (int32_t causal : {0, 1}) tuned({.q = dtype, .kv = dtype, .out = dtype, .causal = causal});
+  for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
+  tuned({.kv = DType::e4m3});
+  tuned({.kv = DType::e4m3, .causal = 1});
+  tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
+  tuned({.causal = 1, .flags = {.soft_cap = true}});
+  tuned({.flags = {.custom_mask = true}});
+}
+
+}  // namespace flashinfer::gpu
