@@ -88,8 +88,11 @@ struct AttentionPlan {
   FLASHINFER_HOST_DEVICE int32_t group_size() const { return num_qo_heads / num_kv_heads; }
   FLASHINFER_HOST_DEVICE int32_t num_heads() const { return num_kv_heads * num_vo_tiles; }
   FLASHINFER_HOST_DEVICE int32_t num_head_groups() const { return head_lanes == 1 ? num_heads() : num_heads() / head_lanes; }
-  /// Do all query tiles of a request see the same keys: all of them?
-  FLASHINFER_HOST_DEVICE bool tiles_are_alike() const { return !causal && window_left < 0; }
+  /// Do all query tiles of a request see the same keys: all of them? A causal tile that is a request's only one does.
+  FLASHINFER_HOST_DEVICE bool tiles_are_alike() const {
+    const bool only = !qo_indptr && int64_t(uniform_qo_len) * num_qo_heads <= int64_t(q_tile) * num_kv_heads;
+    return window_left < 0 && (!causal || only);
+  }
   FLASHINFER_HOST_DEVICE int32_t qo_begin(int32_t r) const { return qo_indptr ? qo_indptr[r] : r * uniform_qo_len; }
   FLASHINFER_HOST_DEVICE int32_t qo_len(int32_t r) const { return qo_indptr ? qo_indptr[r + 1] - qo_indptr[r] : uniform_qo_len; }
   /// First page (paged) or token (ragged) of a request's keys.
@@ -98,7 +101,8 @@ struct AttentionPlan {
     if (!kv_indptr) return uniform_kv_len;
     const int32_t n = kv_indptr[r + 1] - kv_indptr[r];
     if (page_size == 0) return max(n, int32_t(0));
-    return n <= 0 ? 0 : (n - 1) * page_size + last_page_len[r];
+    const int32_t last = last_page_len[r];  // whatever n is: the loads go side by side
+    return n <= 0 ? 0 : (n - 1) * page_size + last;
   }
   FLASHINFER_HOST_DEVICE RequestLengths lengths(int32_t r) const {
     return {qo_begin(r), max(qo_len(r), int32_t(0)), kv_begin(r), kv_len(r)};
@@ -174,19 +178,44 @@ FLASHINFER_HOST_DEVICE int32_t piece_of(int64_t num_units, int32_t num_pieces, i
   return int32_t(((unit + 1) * num_pieces - 1) / num_units);
 }
 
+/// Counts the segments of requests whose query tiles are alike. Nearly without divisions, which would be most of a plan's time.
+struct AlikeRequests {
+  int32_t group_size, q_tile, unit_keys;
+  int32_t uniform_q_tiles;  // -1: lengths of queries differ
+  int32_t shift;            // of unit_keys, which is a power of two nearly always; else -1
+
+  FLASHINFER_HOST_DEVICE explicit AlikeRequests(const AttentionPlan& plan)
+      : group_size(plan.group_size()), q_tile(plan.q_tile), unit_keys(RequestWork::unit_keys(plan)), uniform_q_tiles(-1), shift(-1) {
+    if (!plan.qo_indptr) uniform_q_tiles = ceil_div(plan.uniform_qo_len * group_size, q_tile);
+    if (!is_power_of_two(unit_keys)) return;
+    for (shift = 0; int32_t(1) << shift < unit_keys;) ++shift;
+  }
+  FLASHINFER_HOST_DEVICE int32_t num_q_tiles(int32_t qo_len) const {
+    return uniform_q_tiles >= 0 ? uniform_q_tiles : ceil_div(qo_len * group_size, q_tile);
+  }
+  /// Of one segment.
+  FLASHINFER_HOST_DEVICE int32_t num_units(int32_t kv_len) const {
+    const int32_t past = max(kv_len, int32_t(1)) + unit_keys - 1;
+    return shift >= 0 ? past >> shift : unit_keys ? past / unit_keys : 1;
+  }
+};
+
 /// Finds the start of the workers whose piece begins at `unit` of the request's own units; `slot` is the request's first slot.
 FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t request, int64_t unit, int64_t slot) {
   const RequestWork work(plan, request);
+  const int32_t num_head_groups = plan.num_head_groups();
   for (int32_t q_tile = 0;; ++q_tile) {
     const int32_t n = work.num_units(plan, q_tile), length = n + RequestWork::item_units(plan);
-    const int64_t tile_units = int64_t(length) * plan.num_head_groups();
-    const int32_t slots = plan.batch_invariant && n > 1 ? n : 0;
-    if (unit < tile_units || q_tile + 1 >= work.num_q_tiles) {
-      const int32_t head = int32_t(unit / length) * plan.head_lanes;
-      return {work, request, q_tile, head, int32_t(unit % length), int32_t(slot + int64_t(head) * slots), {}};
+    const int64_t tile_units = int64_t(length) * num_head_groups;
+    const int32_t slots = plan.batch_invariant && n > 1 ? n * plan.head_lanes : 0;
+    if (unit < tile_units || q_tile + 1 >= work.num_q_tiles || plan.tiles_are_alike()) {
+      const int64_t segment = int32_t(unit) == unit ? int32_t(unit) / length : unit / length;
+      const int32_t tile = segment < num_head_groups ? 0 : int32_t(segment / num_head_groups);
+      const int32_t head = int32_t(segment - int64_t(tile) * num_head_groups) * plan.head_lanes;
+      return {work, request, q_tile + tile, head, int32_t(unit - segment * length), int32_t(slot + segment * slots), {}};
     }
     unit -= tile_units;
-    slot += int64_t(slots) * plan.num_heads();
+    slot += int64_t(slots) * num_head_groups;
   }
 }
 
@@ -194,24 +223,14 @@ FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t req
 /// The GPU planner (gpu/attention_plan_kernel.cuh) computes the same with one block.
 FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& header, WorkerStart* starts, int32_t* counters) {
   const bool alike = plan.tiles_are_alike(), cuts = plan.batch_invariant && plan.cut_tiles > 0;
-  const int32_t num_head_groups = plan.num_head_groups(), group_size = plan.group_size(), item_units = RequestWork::item_units(plan);
-  const int32_t unit_keys = RequestWork::unit_keys(plan), uniform_q_tiles = ceil_div(plan.uniform_qo_len * group_size, plan.q_tile);
-  int32_t shift = 0;  // unit_keys is a power of two nearly always; a division or two a request would be half of the time
-  while (int64_t(1) << shift < unit_keys) ++shift;
-  if (!is_power_of_two(unit_keys)) shift = -1;
-  const auto num_q_tiles = [&](int32_t r) {
-    return plan.qo_indptr ? ceil_div(max(plan.qo_len(r), int32_t(0)) * group_size, plan.q_tile) : uniform_q_tiles;
-  };
-  const auto num_units_of = [&](int32_t kv_len) {
-    const int32_t past = max(kv_len, int32_t(1)) + unit_keys - 1;
-    return shift >= 0 ? past >> shift : unit_keys ? past / unit_keys : 1;
-  };
+  const int32_t num_head_groups = plan.num_head_groups(), item_units = RequestWork::item_units(plan);
+  const AlikeRequests requests(plan);
 
   int64_t num_units = 0, num_slots = 0;
   for (int32_t r = 0; r < plan.batch_size; ++r) {
     if (alike) {
-      const int32_t n = num_units_of(plan.kv_len(r));
-      const int64_t segments = int64_t(num_q_tiles(r)) * num_head_groups;
+      const int32_t n = requests.num_units(plan.kv_len(r));
+      const int64_t segments = int64_t(requests.num_q_tiles(max(plan.qo_len(r), int32_t(0)))) * num_head_groups;
       num_units += segments * (n + item_units);
       num_slots += cuts && n > 1 ? segments * plan.head_lanes * n : 0;
     } else {
@@ -248,7 +267,7 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
   for (int32_t r = 0; r < plan.batch_size && piece < num_pieces; ++r) {
     if (alike) {
       const RequestLengths lengths = plan.lengths(r);
-      place(lengths, r, 0, int64_t(num_q_tiles(r)) * num_head_groups, num_units_of(lengths.kv_len));
+      place(lengths, r, 0, int64_t(requests.num_q_tiles(lengths.qo_len)) * num_head_groups, requests.num_units(lengths.kv_len));
     } else {
       const RequestWork work(plan, r);
       for (int32_t q_tile = 0; q_tile < work.num_q_tiles && piece < num_pieces; ++q_tile)
