@@ -8,7 +8,9 @@
 
 #include <cpp_tests/gpu/emulation/emulator.hpp>
 
+#include <flashinfer/sampling/gpu/renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/sampling_kernel.cuh>
+#include <flashinfer/sampling/gpu/softmax_kernel.cuh>
 
 namespace flashinfer {
 namespace {
@@ -50,6 +52,16 @@ struct Rows {
   T* row(int64_t r) { return data.data() + first + r * stride; }
 };
 
+/// Bit for bit, but for NaNs and the sign of zeros.
+template <class T>
+void expect_same(const std::vector<T>& a, const std::vector<T>& b, const std::string& what) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    const float x = to_float(a[i]), y = to_float(b[i]);
+    ASSERT_TRUE(x == y || (x != x && y != y)) << what << ": element " << i << ": " << x << " and " << y;
+  }
+}
+
 template <SamplingConfig kConfig>
 void expect_same_tokens(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
   using T = number_t<kConfig.input>;
@@ -64,8 +76,6 @@ void expect_same_tokens(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
                         Case{0, 0.9f, 0, 1, false}, Case{0, 0.999f, 0, 1, false}, Case{0, 0.3f, 0.01f, 0.5f, false}, Case{0, 1, 0.1f, 1, false},
                         Case{int32_t(vocab_size / 2), 0.95f, 0, 1, false}, Case{int32_t(vocab_size - 1), 0.5f, 0.001f, 2, true},
                         Case{int32_t(vocab_size / 3), 1, 0.002f, 1, false}, Case{0, 0, 0, 1, false}, Case{0, 1, 0, 0, false}}) {
-    std::vector<int32_t> tokens(size_t(num_rows), -7), twin(size_t(num_rows), -7);
-    std::vector<char> valid(size_t(num_rows), 7), valid_twin(size_t(num_rows), 7);
     SamplingParams p;
     p.input = rows.row(0);
     p.input_stride = rows.stride;
@@ -74,17 +84,78 @@ void expect_same_tokens(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
     p.temperature.value = c.temperature, p.top_k.value = c.k, p.top_p.value = c.p, p.min_p.value = c.min_p;
     p.joint = c.joint;
     p.seed.value = seed, p.offset.value = 3;
-    SamplingParams cpu = p;
-    cpu.tokens = twin.data(), cpu.valid = reinterpret_cast<bool*>(valid_twin.data());
-    cpu::sampling(cpu, kConfig.values, kConfig.input);
-    p.tokens = tokens.data(), p.valid = reinterpret_cast<bool*>(valid.data());
-    const unsigned clusters = unsigned(std::min<int64_t>(num_rows, 2));
-    emulation::Block::run_grid(clusters * kConfig.cluster, kConfig.threads, size_t(kConfig.split().smem_bytes()), seed,
-                               [&] { SamplingKernel<kConfig>::run(p); }, kConfig.cluster);
-    for (int64_t r = 0; r < num_rows; ++r) {
-      EXPECT_EQ(tokens[size_t(r)], twin[size_t(r)]) << "row " << r << " k " << c.k << " p " << c.p << " min_p " << c.min_p << " joint " << c.joint;
-      EXPECT_EQ(valid[size_t(r)], valid_twin[size_t(r)]) << "row " << r;
-    }
+    struct Outputs {
+      std::vector<int32_t> tokens, top_tokens;
+      std::vector<char> valid;
+      std::vector<float> logprob, top_logprobs, probs;
+    };
+    Outputs out, twin;
+    auto run = [&](Outputs& o, bool on_cpu) {
+      SamplingParams q = p;
+      o.tokens.assign(size_t(num_rows), -7), o.valid.assign(size_t(num_rows), 7);
+      q.tokens = o.tokens.data(), q.valid = reinterpret_cast<bool*>(o.valid.data());
+      if (kConfig.extras) {
+        q.num_top = int32_t(std::min<int64_t>(vocab_size, seed % 2 ? 5 : 100));
+        q.raw_logprobs = seed % 3 == 0;
+        q.probs_stride = vocab_size + seed % 5;
+        o.logprob.assign(size_t(num_rows), NAN), o.probs.assign(size_t(num_rows * q.probs_stride), NAN);
+        o.top_tokens.assign(size_t(num_rows * q.num_top), -7), o.top_logprobs.assign(size_t(num_rows * q.num_top), NAN);
+        q.logprob = o.logprob.data(), q.probs = o.probs.data(), q.top_tokens = o.top_tokens.data(), q.top_logprobs = o.top_logprobs.data();
+      }
+      if (on_cpu) return cpu::sampling(q, kConfig.values, kConfig.input);
+      const unsigned clusters = unsigned(std::min<int64_t>(num_rows, 2));
+      emulation::Block::run_grid(clusters * kConfig.cluster, kConfig.threads, size_t(kConfig.split().smem_bytes()), seed,
+                                 [&] { SamplingKernel<kConfig>::run(q); }, kConfig.cluster);
+    };
+    run(out, false);
+    run(twin, true);
+    const std::string what = "k " + std::to_string(c.k) + " p " + std::to_string(c.p) + " min_p " + std::to_string(c.min_p) + " joint " + std::to_string(c.joint);
+    EXPECT_EQ(out.tokens, twin.tokens) << what;
+    EXPECT_EQ(out.valid, twin.valid) << what;
+    EXPECT_EQ(out.top_tokens, twin.top_tokens) << what;
+    expect_same(out.logprob, twin.logprob, what);
+    expect_same(out.top_logprobs, twin.top_logprobs, what);
+    expect_same(out.probs, twin.probs, what);
+  }
+}
+
+/// What runs over rows and writes rows.
+template <class Kernel, class T, class Out, class Params, class Cpu>
+void expect_same_rows(Rows<T>& rows, Params p, const RowSplit& split, const Cpu& cpu, const std::string& what) {
+  const int64_t stride = rows.vocab_size + 1;
+  std::vector<Out> out(size_t(rows.num_rows * stride), from_float<Out>(NAN)), twin = out;
+  p.input = rows.row(0), p.input_stride = rows.stride, p.output_stride = stride;
+  p.num_rows = rows.num_rows, p.vocab_size = int32_t(rows.vocab_size);
+  p.output = twin.data();
+  cpu(p);
+  p.output = out.data();
+  emulation::Block::run_grid(unsigned(std::min<int64_t>(rows.num_rows, 2)) * split.cluster, split.threads, size_t(split.smem_bytes()), 1,
+                             [&] { Kernel::run(p); }, split.cluster);
+  expect_same(out, twin, what);
+}
+
+template <SoftmaxConfig kConfig>
+void expect_same_softmax(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
+  using T = number_t<kConfig.input>;
+  Rows<T> rows(num_rows, vocab_size, false, seed, int(seed % 4));
+  for (float temperature : {1.0f, 0.3f, 2.5f, 0.0f}) {
+    SoftmaxParams p;
+    p.temperature.value = temperature;
+    expect_same_rows<SoftmaxKernel<kConfig>, T, float>(rows, p, kConfig.split(), [](const SoftmaxParams& q) { cpu::softmax(q, kConfig.input); },
+                                                       "temperature " + std::to_string(temperature));
+  }
+}
+
+template <RenormConfig kConfig>
+void expect_same_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
+  using T = number_t<kConfig.input>;
+  Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
+  for (const auto& [k, top_p] : {std::pair<int, float>{50, 1}, {1, 1}, {int(vocab_size / 2), 1}, {int(vocab_size), 1}, {0, 0.9f}, {0, 0.2f}, {0, 1}, {70, 0.8f}}) {
+    RenormParams p;
+    p.top_k.value = k, p.top_p.value = top_p;
+    expect_same_rows<RenormKernel<kConfig>, T, number_t<kConfig.output>>(
+        rows, p, kConfig.split(), [](const RenormParams& q) { cpu::renorm(q, kConfig.values, kConfig.input, kConfig.output); },
+        "k " + std::to_string(k) + " p " + std::to_string(top_p));
   }
 }
 
@@ -101,6 +172,25 @@ TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 4, .chunks = 7}>(9, 20000, 5);
   expect_same_tokens<SamplingConfig{.input = DType::f16, .values = kLogits, .threads = 256, .cluster = 2, .chunks = 3}>(9, 7777, 6);
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
+}
+
+TEST(SamplingKernel, LogProbabilities) {
+  expect_same_tokens<SamplingConfig{.values = kLogits, .extras = true, .threads = 256, .cluster = 2, .chunks = 5}>(9, 4003, 8);
+  expect_same_tokens<SamplingConfig{.input = DType::bf16, .values = kProbs, .extras = true, .threads = 256}>(9, 2049, 9);
+  expect_same_tokens<SamplingConfig{.values = kProbs, .extras = true, .threads = 256, .cluster = 4, .chunks = 3}>(6, 50, 12);
+}
+
+TEST(SoftmaxKernel, MatchesItsTwin) {
+  expect_same_softmax<SoftmaxConfig{.threads = 256, .cluster = 2, .chunks = 5}>(9, 5001, 1);
+  expect_same_softmax<SoftmaxConfig{.input = DType::bf16, .threads = 256}>(9, 5001, 2);
+  expect_same_softmax<SoftmaxConfig{.input = DType::f16, .threads = 256, .cluster = 4, .chunks = 2}>(9, 8192, 3);
+}
+
+TEST(RenormKernel, MatchesItsTwin) {
+  expect_same_renorm<RenormConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 5}>(9, 5001, 1);
+  expect_same_renorm<RenormConfig{.values = kLogits, .threads = 256, .cluster = 4, .chunks = 5}>(9, 12288, 2);
+  expect_same_renorm<RenormConfig{.input = DType::bf16, .output = DType::bf16, .values = kLogits, .threads = 256}>(9, 5001, 3);
+  expect_same_renorm<RenormConfig{.input = DType::f16, .output = DType::f32, .values = kProbs, .threads = 256}>(9, 4001, 4);
 }
 
 }  // namespace

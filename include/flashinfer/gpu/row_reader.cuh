@@ -52,6 +52,28 @@ struct RowVectors {
   }
 };
 
+/// Writes a row of the same length, from vectors of its elements as the reader hands them out.
+template <class Out, int kVec>
+class RowWriter {
+ public:
+  /// `skip` of the row that is read.
+  __device__ RowWriter(Out* row, int skip, int length)
+      : row_(row), length_(length), aligned_((uintptr_t(row) - uintptr_t(skip) * sizeof(Out)) % Vec<Out, kVec>::kAlignment == 0) {}
+
+  __device__ void write(const float (&y)[kVec], int first) const {
+    const Vec<Out, kVec> v = Vec<Out, kVec>::from_float(y);
+    if (aligned_ && first >= 0 && first + kVec <= length_) return v.store(row_ + first);
+#pragma unroll
+    for (int j = 0; j < kVec; ++j)
+      if (first + j >= 0 && first + j < length_) store_float(row_ + first + j, y[j]);
+  }
+
+ private:
+  Out* row_;
+  int length_;
+  bool aligned_;
+};
+
 /// kChunks == 0: rows are read in every pass.
 template <class T, int kThreads, int kCluster, int kChunks>
 class RowReader {

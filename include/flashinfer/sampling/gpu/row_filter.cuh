@@ -18,6 +18,14 @@ namespace flashinfer::gpu {
 /// Elements of rank `rank` and above, and their mass.
 struct RowPrefix {
   uint64_t rank, mass;
+
+  /// Whether an element belongs to a prefix, without its rank.
+  struct Test {
+    float least;    // value of the last element
+    uint32_t last;  // and its index
+    __device__ bool operator()(float x, int index) const { return x > least || (x == least && uint32_t(index) <= last); }
+  };
+  __device__ Test test() const { return {value_of_order_key<float>(key_of_rank(rank)), index_of_rank(rank)}; }
 };
 
 /// The filters of one row that are on.
@@ -49,6 +57,18 @@ struct RowWeight {
       return portable_exp2(logit_exponent(x, max, scale));
     } else {
       return finite_prob(x) * scale;
+    }
+  }
+  /// Of a row with this maximum; false: nothing to weigh.
+  __device__ bool set(float largest, float temperature) {
+    if constexpr (kValues == RowValues::logits) {
+      max = finite_logit(largest);
+      scale = logit_scale(temperature);
+      return largest > -kInfinity;
+    } else {
+      max = finite_prob(largest);
+      scale = prob_scale(max);
+      return max >= kLeastProb;
     }
   }
   /// log2 of the weight, or near it: for guesses. Monotone.
@@ -155,18 +175,73 @@ class RowFilter {
     }
   }
 
+  /// Key of the largest element that is not NaN, 0 without one, and whether there is a NaN. The first pass over a row.
+  __device__ void look(float& max, bool& has_nan) {
+    float most = -kInfinity;
+    bool nan = false;
+    const int length = reader.row().length;
+    reader.template for_each<true>([&](const typename Reader::Vector& v, int first) {
+      float x[kVec];
+      v.to_float(x);
+      const bool whole = first >= 0 && first + kVec <= length;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        most = fmaxf(most, x[j]);
+        nan |= x[j] != x[j] && (whole || (first + j >= 0 && first + j < length));
+      }
+    });
+    uint64_t words[1] = {uint64_t(order_key(most)) | uint64_t(nan) << 32};
+    group.all_reduce(words, [](int, uint64_t a, uint64_t b) { return flashinfer::max(uint32_t(a), uint32_t(b)) | (a | b) >> 32 << 32; });
+    max = value_of_order_key<float>(uint32_t(words[0]));
+    has_nan = words[0] >> 32;
+  }
+
   /// The mass of elements of rank `floor` and above, in every thread.
   __device__ uint64_t mass_from(const Weight& weight, uint64_t floor) {
     uint64_t sum[1] = {0};
-    const float least = value_of_order_key<float>(key_of_rank(floor));
-    const uint32_t last = index_of_rank(floor);
+    const RowPrefix::Test kept = RowPrefix{floor, 0}.test();
     for_each([&](const float(&x)[kVec], int first) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j)
-        if (x[j] > least || (x[j] == least && uint32_t(first + j) <= last)) sum[0] += mass_of(weight(x[j]));
+        if (kept(x[j], first + j)) sum[0] += mass_of(weight(x[j]));
     });
     group.all_sum(sum);
     return sum[0];
+  }
+
+  /// The rank of the first element, whose value is `largest`.
+  __device__ uint64_t first(float largest) {
+    uint64_t best[1] = {0};
+    for_each([&](const float(&x)[kVec], int index) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j)
+        if (x[j] == largest) best[0] = max(best[0], order_rank(order_key(x[j]), uint32_t(index + j)));
+    });
+    group.all_reduce(best, [](int, uint64_t a, uint64_t b) { return a > b ? a : b; });
+    return best[0];
+  }
+
+  /// Writes value(element) * factor for what is kept, `nothing` for the rest.
+  template <class Out, class Value>
+  __device__ void write(Out* output, const Value& value, const RowPrefix& prefix, float factor, float nothing) const {
+    const RowPrefix::Test kept = prefix.test();
+    const RowWriter<Out, kVec> writer(output, reader.row().skip, reader.row().length);
+    for_each([&](const float(&x)[kVec], int first) {
+      float y[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) y[j] = kept(x[j], first + j) ? value(x[j]) * factor : nothing;
+      writer.write(y, first);
+    });
+  }
+  template <class Out>
+  __device__ void fill(Out* output, float value) const {
+    const RowWriter<Out, kVec> writer(output, reader.row().skip, reader.row().length);
+    for_each([&](const float(&)[kVec], int first) {
+      float y[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) y[j] = value;
+      writer.write(y, first);
+    });
   }
 
   /// What `filters` keep of the elements of rank `floor` and above. `total` is the row's mass, 0 where nobody knows it yet. The prefix's mass is
@@ -241,6 +316,13 @@ class RowFilter {
       if (target >= prefix.mass) return prefix;
       low = floor = prefix.rank, high = top = ~0ull;
     }
+  }
+
+  /// Lists the first `count` elements of the order, which has that many; others may be among them.
+  __device__ void list_first(const Weight& weight, int count) {
+    uint64_t ignored = 0;
+    const RowPrefix prefix = keep(weight, RowFilters(count, 1, false, reader.row().length), kLowestRank, ignored, false);
+    list(prefix.rank, ~0ull);
   }
 
   /// Lists the elements with ranks in [low, high] in every block; false: there are too many.

@@ -65,54 +65,51 @@ struct SamplingKernel {
         smem_(smem),
         filter_(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int64_t(blockIdx.x) / kCluster), Group(smem.group)) {}
 
-  /// Key of the largest element that is not NaN, and whether there is a NaN.
-  __device__ void look(float& max, bool& has_nan) {
-    max = -kInfinity;
-    bool nan = false;
-    filter_.reader.template for_each<true>([&](const typename Reader::Vector& v, int first) {
-      float x[kVec];
-      v.to_float(x);
-      const bool whole = first >= 0 && first + kVec <= p_.vocab_size;
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        max = fmaxf(max, x[j]);
-        nan |= x[j] != x[j] && (whole || (first + j >= 0 && first + j < p_.vocab_size));
-      }
-    });
-    uint64_t words[1] = {uint64_t(order_key(max)) | uint64_t(nan) << 32};
-    filter_.group.all_reduce(words, [](int, uint64_t a, uint64_t b) { return (flashinfer::max(uint32_t(a), uint32_t(b))) | ((a | b) >> 32 << 32); });
-    max = value_of_order_key<float>(uint32_t(words[0]));
-    has_nan = words[0] >> 32;
-  }
-
   __device__ void draw(int64_t row) {
     // Asked for before the row is waited for.
     const int64_t input_row = p_.input_row(row);
     const float temperature = kLogits ? p_.temperature.at(row, input_row) : 1.0f, min_p = p_.min_p.at(row, input_row);
     const gpu::RowFilters filters(p_.top_k.at(row, input_row), p_.top_p.at(row, input_row), p_.joint, p_.vocab_size,
                                   kLogits && is_greedy(temperature));
-    const uint64_t seed = p_.seed.at(row, input_row), offset = p_.offset.at(row, input_row);
 
     Weight weight;
+    float largest;
     bool has_nan;
-    look(weight.max, has_nan);
-    bool valid = !has_nan;
-    if constexpr (kLogits) {
-      valid &= weight.max > -kInfinity;
-      weight.max = finite_logit(weight.max);
-      weight.scale = logit_scale(temperature);
-    } else {
-      weight.max = finite_prob(weight.max);
-      valid &= weight.max >= kLeastProb;
-      weight.scale = prob_scale(weight.max);
-    }
-    if (!valid) return write_invalid(row);
+    filter_.look(largest, has_nan);
+    if (!weight.set(largest, temperature) || has_nan) return write_invalid(row);
 
     const uint64_t floor = filter_.floor_of(weight, min_p);
-    uint64_t total = 0;
+    uint64_t total = 0;  // of the row, where it is known
     const Prefix prefix = filter_.keep(weight, filters, floor, total, kConfig.extras);
-    const uint64_t winner = race(row, weight, prefix, seed, offset);
-    write(row, weight, prefix, total, winner);
+    const uint64_t winner = race(row, weight, prefix);
+    const int32_t token = int32_t(index_of_rank(winner));
+    if (is_writer()) {
+      write_token(row, token);
+      if (p_.valid) p_.valid[row] = true;
+    }
+    if constexpr (kConfig.extras) report(row, weight, prefix, total, token);
+  }
+
+  /// Log-probabilities, and the distribution.
+  __device__ void report(int64_t row, const Weight& weight, const Prefix& prefix, uint64_t total, int32_t token) {
+    const uint64_t counted = !p_.raw_logprobs ? prefix.mass : total ? total : filter_.mass_from(weight, Filter::kLowestRank);
+    if (p_.logprob && is_writer()) {
+      const T* input = static_cast<const T*>(p_.input) + p_.input_row(row) * p_.input_stride;
+      p_.logprob[row] = log_prob(weight(gpu::load_float(input + token)), counted);
+    }
+    if (p_.num_top > 0) {
+      filter_.list_first(weight, p_.num_top);
+      int place;
+      uint64_t before, own;
+      filter_.place_in_list(weight, place, before, own);
+      if (group_rank() == 0 && int(threadIdx.x) < filter_.list_length() && place < p_.num_top) {
+        const uint64_t rank = filter_.own_rank();
+        p_.top_tokens[row * p_.num_top + place] = int32_t(index_of_rank(rank));
+        p_.top_logprobs[row * p_.num_top + place] =
+            p_.raw_logprobs || rank >= prefix.rank ? log_prob(weight(value_of_order_key<float>(key_of_rank(rank))), counted) : -kInfinity;
+      }
+    }
+    if (p_.probs) filter_.write(p_.probs + row * p_.probs_stride, weight, prefix, 1.0f / weight_of_mass(prefix.mass), 0.0f);
   }
 
   /// The score of an element and, above it in order among equal ones, its index: the greatest wins.
@@ -122,11 +119,11 @@ struct SamplingKernel {
     return i == 0 ? noise.word[0] : i == 1 ? noise.word[1] : i == 2 ? noise.word[2] : noise.word[3];
   }
 
-  __device__ uint64_t race(int64_t row, const Weight& weight, const Prefix& prefix, uint64_t seed, uint64_t offset) {
+  __device__ uint64_t race(int64_t row, const Weight& weight, const Prefix& prefix) {
+    const uint64_t seed = p_.seed.at(row, row), offset = p_.offset.at(row, row);
     const uint32_t draw = p_.draw(row);
     auto race_weight = [&](float x) { return kLogits ? weight(x) : finite_prob(x); };
-    const float least = value_of_order_key<float>(key_of_rank(prefix.rank));
-    const uint32_t last = index_of_rank(prefix.rank);  // of the elements that equal it
+    const Prefix::Test in_prefix = prefix.test();
     uint64_t best[1] = {0};
     if (threadIdx.x == 0) smem_.best = 0;
     __syncthreads();
@@ -134,7 +131,7 @@ struct SamplingKernel {
       uint32_t kept = 0;
 #pragma unroll
       for (int j = 0; j < kVec; ++j)
-        kept |= x[j] > least || (x[j] == least && uint32_t(first + j) <= last) ? 1u << j : 0u;
+        kept |= in_prefix(x[j], first + j) ? 1u << j : 0u;
       if (!kept) return;
       // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm.
       const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.999995f / 4294967296.0f);
@@ -173,19 +170,21 @@ struct SamplingKernel {
     else
       static_cast<int32_t*>(p_.tokens)[row] = token;
   }
-  __device__ bool is_writer() const { return filter_.group.rank() == 0 && threadIdx.x == 0; }
+  static __device__ int group_rank() { return Group::rank(); }
+  static __device__ bool is_writer() { return group_rank() == 0 && threadIdx.x == 0; }
 
-  __device__ void write(int64_t row, const Weight& weight, const Prefix& prefix, uint64_t total, uint64_t winner) {
-    const int32_t token = int32_t(index_of_rank(winner));
-    if (is_writer()) {
-      write_token(row, token);
-      if (p_.valid) p_.valid[row] = true;
-    }
-  }
   __device__ void write_invalid(int64_t row) {
     if (is_writer()) {
       write_token(row, 0);
       if (p_.valid) p_.valid[row] = false;
+      if (p_.logprob) p_.logprob[row] = -kInfinity;
+    }
+    if constexpr (kConfig.extras) {
+      if (group_rank() == 0 && int(threadIdx.x) < p_.num_top) {
+        p_.top_tokens[row * p_.num_top + threadIdx.x] = 0;
+        p_.top_logprobs[row * p_.num_top + threadIdx.x] = -kInfinity;
+      }
+      if (p_.probs) filter_.fill(p_.probs + row * p_.probs_stride, 0.0f);
     }
   }
 };

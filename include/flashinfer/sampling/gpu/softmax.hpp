@@ -1,12 +1,18 @@
-// Host only. Launches the kernels of softmax.
+// Host only. Launches softmax: clusters that take rows in turn.
 #pragma once
 
-#include <flashinfer/core/check.hpp>
 #include <flashinfer/runtime/kernel_source.hpp>
 #include <flashinfer/sampling/softmax_params.hpp>
+#include <flashinfer/sampling/gpu/softmax_tuning.hpp>
+#include <flashinfer/sampling/gpu/row_launch.hpp>
 
 namespace flashinfer::gpu {
 
-inline void softmax(const SoftmaxParams&, DType, const Context&) { throw Unsupported("softmax: there is no kernel for GPUs yet"); }
+inline void softmax(const SoftmaxParams& params, DType input, const Context& context) {
+  if (params.num_rows == 0) return;
+  const DeviceInfo& device = context.kernels->device_info(context.device.index);
+  const SoftmaxConfig config = tune(SoftmaxProblem{input, params.num_rows, params.vocab_size}, device);
+  launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);
+}
 
 }  // namespace flashinfer::gpu

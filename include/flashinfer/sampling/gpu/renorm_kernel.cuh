@@ -1,0 +1,71 @@
+// Filters whole rows: probabilities of a top-k or top-p prefix, renormalised, or logits with the rest at -inf.
+// Called by sampling/gpu/renorm.hpp; twin of sampling/cpu/renorm.hpp, bit for bit.
+//
+// Bound by: memory, a read and a write; for few rows by four barriers of the cluster.
+// Threads, memory: as sampling_kernel.cuh.
+#pragma once
+
+#include <flashinfer/gpu/dynamic_smem.cuh>
+#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/sampling/gpu/row_filter.cuh>
+#include <flashinfer/sampling/renorm_params.hpp>
+
+namespace flashinfer {
+
+template <RenormConfig kConfig>
+struct RenormKernel {
+  using Params = RenormParams;
+  static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
+
+  static __device__ void run(const Params& p) {
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
+    Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int64_t(blockIdx.x) / kCluster), Group(smem.group));
+    __syncthreads();  // the barriers of the reader are initialised
+    gpu::ptx::griddep_wait();
+    const int64_t step = int64_t(gridDim.x) / kCluster;
+    auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
+    filter.reader.copy_ahead(step, p.num_rows, row_at);
+    gpu::ptx::griddep_launch_dependents();
+    for (int64_t row = int64_t(blockIdx.x) / kCluster; row < p.num_rows; row += step) {
+      filter.reader.open(row_at(row));
+      const gpu::RowFilters filters(p.top_k.at(row, row), p.top_p.at(row, row), false, p.vocab_size);
+      renorm(filter, static_cast<Out*>(p.output) + row * p.output_stride, filters);
+      filter.reader.close();
+      filter.reader.copy_ahead(step, p.num_rows, row_at);
+    }
+    if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
+  }
+
+ private:
+  using T = number_t<kConfig.input>;
+  using Out = number_t<kConfig.output>;
+  using Reader = gpu::RowReader<T, kThreads, kCluster, kConfig.chunks>;
+  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Filter = gpu::RowFilter<kConfig.values, Reader, Group, kThreads, kCluster>;
+  static constexpr bool kLogits = kConfig.values == RowValues::logits;
+  static constexpr int kVec = Reader::kVec;
+
+  struct Smem {
+    typename Reader::Smem reader;
+    typename Group::Smem group;
+    typename Filter::Smem filter;
+  };
+
+  static __device__ void renorm(Filter& filter, Out* output, const gpu::RowFilters& filters) {
+    gpu::RowWeight<kConfig.values> weight;
+    float largest;
+    bool has_nan;
+    filter.look(largest, has_nan);
+    if (!weight.set(largest, 1)) return filter.fill(output, kLogits ? -kInfinity : 0.0f);
+    uint64_t total = 0;
+    const gpu::RowPrefix prefix = filter.keep(weight, filters, Filter::kLowestRank, total, !kLogits);
+    if constexpr (kLogits) {
+      filter.write(output, [](float x) { return x; }, prefix, 1.0f, -kInfinity);
+    } else {
+      filter.write(output, weight, prefix, 1.0f / weight_of_mass(prefix.mass), 0.0f);
+    }
+  }
+};
+
+}  // namespace flashinfer

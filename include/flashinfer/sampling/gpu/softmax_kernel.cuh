@@ -1,0 +1,69 @@
+// Softmax over the vocabulary, with a temperature for each row.
+// Called by sampling/gpu/softmax.hpp; twin of sampling/cpu/softmax.hpp, bit for bit.
+//
+// Bound by: memory, a read and a write; for few rows by two barriers of the cluster.
+// Threads, memory: as sampling_kernel.cuh.
+#pragma once
+
+#include <flashinfer/gpu/dynamic_smem.cuh>
+#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/sampling/gpu/row_filter.cuh>
+#include <flashinfer/sampling/softmax_params.hpp>
+
+namespace flashinfer {
+
+template <SoftmaxConfig kConfig>
+struct SoftmaxKernel {
+  using Params = SoftmaxParams;
+  static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
+
+  static __device__ void run(const Params& p) {
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
+    Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int64_t(blockIdx.x) / kCluster), Group(smem.group));
+    __syncthreads();  // the barriers of the reader are initialised
+    gpu::ptx::griddep_wait();
+    const int64_t step = int64_t(gridDim.x) / kCluster;
+    auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
+    filter.reader.copy_ahead(step, p.num_rows, row_at);
+    gpu::ptx::griddep_launch_dependents();
+    for (int64_t row = int64_t(blockIdx.x) / kCluster; row < p.num_rows; row += step) {
+      filter.reader.open(row_at(row));
+      softmax(filter, p.output + row * p.output_stride, p.temperature.at(row, row));
+      filter.reader.close();
+      filter.reader.copy_ahead(step, p.num_rows, row_at);
+    }
+    if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
+  }
+
+ private:
+  using T = number_t<kConfig.input>;
+  using Reader = gpu::RowReader<T, kThreads, kCluster, kConfig.chunks>;
+  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Filter = gpu::RowFilter<RowValues::logits, Reader, Group, kThreads, kCluster>;
+  static constexpr int kVec = Reader::kVec;
+
+  struct Smem {
+    typename Reader::Smem reader;
+    typename Group::Smem group;
+    typename Filter::Smem filter;
+  };
+
+  static __device__ void softmax(Filter& filter, float* output, float temperature) {
+    gpu::RowWeight<RowValues::logits> weight;
+    float largest;
+    bool has_nan;
+    filter.look(largest, has_nan);
+    if (has_nan) return filter.fill(output, bit_cast<float>(0x7fc00000u));
+    if (!weight.set(largest, temperature)) return filter.fill(output, 0.0f);
+    gpu::RowPrefix prefix{Filter::kLowestRank, 0};
+    if (is_greedy(temperature)) {
+      prefix = {filter.first(largest), mass_of(1)};
+    } else {
+      prefix.mass = filter.mass_from(weight, prefix.rank);
+    }
+    filter.write(output, weight, prefix, 1.0f / weight_of_mass(prefix.mass), 0.0f);
+  }
+};
+
+}  // namespace flashinfer
