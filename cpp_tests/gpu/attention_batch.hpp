@@ -36,6 +36,8 @@ constexpr int vo_tile_of(const AttentionConfig& c) { return c.vo_tile; }
 constexpr int vo_tile_of(const DecodeConfig& c) { return c.head_dim_vo; }
 /// What strides of keys and values are a multiple of, in elements.
 constexpr int kv_granule(const AttentionConfig&) { return 8; }
+constexpr unsigned cluster_blocks(const AttentionConfig&) { return 1; }
+constexpr unsigned cluster_blocks(const DecodeConfig& c) { return unsigned(c.cluster_blocks); }
 constexpr int kv_granule(const DecodeConfig& c) { return is_float8(c.kv) ? 16 : 8; }
 
 template <auto kConfig>
@@ -70,8 +72,10 @@ class AttentionBatch {
   }
 
   void run(uint32_t seed) {
-    emulation::Block::run_grid(unsigned(params.plan.max_workers), Kernel::kThreads, size_t(gpu::smem_bytes(kConfig)),
-                               seed, [&] { run_thread(params); });
+    constexpr unsigned kCluster = cluster_blocks(kConfig);
+    unsigned grid = unsigned(params.plan.max_workers);
+    if (kCluster > 1) grid = std::max(round_up(grid, kCluster), unsigned(params.plan.batch_size * params.plan.num_heads()) * kCluster);
+    emulation::Block::run_grid(grid, Kernel::kThreads, size_t(gpu::smem_bytes(kConfig)), seed, [&] { run_thread(params); }, kCluster);
   }
   void (*run_thread)(const AttentionParams&) = Kernel::run;
 

@@ -5,7 +5,7 @@ namespace flashinfer {
 namespace {
 
 // One warp's rows are all of a tile's.
-constexpr DecodeConfig kRows8 = {.head_dim_qk = 64, .head_dim_vo = 64, .num_stages = 5};
+constexpr DecodeConfig kRows8 = {.head_dim_qk = 64, .head_dim_vo = 64};
 // Warps share the keys.
 constexpr DecodeConfig kRows32 = {.q = DType::f16,
                                   .kv = DType::f16,
@@ -14,7 +14,7 @@ constexpr DecodeConfig kRows32 = {.q = DType::f16,
                                   .head_dim_vo = 64,
                                   .q_tile = 32,
                                   .warps_q = 2,
-                                  .num_stages = 6,
+                                  .num_stages = 8,
                                   .num_items = 2,
                                   .blocks_per_sm = 1};
 
@@ -53,12 +53,29 @@ TEST(DecodeKernel, SixtyFourRows) {
   expect_attention<kConfig>({.most_qo = 40, .causal = true}, 70, 3);
 }
 
+TEST(DecodeKernel, ClustersShareSegments) {
+  constexpr DecodeConfig kConfig = {.head_dim_qk = 64,
+                                    .head_dim_vo = 64,
+                                    .kv_tile = 16,
+                                    .load_warps = 2,
+                                    .num_stages = 4,
+                                    .blocks_per_sm = 1,
+                                    .cluster_blocks = 4};
+  expect_attention<kConfig>({.batch_size = 1, .most_qo = 1, .most_kv = 500, .most_group = 8, .causal = true, .max_workers = 8}, 200, 4);
+  expect_attention<kConfig>({.batch_size = 3, .most_qo = 2, .most_kv = 300, .most_group = 4, .causal = true, .window_left = 40}, 204, 4);
+  // Uneven lengths, and more rows than a tile has: the plan's pieces.
+  expect_attention<kConfig>({.batch_size = 6, .most_qo = 1, .most_kv = 3000, .most_group = 8, .max_workers = 24}, 208, 3);
+  expect_attention<kConfig>({.batch_size = 2, .most_qo = 9, .most_kv = 200, .most_group = 8, .causal = true, .max_workers = 9}, 211, 3);
+  constexpr DecodeConfig kSinks = {.head_dim_qk = 64, .head_dim_vo = 64, .q_tile = 16, .num_stages = 4, .cluster_blocks = 2, .soft_cap = true, .sinks = true};
+  expect_attention<kSinks>({.batch_size = 2, .most_qo = 2, .most_kv = 300, .most_group = 8, .causal = true}, 214, 3);
+}
+
 TEST(DecodeKernel, HeadDimensions) {
   constexpr DecodeConfig k256 = {.head_dim_qk = 256, .head_dim_vo = 256, .kv_tile = 16, .num_stages = 4};
   expect_attention<k256>({.most_qo = 1, .most_group = 8}, 80, 2);
   constexpr DecodeConfig k96 = {.q = DType::f16, .kv = DType::f16, .out = DType::f32, .head_dim_qk = 96, .head_dim_vo = 96, .q_tile = 16};
   expect_attention<k96>({.most_qo = 3, .causal = true}, 82, 2);
-  constexpr DecodeConfig k192 = {.head_dim_qk = 192, .head_dim_vo = 128, .num_stages = 3, .paged = false, .limits = false};
+  constexpr DecodeConfig k192 = {.head_dim_qk = 192, .head_dim_vo = 128, .paged = false, .limits = false};
   expect_attention<k192>({.most_qo = 1, .most_group = 8}, 84, 2);
 }
 

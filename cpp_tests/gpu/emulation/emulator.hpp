@@ -49,11 +49,12 @@ struct MbarrierState {
 struct Fiber {
   jmp_buf here;
   std::unique_ptr<char[]> stack;
-  enum State { fresh, runnable, in_warp, in_block, in_cluster, polling, done } state = fresh;
+  enum State { fresh, runnable, in_warp, in_block, polling, done } state = fresh;
   const char* waits_for = "";
   std::function<bool()> ready;                    // polling: may it run on?
   std::vector<PendingArrival> arrivals;           // oldest first
   Index index, block;
+  unsigned cluster_round = 0;  // of the cluster's barrier, when this thread arrived
   int lane = 0, warp = 0, rank = 0;  // warp: of all in the cluster; rank: of the block in the cluster
   const void* argument = nullptr;
   void* result = nullptr;
@@ -127,7 +128,7 @@ class Block {
   }
   /// A barrier of some of the block's threads: the named barriers of PTX.
   void sync_some(int barrier, int count) {
-    Named& named = named_[barrier];
+    Named& named = named_[fiber().rank * 16 + barrier];
     const unsigned round = named.round;
     if (++named.arrived == count) {
       named.arrived = 0;
@@ -168,12 +169,14 @@ class Block {
       suspend();
     }
   }
-  void sync_cluster() {
-    if (arrive(fiber(), Fiber::in_cluster, "cluster_sync", fibers_.data(), int(fibers_.size()))) {
-      release(fibers_.data(), int(fibers_.size()));
-    } else {
-      suspend();
-    }
+  /// The cluster's barrier, in two steps.
+  void arrive_at_cluster() {
+    fiber().cluster_round = cluster_barrier_.round;
+    if (++cluster_barrier_.arrived == int(fibers_.size())) cluster_barrier_.arrived = 0, ++cluster_barrier_.round;
+  }
+  void wait_for_cluster() {
+    const unsigned round = fiber().cluster_round;
+    wait_until("cluster barrier", [this, round] { return cluster_barrier_.round != round; });
   }
 
  private:
@@ -205,6 +208,7 @@ class Block {
     }
     mbarriers_.clear();
     named_.clear();
+    cluster_barrier_ = {};
     const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
     for (int turn = int(random_() % warps), idle = 0; idle <= warps;) {
       // A warp runs on until none of its lanes can: other warps are as far behind or ahead as barriers allow.
@@ -290,6 +294,7 @@ class Block {
     unsigned round = 0;
   };
   std::unordered_map<int, Named> named_;
+  Named cluster_barrier_;
   std::unordered_map<const void*, MbarrierState> mbarriers_;
   const std::function<void()>* body_ = nullptr;
   Fiber* running_ = nullptr;

@@ -8,7 +8,8 @@
 // Memory:   a ring of stages, each the keys and values of kv_tile tokens. The loading warps run ahead over the ends of items, so that
 //           memory is never idle while a block finishes one; as much as shared memory holds is under way.
 // Sync:     barriers of stages and of items (full, empty); a stage concerns one group alone. The groups meet once an item, to merge.
-//           Blocks meet at a segment's counter only and none waits.
+//           Blocks meet at a segment's counter only and none waits; those of a cluster, where there are any, when all have started and
+//           when all have read their keys.
 #pragma once
 
 #include <flashinfer/attention/gpu/decode_load.cuh>
@@ -32,16 +33,25 @@ struct DecodeKernel {
     if (threadIdx.x == 0) Tile::make_barriers();
     ptx::griddep_wait();  // the plan itself may come from the previous kernel
     __syncthreads();
+    if constexpr (kClusters) ptx::cluster_arrive();
     if (Tile::warp() < Tile::kConsumerWarps) {
       compute(p);
     } else {
-      DecodeLoader<kConfig>(p, Tile::warp() - Tile::kConsumerWarps).run();
+      DecodeLoader<kConfig> loader(p, Tile::warp() - Tile::kConsumerWarps);
+      const bool in_cluster = loader.run();
       ptx::griddep_launch_dependents();
+      if constexpr (kClusters) {
+        ptx::cluster_wait();
+        if (in_cluster) ptx::cluster_sync();
+      }
     }
   }
 
  private:
+  static constexpr bool kClusters = kConfig.cluster_blocks > 1;
+
   static FLASHINFER_DEVICE void compute(const Params& p) {
+    if constexpr (kClusters) ptx::cluster_wait();  // the others' shared memory may be written
     DecodeState<kConfig, Variant> state;
     RingPosition<Tile::kStages> stage;
     RingPosition<Tile::kItems> slot;
@@ -63,6 +73,13 @@ struct DecodeKernel {
       stage = stage.after(num_tiles);
       state.finish();
       merge_groups(p, work, state);
+      if constexpr (kClusters) {
+        if (work.in_cluster) {
+          ptx::cluster_sync();  // every block has pushed
+          ClusterColumns<kConfig>::template finish<Variant>(p, work);
+          break;  // there is no other item
+        }
+      }
       if (work.item.slot >= 0 && arrives_last<Tile>(p, work.item)) merge_slots<Tile, Variant>(p, work);
       __syncwarp();
       if (Tile::lane() == 0) ptx::mbarrier_arrive(Tile::item_empty(slot.slot));

@@ -14,6 +14,12 @@ FLASHINFER_HOST_DEVICE constexpr int rows_per_warp(const DecodeConfig& c) { retu
 FLASHINFER_HOST_DEVICE constexpr int row_bytes(DType dtype, int head_dim) { return head_dim * (is_float8(dtype) ? 1 : 2); }
 FLASHINFER_HOST_DEVICE constexpr int row_blocks(DType dtype, int head_dim) { return ceil_div(row_bytes(dtype, head_dim), 128); }
 
+/// What all strides of a cache are multiples of, in bytes: a power of two up to 4096.
+FLASHINFER_HOST_DEVICE constexpr int64_t stride_unit(const KvView& kv, int32_t element_bytes) {
+  const int64_t strides = (kv.k_stride_page | kv.k_stride_token | kv.v_stride_page | kv.v_stride_token) * element_bytes | 4096;
+  return strides & -strides;
+}
+
 /// Why no kernel has this config, or null. What an architecture can not hold: why_invalid(config, device).
 FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) {
   if (!is_float16(c.q)) return "q must be f16 or bf16";
@@ -28,7 +34,11 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
   if (c.kv_tile != 16 && c.kv_tile != 32 && c.kv_tile != 64) return "a stage has 16, 32 or 64 keys";
   // Accumulators of the output and of the scores, and q; the rest needs about 60 registers.
   if (rows_per_warp(c) * (c.head_dim_vo + c.kv_tile + c.head_dim_qk / 2) > 32 * 192) return "more accumulators than a thread has registers for";
+  if (!is_power_of_two(c.cluster_blocks) || c.cluster_blocks > 16 || c.head_dim_vo % (4 * c.cluster_blocks))
+    return "a cluster has 1, 2, 4, 8 or 16 blocks, which share the output's columns by fours";
   if (c.num_stages < 2 || c.num_stages > 32 || c.num_items < 2 || c.num_items > 8) return "2 to 32 stages, 2 to 8 items";
+  // Else a group might wait for the lap after the next of a slot that another group has, and take the parity of the one before for its own.
+  if (c.num_stages % c.warps_kv) return "every group of warps has stages of its own: their number is a multiple of warps_kv";
   return nullptr;
 }
 
@@ -39,9 +49,11 @@ struct DecodeSmem {
   int block_bytes, v, stage_bytes;  // of a stage: a block of all its keys, where the values begin, all
   int q_pitch, q_bytes;             // rows of q an odd number of 16-byte chunks apart
   int row_floats;                   // of the accumulators' rows in scratch: fragments of eight rows meet no bank twice
-  int q, scratch, maxima, sums, works, limits, barriers, is_last, size;  // limits: what each warp's rows may see
+  int q, scratch, maxima, sums, works, limits, barriers, is_last;  // limits: what each warp's rows may see
+  int cluster_columns, cluster_states;  // what the blocks of a cluster push here: [block, row, column], [block, row]
+  int size;
 
-  static constexpr int kWorkBytes = 80;
+  static constexpr int kWorkBytes = 96;
 
   FLASHINFER_HOST_DEVICE constexpr explicit DecodeSmem(const DecodeConfig& c)
       : k_blocks(row_blocks(c.kv, c.head_dim_qk)),
@@ -60,7 +72,9 @@ struct DecodeSmem {
         limits(works + c.num_items * kWorkBytes),
         barriers(limits + c.warps_q * c.warps_kv * 16),
         is_last(barriers + 16 * (c.num_stages + c.num_items)),
-        size(is_last + 16) {}
+        cluster_columns(is_last + 16),
+        cluster_states(cluster_columns + (c.cluster_blocks > 1 ? c.q_tile * c.head_dim_vo * 4 : 0)),
+        size(cluster_states + (c.cluster_blocks > 1 ? c.cluster_blocks * c.q_tile * 8 : 0)) {}
 };
 
 FLASHINFER_HOST_DEVICE constexpr int smem_bytes(const DecodeConfig& c) { return DecodeSmem(c).size; }

@@ -3,7 +3,7 @@
 // landed, without a thread that waits for them. Nothing outside q's rows, the page table and the pool is ever read.
 #pragma once
 
-#include <flashinfer/attention/gpu/decode_tile.cuh>
+#include <flashinfer/attention/gpu/decode_cluster.cuh>
 
 namespace flashinfer::gpu {
 
@@ -50,14 +50,31 @@ struct DecodeLoader {
   const AttentionParams& p;
   const int lane, loader;
   const Divisor group, page_size;
+  /// What all strides are multiples of, in bytes; the strides in such units. A key's place is 32 bits that way, which lanes pass on at once.
+  const uint32_t unit;
+  const uint32_t k_page, k_token, v_page, v_token;
   PageWindow pages;
   RingPosition<Tile::kStages> stage;
   RingPosition<Tile::kItems> slot;
 
   FLASHINFER_DEVICE DecodeLoader(const AttentionParams& p, int loader)
-      : p(p), lane(Tile::lane()), loader(loader), group(p.plan.group_size()), page_size(max(p.plan.page_size, int32_t(1))) {}
+      : p(p), lane(Tile::lane()), loader(loader), group(p.plan.group_size()), page_size(max(p.plan.page_size, int32_t(1))),
+        unit(uint32_t(stride_unit(p.kv, kElementBytes))),
+        k_page(uint32_t(p.kv.k_stride_page * kElementBytes / unit)),
+        k_token(uint32_t(p.kv.k_stride_token * kElementBytes / unit)),
+        v_page(uint32_t(p.kv.v_stride_page * kElementBytes / unit)),
+        v_token(uint32_t(p.kv.v_stride_token * kElementBytes / unit)) {}
 
-  FLASHINFER_DEVICE void run() {
+  /// Is this block's work a share of its cluster's segment?
+  FLASHINFER_DEVICE bool run() {
+    if constexpr (kConfig.cluster_blocks > 1) {
+      const ClusterShare share = cluster_share<kConfig>(p.plan, lane);
+      if (share.taken) {
+        if (loader == 0) hand_over(share.lengths, share.item, true, true);
+        load_keys(share.lengths, share.item);
+        return true;
+      }
+    }
     WorkIterator items(p.plan, int32_t(blockIdx.x));
     for (bool has_item = true; has_item;) {
       WorkItem item;
@@ -65,17 +82,19 @@ struct DecodeLoader {
       if (loader == 0) hand_over(items.at, item, has_item);
       if (has_item) load_keys(items.at, item);
     }
+    return false;
   }
 
  private:
   /// Gives the consumers the item and its rows of q, or the end.
-  FLASHINFER_DEVICE void hand_over(const RequestLengths& lengths, const WorkItem& item, bool has_item) {
+  FLASHINFER_DEVICE void hand_over(const RequestLengths& lengths, const WorkItem& item, bool has_item, bool in_cluster = false) {
     ptx::mbarrier_wait(Tile::item_empty(slot.slot), slot.parity ^ 1u);
     if (lane == 0) {
       DecodeWork& work = Tile::work(slot.slot);
       static_cast<RequestLengths&>(work) = lengths;
       work.item = item;
       work.has_item = has_item;
+      work.in_cluster = in_cluster;
       work.group = group;
     }
     if (has_item) load_q(lengths, item);
@@ -147,15 +166,17 @@ struct DecodeLoader {
     const uint32_t to = ptx::smem_address(dynamic_smem()) + stage.slot * kSmem.stage_bytes + lane / 8 * 128;
 #pragma unroll
     for (int part = 0; part < kConfig.kv_tile; part += kKeysAtOnce) {
-      int64_t k_at, v_at;
+      uint32_t k_at, v_at;
       look_up(kv_begin, min(first_key + part + lane % kKeysAtOnce, max(kv_end - 1, int32_t(0))), k_at, v_at);
 #pragma unroll
       for (int rows = 0; rows < kKeysAtOnce; rows += 4) {
         const int row = rows + lane / 8;
         const bool valid = first_key + part + row < kv_end;
-        const uint32_t at = to + (part + rows) * 128 + (lane % 8 ^ row % 8) * 16;
-        copy_row<kSmem.k_blocks, row_bytes(kConfig.kv, kConfig.head_dim_qk)>(at, k + __shfl_sync(0xffffffffu, k_at, row), valid);
-        copy_row<kSmem.v_blocks, row_bytes(kConfig.kv, kConfig.head_dim_vo)>(at + kSmem.v, v + __shfl_sync(0xffffffffu, v_at, row), valid);
+        const uint32_t at = to + uint32_t((part + rows) * 128 + (lane % 8 ^ row % 8) * 16);
+        const char* k_row = k + uint64_t(__shfl_sync(0xffffffffu, k_at, row)) * unit;
+        const char* v_row = v + uint64_t(__shfl_sync(0xffffffffu, v_at, row)) * unit;
+        copy_row<kSmem.k_blocks, row_bytes(kConfig.kv, kConfig.head_dim_qk)>(at, k_row, valid);
+        copy_row<kSmem.v_blocks, row_bytes(kConfig.kv, kConfig.head_dim_vo)>(at + kSmem.v, v_row, valid);
       }
     }
   }
@@ -166,19 +187,17 @@ struct DecodeLoader {
       if (kBytes % 128 == 0 || (block * 8 + lane % 8) * 16 < kBytes)
         ptx::cp_async_16(to + block * kSmem.block_bytes, from + block * 128 + lane % 8 * 16, valid);
   }
-  /// Bytes from the head's first row of the pool to the key's.
-  FLASHINFER_DEVICE void look_up(int32_t kv_begin, int32_t key, int64_t& k_at, int64_t& v_at) const {
-    const KvView& kv = p.kv;
+  /// From the head's first row of the pool to the key's, in units.
+  FLASHINFER_DEVICE void look_up(int32_t kv_begin, int32_t key, uint32_t& k_at, uint32_t& v_at) const {
     if constexpr (kConfig.paged) {
       const int32_t index = page_size.quotient(key), row = key - index * int32_t(page_size.divisor);
-      int32_t page = pages.id(index);
-      page = uint32_t(page) < uint32_t(kv.num_pages) ? page : 0;
-      k_at = (page * kv.k_stride_page + row * kv.k_stride_token) * kElementBytes;
-      v_at = (page * kv.v_stride_page + row * kv.v_stride_token) * kElementBytes;
+      const int32_t found = pages.id(index), page = uint32_t(found) < uint32_t(p.kv.num_pages) ? found : 0;
+      k_at = uint32_t(page) * k_page + uint32_t(row) * k_token;
+      v_at = uint32_t(page) * v_page + uint32_t(row) * v_token;
     } else {
-      const int32_t token = uint32_t(kv_begin + key) < uint32_t(kv.num_pages) ? kv_begin + key : 0;
-      k_at = token * kv.k_stride_token * kElementBytes;
-      v_at = token * kv.v_stride_token * kElementBytes;
+      const uint32_t token = uint32_t(kv_begin + key) < uint32_t(p.kv.num_pages) ? uint32_t(kv_begin + key) : 0;
+      k_at = token * k_token;
+      v_at = token * v_token;
     }
   }
 };

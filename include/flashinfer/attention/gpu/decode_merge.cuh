@@ -1,12 +1,12 @@
 // The end of an item of the decode kernel: the groups of warps, each with keys of its own, add up what they have through shared memory.
 #pragma once
 
-#include <flashinfer/attention/gpu/attention_merge.cuh>
+#include <flashinfer/attention/gpu/decode_cluster.cuh>
 #include <flashinfer/attention/gpu/decode_softmax.cuh>
 
 namespace flashinfer::gpu {
 
-/// Writes the item's result, or its partial one. By all consumers.
+/// Writes the item's result, or its partial one, or this block's part of its cluster's. By all consumers.
 template <DecodeConfig kConfig, class Variant>
 FLASHINFER_DEVICE void merge_groups(const AttentionParams& p, const DecodeWork& work, const DecodeState<kConfig, Variant>& state) {
   using Tile = DecodeTile<kConfig>;
@@ -45,6 +45,12 @@ FLASHINFER_DEVICE void merge_groups(const AttentionParams& p, const DecodeWork& 
       sum += sums[g * kConfig.q_tile + row] * factor;
       const float4 y = *reinterpret_cast<const float4*>(rows + (g * kConfig.q_tile + row) * kSmem.row_floats + column);
       x.x += y.x * factor, x.y += y.y * factor, x.z += y.z * factor, x.w += y.w * factor;
+    }
+    if constexpr (kConfig.cluster_blocks > 1) {
+      if (work.in_cluster) {
+        ClusterColumns<kConfig>::push(row, column, most, sum, x);
+        continue;
+      }
     }
     const float last = store_state<Tile, Variant>(p, work, row, most, sum, column == 0);
     if (work.item.slot >= 0) {

@@ -12,6 +12,7 @@ namespace flashinfer::gpu {
 /// An item as the loading warps hand it over.
 struct DecodeWork : AttentionWork {
   Divisor group;
+  int32_t in_cluster;  // is the item a share of the cluster's segment?
 
   FLASHINFER_DEVICE int32_t group_size(const AttentionParams&) const { return int32_t(group.divisor); }
   FLASHINFER_DEVICE int32_t token_of(const AttentionParams&, int32_t packed) const { return group.quotient(packed); }

@@ -7,7 +7,9 @@ namespace flashinfer::gpu::ptx {
 
 inline uint32_t cluster_rank() { return uint32_t(emulation::Block::current().fiber().rank); }
 inline uint32_t cluster_size() { return uint32_t(emulation::Block::current().cluster_size()); }
-inline void cluster_sync() { emulation::Block::current().sync_cluster(); }
+inline void cluster_arrive() { emulation::Block::current().arrive_at_cluster(); }
+inline void cluster_wait() { emulation::Block::current().wait_for_cluster(); }
+inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 template <class T>
 T* cluster_map(T* shared, uint32_t rank) {
   emulation::Block& block = emulation::Block::current();
