@@ -237,7 +237,7 @@ class Row {
     uint16_t count[kBuckets] = {};
     for (int64_t i = 0; i < kSamples; ++i) {
       const float depth = -exponent(value(i * step)) * kPerOctave;
-      ++count[depth < kBuckets - 1 ? int(depth) : kBuckets - 1];  // NaN and -inf: the last
+      ++count[depth >= 0 && depth < kBuckets - 1 ? int(depth) : kBuckets - 1];  // NaN and -inf: the last
     }
     int bucket = -1;  // the last one above the cut
     if (wanted > 0) {
