@@ -1,4 +1,4 @@
-// The top-k kernel, emulated as one block a row, compared with a stable sort: rows whose candidates fit, rows that are selected by radix,
+// The top-k kernel, emulated, compared with a stable sort: rows whose candidates fit, rows that are selected by radix,
 // and rows that are taken whole.
 #include <gtest/gtest.h>
 
@@ -24,8 +24,9 @@ void emulate(const Op& op) {
   typename Kernel::Params params;
   ASSERT_EQ(kernels.launches[0].params.size(), sizeof(params));
   std::memcpy(&params, kernels.launches[0].params.data(), sizeof(params));
-  emulation::Block::run_grid(unsigned(params.num_rows), unsigned(Kernel::kThreads), size_t(kConfig.smem_bytes()), 1,
-                             [&] { Kernel::run(params); });
+  emulation::Block::run_grid(
+      unsigned(params.num_rows) * kConfig.cluster, unsigned(Kernel::kThreads), size_t(kConfig.smem_bytes()), 1,
+      [&] { Kernel::run(params); }, kConfig.cluster);
 }
 
 template <TopkConfig kConfig>
@@ -75,6 +76,17 @@ TEST(TopkKernel, ManyOfARow) {
   expect_all_kinds<kSmall>(240, 100);   // all are candidates
   expect_all_kinds<kSmall>(3000, 200);  // by radix, in shared memory
   expect_all_kinds<kSmall>(3000, 900);  // by radix, in global memory
+}
+
+TEST(TopkKernel, Clusters) {
+  constexpr TopkConfig kTwo{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 2, .capacity = 256};
+  constexpr TopkConfig kFour{.input = DType::bf16, .threads = 256, .vecs = 4, .cluster = 4, .capacity = 512};
+  expect_all_kinds<kTwo>(3001, 20);
+  expect_all_kinds<kTwo>(9001, 64);
+  expect_all_kinds<kTwo>(9001, 100);
+  expect_all_kinds<kTwo>(200, 250);
+  expect_all_kinds<kFour>(70003, 100);
+  expect_all_kinds<kFour>(130, 20);  // blocks without elements
 }
 
 TEST(TopkKernel, WholeRows) {

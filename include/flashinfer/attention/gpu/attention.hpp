@@ -44,6 +44,16 @@ const char* why_unaligned(const AttentionParams& p, const Config& c) {
   return nullptr;
 }
 
+/// The decode kernel tells places in the cache apart by 32 bits: why that can not be, or null.
+inline const char* why_too_far(const AttentionParams&, const AttentionConfig&) { return nullptr; }
+inline const char* why_too_far(const AttentionParams& p, const DecodeConfig& c) {
+  const int64_t page_size = max(p.plan.page_size, int32_t(0)), bytes = size_of(c.kv);
+  const auto last = [&](int64_t page, int64_t token) { return page_size ? p.kv.num_pages * page + page_size * token : p.kv.num_pages * token; };
+  const int64_t span = max(last(p.kv.k_stride_page, p.kv.k_stride_token), last(p.kv.v_stride_page, p.kv.v_stride_token)) * bytes;
+  return span / stride_unit(p.kv, int32_t(bytes)) >> 32 ? "k: the cache spans more than 2^32 multiples of what its strides have in common"
+                                                         : nullptr;
+}
+
 /// Names Kernel<config, functor>.
 template <class Config>
 struct UserKernel {
@@ -79,6 +89,7 @@ void attention(const AttentionParams& params, const Config& config, const Contex
                           "q_tile " + std::to_string(plan.q_tile) + ", kv_tile " + std::to_string(plan.kv_tile) + ", num_vo_tiles " +
                               std::to_string(plan.num_vo_tiles) + ", page_size " + std::to_string(plan.page_size));
   if (const char* reason = detail::why_unaligned(params, config)) throw Unsupported("attention: " + std::string(reason));
+  if (const char* reason = detail::why_too_far(params, config)) throw Unsupported("attention: " + std::string(reason));
   if (plan.max_workers <= 0) return;
   const LaunchShape shape = {{uint32_t(plan.max_workers)}, {uint32_t(num_threads(config))}, smem_bytes(config), {}, context.pdl};
   if (variant) {

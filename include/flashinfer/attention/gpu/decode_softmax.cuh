@@ -6,6 +6,7 @@
 #include <flashinfer/attention/gpu/decode_tile.cuh>
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/ptx/movmatrix.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 
 namespace flashinfer::gpu {
 
@@ -33,15 +34,6 @@ struct DecodeState {
   float o[kOutFragments][kRowFragments][4];
   uint32_t q[kQkSteps][kRowFragments][2];
   float row_scale[kRowFragments][2];  // what undoes it
-  uint32_t k_row, k_chunk;            // this lane's row of a fragment of keys for ldmatrix, and which of the chunks
-  uint32_t v_row, v_chunk;
-
-  FLASHINFER_DEVICE DecodeState() {
-    const int lane = Tile::lane();
-    // Keys: 16 rows, then the next chunk of the same. Values: 8 rows, their next chunk, then the next 8 rows; FP8 values like keys.
-    k_row = lane % 16 * 128, k_chunk = (lane / 16 ^ lane % 8) * 16;
-    v_row = Tile::kConverts ? k_row : (lane % 8 + lane / 16 * 8) * 128, v_chunk = Tile::kConverts ? k_chunk : (lane / 8 % 2 ^ lane % 8) * 16;
-  }
 
   /// No keys yet.
   FLASHINFER_DEVICE void begin(const AttentionParams& p, const DecodeWork& work, int32_t slot) {
@@ -91,6 +83,17 @@ struct DecodeState {
   static FLASHINFER_DEVICE int row(int fragment, int e) { return Tile::warp_q() * Tile::kRows + fragment * 8 + Tile::lane() % 4 * 2 + e; }
 
  private:
+  /// A lane's row of a fragment of sixteen keys for ldmatrix, and which of its chunks. Keys: 16 rows, then the next chunk of the same. Values:
+  /// 8 rows, their next chunk, then the next 8 rows; FP8 values like keys.
+  struct Lane {
+    uint32_t row, chunk;
+    FLASHINFER_DEVICE explicit Lane(bool like_keys) {
+      const uint32_t lane = uint32_t(ptx::opaque(Tile::lane()));  // found again for every stage: registers are scarcer than time
+      row = (like_keys ? lane % 16 : lane % 8 + lane / 16 * 8) * 128;
+      chunk = ((like_keys ? lane / 16 : lane / 8 % 2) ^ lane % 8) * 16;
+    }
+  };
+
   FLASHINFER_DEVICE void load_q(int32_t slot) {
     const unsigned char* rows = Tile::q_rows(slot) + Tile::warp_q() * Tile::kRows * kSmem.q_pitch;
     if constexpr (!Tile::kConverts) {
@@ -172,12 +175,13 @@ struct DecodeState {
 #pragma unroll
         for (float& x : s[i][r]) x = 0.0f;
     constexpr int kChunks = Tile::kConverts ? kQkSteps : 2 * kQkSteps;
+    const Lane at(true);
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; chunk += 2)
 #pragma unroll
       for (int i = 0; i < kKeyFragments; ++i) {
         uint32_t words[4];
-        ptx::ldmatrix_x4(words, k + chunk / 8 * kSmem.block_bytes + i * 2048 + k_row + (chunk % 8 * 16 ^ k_chunk));
+        ptx::ldmatrix_x4(words, k + chunk / 8 * kSmem.block_bytes + i * 2048 + at.row + (chunk % 8 * 16 ^ at.chunk));
         if constexpr (!Tile::kConverts) {
 #pragma unroll
           for (int r = 0; r < kRowFragments; ++r) ptx::mma_m16n8k16<Operand>(s[i][r], words, q[chunk / 2][r][0], q[chunk / 2][r][1]);
@@ -332,12 +336,13 @@ struct DecodeState {
 
   FLASHINFER_DEVICE void accumulate(const uint32_t (&probabilities)[kKeyFragments][kRowFragments][2], uint32_t v) {
     constexpr int kChunks = Tile::kConverts ? kOutFragments : 2 * kOutFragments;
+    const Lane at(Tile::kConverts);
 #pragma unroll
     for (int i = 0; i < kKeyFragments; ++i)
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; chunk += 2) {
         uint32_t words[4];
-        ptx::ldmatrix_x4_transposed(words, v + chunk / 8 * kSmem.block_bytes + i * 2048 + v_row + (chunk % 8 * 16 ^ v_chunk));
+        ptx::ldmatrix_x4_transposed(words, v + chunk / 8 * kSmem.block_bytes + i * 2048 + at.row + (chunk % 8 * 16 ^ at.chunk));
         if constexpr (!Tile::kConverts) {
 #pragma unroll
           for (int r = 0; r < kRowFragments; ++r)

@@ -40,13 +40,16 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
   const bool wide = max(p.head_dim_qk, p.head_dim_vo) > 128;
   c.warps_q = c.q_tile == 8 ? 1 : c.q_tile / (wide ? 8 : 16);
   c.warps_kv = c.warps_q <= 2 ? 4 : 8 / c.warps_q;
+  // Sixteen rows leave room for the scores of half as many keys where these are converted, or single logits are touched.
+  if (rows_per_warp(c) == 16 && (is_float8(c.kv) || c.soft_cap || c.alibi || c.custom_mask)) c.kv_tile = max(c.kv_tile / 2, 16);
   // As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
   for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
     c.blocks_per_sm = blocks;
     const int available = min(device.smem_per_block, device.smem_per_sm / blocks - 1024);
-    for (c.num_items = c.q_tile == 8 ? 3 : 2, c.num_stages = 12; c.num_stages > 2 && smem_bytes(c) > available; --c.num_stages) {
+    for (c.num_items = c.q_tile == 8 ? 3 : 2, c.num_stages = 12 / c.warps_kv * c.warps_kv;
+         c.num_stages > max(c.warps_kv, 2) && smem_bytes(c) > available; c.num_stages -= c.warps_kv) {
     }
-    if (c.num_stages >= c.warps_kv) break;
+    if (smem_bytes(c) <= available) break;
   }
   return c;
 }
