@@ -97,11 +97,13 @@ struct TopkConfig {
   int32_t threads = 512;
   int32_t vecs = 4;         // 16-byte loads that a thread has in flight
   int32_t cluster = 1;      // blocks that share a row; more than one: SM90 up
-  int32_t capacity = 1024;  // candidates that the block has room for, a power of two
+  int32_t capacity = 2048;  // candidates that the block has room for, a power of two
 
   /// The greatest k that is selected from candidates; with more, and on rows whose candidates do not fit, the row is read several times.
   FLASHINFER_HOST_DEVICE constexpr int max_candidate_k() const { return capacity / 4; }
-  constexpr int smem_bytes() const { return capacity * 8; }
+  FLASHINFER_HOST_DEVICE constexpr int smem_bytes() const {
+    return capacity * 8 + (8 << 10) + threads / 8 + 64;
+  }  // candidates, histogram, sums
 
   template <class F>
   constexpr void for_each_field(F&& f) const {

@@ -12,12 +12,12 @@
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
-#include <flashinfer/gpu/ptx/cluster_sm90.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/ptx/prefetch.cuh>
 #include <flashinfer/gpu/rank_select.cuh>
-#include <flashinfer/gpu/vec.cuh>
+#include <flashinfer/gpu/row_group.cuh>
+#include <flashinfer/gpu/row_reader.cuh>
 #include <flashinfer/topk/topk_params.hpp>
 
 namespace flashinfer {
@@ -29,66 +29,51 @@ struct TopkKernel {
   static constexpr int kThreads = kConfig.threads;
   static constexpr int kMinBlocks = 1024 / kThreads;
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster, kCapacity = kConfig.capacity;
-  static constexpr int kVec = 16 / int(sizeof(T));
+  static constexpr int kVec = gpu::RowVectors<T>::kVec;
   static constexpr int kWarps = kThreads / gpu::kWarpSize;
   static constexpr int kSamples = kWarps * kVecs;  // chunks that registers hold
   static_assert(kThreads * kVecs * kVec < 1 << 16);
+  using Row = gpu::RowVectors<T>;
   using Vec = gpu::Vec<T, kVec>;
+  using Group = gpu::RowGroup<kThreads, kCluster>;
 
   struct Smem {
     gpu::RankSelectSmem<kThreads> select;
     uint64_t bound;
     int count;  // candidates of this block, also those there was no room for
+    alignas(16) uint64_t candidates[kCapacity];
   };
+  static_assert(sizeof(Smem) <= kConfig.smem_bytes());
 
   static __device__ void run(const Params& p) {
-    __shared__ Smem smem;
     gpu::ptx::griddep_wait();
-    const uint32_t rank = kCluster == 1 ? 0 : gpu::ptx::cluster_rank();
-    TopkKernel row(p, int64_t(blockIdx.x) / kCluster, int(rank), smem);
-    row.select();
+    TopkKernel(p, int64_t(blockIdx.x) / kCluster, Group::rank()).select();
   }
 
  private:
   const Params& p_;
   Smem& smem_;
-  uint64_t* candidates_;
-  const int64_t row_;
-  const int rank_;
-  const T* x_;           // the window's first element
-  int length_, wanted_;  // elements of the window, and what is to be chosen of them
-  int skip_;             // elements of the first vector that lie before the window: vectors are aligned
-  int vecs_, chunks_;    // vectors of the window, and chunks of this block
+  const int64_t number_;  // of the row
+  const int rank_;        // of this block
+  Row row_;               // the window
+  int wanted_;            // elements to be chosen
+  int chunks_;            // of this block
 
-  __device__ TopkKernel(const Params& p, int64_t row, int rank, Smem& smem)
-      : p_(p), smem_(smem), candidates_(reinterpret_cast<uint64_t*>(gpu::dynamic_smem())), row_(row), rank_(rank) {
-    const RowWindow window = window_of(p, row);
-    x_ = static_cast<const T*>(p.input) + row * p.row_stride + window.start;
-    length_ = window.length;
-    wanted_ = min(p.k, length_);
-    skip_ = int(uintptr_t(x_) % 16 / sizeof(T));
-    vecs_ = ceil_div(length_ + skip_, kVec);
-    chunks_ = (ceil_div(vecs_, gpu::kWarpSize) + kCluster - 1 - rank) / kCluster;
+  __device__ TopkKernel(const Params& p, int64_t number, int rank)
+      : p_(p), smem_(*reinterpret_cast<Smem*>(gpu::dynamic_smem())), number_(number), rank_(rank) {
+    const RowWindow window = window_of(p, number);
+    row_ = Row(static_cast<const T*>(p.input) + number * p.row_stride + window.start, window.length, 1, 0);
+    wanted_ = min(p.k, row_.length);
+    chunks_ = (ceil_div(row_.count, gpu::kWarpSize) + kCluster - 1 - rank) / kCluster;
   }
 
   /// The vector that this lane has of chunk `c` of this block.
   __device__ int vec_of(int c) const { return (c * kCluster + rank_) * gpu::kWarpSize + int(threadIdx.x) % gpu::kWarpSize; }
-  __device__ int index_of(int vec) const { return vec * kVec - skip_; }
-
-  /// NaN in places outside the window.
-  __device__ Vec load(int vec) const {
-    const int first = index_of(vec);
-    if (first >= 0 && first + kVec <= length_) return Vec::load(x_ + first);
-    float x[kVec];
-#pragma unroll
-    for (int i = 0; i < kVec; ++i)
-      x[i] = first + i >= 0 && first + i < length_ ? gpu::load_float(x_ + first + i) : bit_cast<float>(0x7fffffffu);
-    return Vec::from_float(x);
-  }
+  __device__ T element(int index) const { return row_.base[int64_t(index) + row_.skip]; }
 
   __device__ void select() {
     const bool leads = rank_ == 0;
-    if (wanted_ == length_ && (!p_.sorted || length_ > kCapacity)) {  // all of them
+    if (wanted_ == row_.length && (!p_.sorted || row_.length > kCapacity)) {  // all of them
       gpu::ptx::griddep_launch_dependents();
       if (!p_.sorted) {
         write_all(rank_, kCluster);
@@ -99,7 +84,7 @@ struct TopkKernel {
       return;
     }
     bool chosen = false;
-    if (p_.k <= kConfig.max_candidate_k() || length_ <= kCapacity) {
+    if (p_.k <= kConfig.max_candidate_k() || row_.length <= kCapacity) {
       uint64_t bound = collect();
       gpu::ptx::griddep_launch_dependents();
       const int total = gather(bound);
@@ -118,7 +103,7 @@ struct TopkKernel {
     const bool whole = chunks_ <= kSamples;
     Vec held[kVecs];
 #pragma unroll
-    for (int i = 0; i < kVecs; ++i) held[i] = load(sampled_vec(i));
+    for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
     if (!whole) prefetch();
     uint64_t bound = bound_of(held);
     for (bool in_registers = whole;; in_registers = false) {
@@ -130,7 +115,7 @@ struct TopkKernel {
 #pragma unroll 1
         for (int chunk = warp; chunk < chunks_; chunk += kSamples) {
 #pragma unroll
-          for (int i = 0; i < kVecs; ++i) held[i] = load(vec_of(chunk + i * kWarps));
+          for (int i = 0; i < kVecs; ++i) held[i] = row_.load(vec_of(chunk + i * kWarps));
 #pragma unroll
           for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(chunk + i * kWarps), limit, bound);
         }
@@ -152,7 +137,7 @@ struct TopkKernel {
     const uint64_t bound = gpu::select_rank<kThreads>(
         wanted_, wanted_ / 4,
         [&](const auto& count) {
-          for (int i = int(threadIdx.x); i < kCapacity; i += kThreads) count(candidates_[i]);
+          for (int i = int(threadIdx.x); i < kCapacity; i += kThreads) count(smem_.candidates[i]);
         },
         smem_.select);
     if (threadIdx.x == 0) smem_.count = 0;
@@ -163,47 +148,47 @@ struct TopkKernel {
   /// A line of 128 bytes a thread: the memory is busy while the bound is found.
   __device__ void prefetch() const {
     const int chunk = int(threadIdx.x) / 4;
-    const int first = index_of((chunk * kCluster + rank_) * gpu::kWarpSize + int(threadIdx.x) % 4 * 8);
-    if (chunk < chunks_ && first >= 0 && first < length_) gpu::ptx::prefetch_l2(x_ + first);
+    const int first = row_.first_index((chunk * kCluster + rank_) * gpu::kWarpSize + int(threadIdx.x) % 4 * 8);
+    if (chunk < chunks_ && first >= 0 && first < row_.length) gpu::ptx::prefetch_l2(row_.base + first + row_.skip);
   }
 
   /// What a few more than the wanted elements of this block reach, as the elements held tell.
   __device__ uint64_t bound_of(const Vec (&held)[kVecs]) {
-    if (length_ <= kCapacity && length_ <= 2 * wanted_) {
+    if (row_.length <= kCapacity && row_.length <= 2 * wanted_) {
       __syncthreads();  // the count is zero
       return 0;
     }
     const int sampled = min(chunks_, kSamples);
     int wanted = wanted_;
     if (kCluster > 1 || chunks_ > kSamples) {  // the sample's share of the chosen, and four standard deviations more
-      const float share = float(wanted_) * float(sampled * gpu::kWarpSize * kVec) / float(length_);
+      const float share = float(wanted_) * float(sampled * gpu::kWarpSize * kVec) / float(row_.length);
       wanted = min(wanted, int(share + 4 * share * gpu::ptx::rsqrt(share + 1)) + 5);
     }
     const int slack = wanted / 4;
     uint64_t bound;
     if (2 * wanted <= min(chunks_, kWarps) * gpu::kWarpSize) {  // few: the largest element of each thread will do
       float best = -kInfinity;
-      int best_index = index_of(sampled_vec(0));
+      int best_index = row_.first_index(sampled_vec(0));
 #pragma unroll
       for (int i = 0; i < kVecs; ++i) {
         float x[kVec];
         held[i].to_float(x);
 #pragma unroll
         for (int j = 0; j < kVec; ++j)
-          if (x[j] > best) best = x[j], best_index = index_of(sampled_vec(i)) + j;
+          if (x[j] > best) best = x[j], best_index = row_.first_index(sampled_vec(i)) + j;
       }
       bound = gpu::select_rank<kThreads, 32>(
           wanted, slack,
           [&](const auto& count) {
-            if (sampled_vec(0) < vecs_) count(topk_rank(best, best_index, p_.tie_break));
+            if (sampled_vec(0) < row_.count) count(topk_rank(best, best_index, p_.tie_break));
           },
           smem_.select);
-    } else {
+    } else {  // read again, from L1: code for all that is held would spill registers
       bound = gpu::select_rank<kThreads, 32>(
           wanted, slack,
           [&](const auto& count) {
-#pragma unroll
-            for (int i = 0; i < kVecs; ++i) count_ranks(held[i], sampled_vec(i), count);
+#pragma unroll 1
+            for (int i = 0; i < kVecs; ++i) count_ranks(row_.load(sampled_vec(i)), sampled_vec(i), count);
           },
           smem_.select);
     }
@@ -227,8 +212,8 @@ struct TopkKernel {
     if (above >= wanted) return uint64_t(order_key(value) + 1) << 32;
     const float rest = float(wanted - above);
     const float part = (rest + 4 * rest * gpu::ptx::rsqrt(rest) + 4) / float(max(equal, 1));
-    const int place = part < 1 ? min(int(part * float(length_)), length_ - 1) : length_ - 1;
-    return topk_rank(value, p_.tie_break == TieBreak::small ? place : length_ - 1 - place, p_.tie_break);
+    const int place = part < 1 ? min(int(part * float(row_.length)), row_.length - 1) : row_.length - 1;
+    return topk_rank(value, p_.tie_break == TieBreak::small ? place : row_.length - 1 - place, p_.tie_break);
   }
 
   template <class Count>
@@ -237,25 +222,27 @@ struct TopkKernel {
     held.to_float(x);
 #pragma unroll
     for (int j = 0; j < kVec; ++j)
-      if (is_inside(index_of(vec) + j)) count(topk_rank(x[j], index_of(vec) + j, p_.tie_break));
+      if (is_inside(row_.first_index(vec) + j)) count(topk_rank(x[j], row_.first_index(vec) + j, p_.tie_break));
   }
-  __device__ bool is_inside(int index) const { return uint32_t(index) < uint32_t(length_); }
+  __device__ bool is_inside(int index) const { return uint32_t(index) < uint32_t(row_.length); }
 
   /// Takes the elements that reach the bound. `limit` is its value; NaN passes for what it is worth.
   __device__ void offer(const Vec& held, int vec, float limit, uint64_t bound) {
     float x[kVec];
     held.to_float(x);
-    bool any = false;
+    uint32_t hits = 0;
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) any |= !(x[j] < limit);
-    if (!any) return;
+    for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) ? 1u << j : 0u;
+#pragma unroll 1
+    for (; hits; hits &= hits - 1) {
+      const int j = __ffs(int(hits)) - 1, index = row_.first_index(vec) + j;
+      float value = x[0];
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) {
-      const int index = index_of(vec) + j;
-      const uint64_t rank = topk_rank(x[j], index, p_.tie_break);
+      for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;  // registers have no addresses
+      const uint64_t rank = topk_rank(value, index, p_.tie_break);
       if (rank >= bound && is_inside(index)) {
         const int place = atomicAdd(&smem_.count, 1);
-        if (place < kCapacity) candidates_[place] = rank;
+        if (place < kCapacity) smem_.candidates[place] = rank;
       }
     }
   }
@@ -267,21 +254,21 @@ struct TopkKernel {
       return smem_.count;
     } else {
       if (threadIdx.x == 0) smem_.bound = bound;
-      gpu::ptx::cluster_sync();  // every block's count and bound are known
+      Group::sync();  // every block's count and bound are known
       int before = 0, total = 0;
 #pragma unroll
       for (int i = 0; i < kCluster; ++i) {
-        const Smem& block = *gpu::ptx::cluster_map(&smem_, i);
+        const Smem& block = *Group::of(&smem_, i);
         const int count = block.count;
         if (i < rank_) before += count;
         total += count;
         bound = max(bound, block.bound);
       }
       if (rank_ > 0 && total <= kCapacity) {
-        uint64_t* first = gpu::ptx::cluster_map(candidates_, 0) + before;
-        for (int i = int(threadIdx.x); i < smem_.count; i += kThreads) first[i] = candidates_[i];
+        uint64_t* first = Group::of(smem_.candidates, 0) + before;
+        for (int i = int(threadIdx.x); i < smem_.count; i += kThreads) first[i] = smem_.candidates[i];
       }
-      gpu::ptx::cluster_sync();  // the first block has all; nobody reads the others' memory any more
+      Group::sync();  // the first block has all; nobody reads the others' memory any more
       return total;
     }
   }
@@ -289,8 +276,8 @@ struct TopkKernel {
   /// Sorts the candidates and writes the first of them. False if they are not sure to contain the chosen.
   __device__ bool cut(int total, uint64_t bound) {
     if (total < wanted_ || total > kCapacity) return false;
-    gpu::sort_ranks<kThreads>(candidates_, total);
-    if (candidates_[wanted_ - 1] < bound) return false;
+    gpu::sort_ranks<kThreads>(smem_.candidates, total);
+    if (smem_.candidates[wanted_ - 1] < bound) return false;
     write_candidates(p_.sorted);
     return true;
   }
@@ -303,15 +290,15 @@ struct TopkKernel {
     const uint64_t bound = gpu::select_rank<kThreads>(
         wanted_, 0,
         [&](const auto& count) {
-#pragma unroll 2
-          for (int vec = int(threadIdx.x); vec < vecs_; vec += kThreads) count_ranks(load(vec), vec, count);
+#pragma unroll 1
+          for (int vec = int(threadIdx.x); vec < row_.count; vec += kThreads) count_ranks(row_.load(vec), vec, count);
         },
         smem_.select);
     const bool fits = wanted_ <= kCapacity;
     int written = 0;
-    for (int first = 0; first < vecs_ && written < wanted_; first += kThreads) {
+    for (int first = 0; first < row_.count && written < wanted_; first += kThreads) {
       const int vec = first + int(threadIdx.x);
-      const Vec held = load(vec);
+      const Vec held = row_.load(vec);
       int count = 0, total;
       count_ranks(held, vec, [&](uint64_t rank) { count += rank >= bound; });
       int place = written + gpu::block_sum_before<kThreads>(count, total, smem_.select.partial);
@@ -319,7 +306,7 @@ struct TopkKernel {
         count_ranks(held, vec, [&](uint64_t rank) {
           if (rank < bound) return;
           if (fits)
-            candidates_[place] = rank;
+            smem_.candidates[place] = rank;
           else
             write(place, topk_index(rank, p_.tie_break), key_of_rank(rank));
           ++place;
@@ -333,7 +320,7 @@ struct TopkKernel {
       if (p_.sorted) sort_written();
       return;
     }
-    if (p_.sorted) gpu::sort_ranks<kThreads>(candidates_, wanted_);
+    if (p_.sorted) gpu::sort_ranks<kThreads>(smem_.candidates, wanted_);
     write_candidates(true);
   }
 
@@ -344,11 +331,11 @@ struct TopkKernel {
     const bool small = p_.tie_break == TieBreak::small;
     if (!as_they_are) {
       auto turn = [&](uint64_t rank) { return uint64_t(small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank); };
-      for (int i = int(threadIdx.x); i < wanted_; i += kThreads) candidates_[i] = turn(candidates_[i]);
-      gpu::sort_ranks<kThreads>(candidates_, wanted_);
+      for (int i = int(threadIdx.x); i < wanted_; i += kThreads) smem_.candidates[i] = turn(smem_.candidates[i]);
+      gpu::sort_ranks<kThreads>(smem_.candidates, wanted_);
     }
     for (int i = int(threadIdx.x); i < wanted_; i += kThreads) {
-      const uint64_t c = candidates_[i];
+      const uint64_t c = smem_.candidates[i];
       if (as_they_are)
         write(i, topk_index(c, p_.tie_break), key_of_rank(c));
       else
@@ -359,31 +346,31 @@ struct TopkKernel {
 
   /// The key knows the value, but for NaN and the sign of zero.
   __device__ void write(int place, int index, uint32_t key) const {
-    write_index(p_, row_, place, index);
+    write_index(p_, number_, place, index);
     if (!p_.values) return;
-    T* value = static_cast<T*>(p_.values) + row_ * p_.k + place;
+    T* value = static_cast<T*>(p_.values) + number_ * p_.k + place;
     if (key == 0 || key == 0x80000000u)
-      *value = x_[index];
+      *value = element(index);
     else
       gpu::store_float(value, value_of_order_key<float>(key));
   }
   __device__ void write_rest() const {
     T padding;
     gpu::store_float(&padding, p_.padding);
-    for (int i = wanted_ + int(threadIdx.x); i < p_.k; i += kThreads) write_padding(p_, row_, i, padding);
+    for (int i = wanted_ + int(threadIdx.x); i < p_.k; i += kThreads) write_padding(p_, number_, i, padding);
   }
   /// The whole window, by this and other blocks.
   __device__ void write_all(int block, int blocks) const {
-    for (int i = block * kThreads + int(threadIdx.x); i < length_; i += blocks * kThreads) {
-      write_index(p_, row_, i, i);
-      if (p_.values) static_cast<T*>(p_.values)[row_ * p_.k + i] = x_[i];
+    for (int i = block * kThreads + int(threadIdx.x); i < row_.length; i += blocks * kThreads) {
+      write_index(p_, number_, i, i);
+      if (p_.values) static_cast<T*>(p_.values)[number_ * p_.k + i] = element(i);
     }
     if (block == 0) write_rest();
   }
   /// Sorts a row of results in global memory: more than shared memory holds. Slow, and the one thing that top-k is not for.
   __device__ void sort_written() const {
-    T* values = static_cast<T*>(p_.values) + row_ * p_.k;
-    int64_t* indices = static_cast<int64_t*>(p_.indices) + row_ * p_.k;
+    T* values = static_cast<T*>(p_.values) + number_ * p_.k;
+    int64_t* indices = static_cast<int64_t*>(p_.indices) + number_ * p_.k;
     gpu::block_sort<kThreads>(wanted_, [&](int i, int j) {
       const T a = values[i], b = values[j];
       const int64_t a_index = indices[i], b_index = indices[j];

@@ -15,9 +15,9 @@ struct TopkProblem {
 
 constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) {
   TopkConfig config{.input = problem.input};
-  // Room for four times the candidates wanted: the bound comes from a sample, and ranks past k are what a safe bound costs.
+  // Room for several times the candidates wanted: the bound comes from a sample, and where neighbours are alike it lets in more.
   const int most = device.smem_per_block >= (96 << 10) ? 8192 : 4096;
-  while (config.capacity < most && config.capacity < 4 * int64_t(problem.k)) config.capacity *= 2;
+  while (config.capacity < most && config.capacity < 8 * int64_t(problem.k)) config.capacity *= 2;
   // Few rows: a cluster shares each, while its blocks have some elements for every thread.
   const int64_t least = 8192;
   if (device.arch.number >= 90)
