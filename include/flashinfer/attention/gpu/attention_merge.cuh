@@ -62,6 +62,11 @@ FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const Work& work,
   const int64_t slot_row = int64_t(work.item.slot) * Tile::kQTile + row;
   *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * Tile::kVoTile + column) = x;
 }
+/// Columns of the output in front of the item's.
+template <class Tile, class Work>
+FLASHINFER_DEVICE int32_t first_column(const Work& work) {
+  return work.item.head % Tile::kVoTiles * Tile::kVoTile;
+}
 /// Writes the softmax state of a row, and returns the factor that its accumulators are to be multiplied by.
 template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE float store_state(const AttentionParams& p, const Work& work, int32_t row, float m, float d, bool writes) {
@@ -79,52 +84,80 @@ FLASHINFER_DEVICE float store_state(const AttentionParams& p, const Work& work, 
 /// Rows of accumulators in shared memory: 8 floats apart, so that a fragment's eight rows lie in different banks.
 constexpr FLASHINFER_HOST_DEVICE int row_floats(int columns) { return columns + 8; }
 
-/// Writes an item of warps that have rows of their own. Each warp passes fragments of 16 rows through its part of what were tiles.
+/// Where a row of the item's tile goes, found once a row: divisions are long, and code that is repeated is compiled again.
+struct RowTarget {
+  int64_t begin;  // elements from the start of the result, or of the partial results; below 0: nowhere
+  float factor;   // of the accumulators
+};
+/// Four columns of a row.
+template <class Tile, class Work>
+FLASHINFER_DEVICE void store_columns(const AttentionParams& p, const Work& work, const RowTarget& to, int32_t column, float4 x) {
+  if (to.begin < 0 || column >= Tile::kVoTile) return;
+  if (work.item.slot >= 0) {
+    *reinterpret_cast<float4*>(p.plan.partial_out + to.begin + column) = x;
+  } else {
+    if (Tile::kHeadDimVo % Tile::kVoTile && first_column<Tile>(work) + column >= Tile::kHeadDimVo) return;
+    using Out = typename Tile::Out;
+    Vec<Out, 4>::from_float({x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor}).store(static_cast<Out*>(p.out) + to.begin + column);
+  }
+}
+/// Also writes the softmax state of the row.
+template <class Tile, class Variant, class Work>
+FLASHINFER_DEVICE RowTarget row_target(const AttentionParams& p, const Work& work, int32_t row, float m, float d) {
+  const float factor = store_state<Tile, Variant>(p, work, row, m, d, true);
+  const OutRow at = out_row<Tile>(p, work, row);
+  const int64_t begin = work.item.slot >= 0 ? (int64_t(work.item.slot) * Tile::kQTile + row) * Tile::kVoTile
+                                            : at.token * p.out_stride_token + at.qo_head * p.out_stride_head + first_column<Tile>(work);
+  return {at.valid ? begin : -1, factor};
+}
+
+/// Writes an item of warps that have rows of their own. Each warp passes them through its part of what were tiles, 16 rows or all at a time.
 template <AttentionConfig kConfig, class Variant>
 FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork& work,
                                   const float (&m)[AttentionTile<kConfig>::kRowFragments][2],
                                   const float (&d)[AttentionTile<kConfig>::kRowFragments][2],
                                   const float (&o)[AttentionTile<kConfig>::kRowFragments][AttentionTile<kConfig>::kOutFragments][4]) {
   using Tile = AttentionTile<kConfig>;
-  constexpr int kWarpBytes = Tile::kSmem.tiles_end / (Tile::kThreads / kWarpSize) / 16 * 16;
-  /// Fragments of 8 columns at a time.
-  constexpr int kFragments = min(Tile::kOutFragments, (kWarpBytes / 64 - 8) / 8), kPitch = row_floats(kFragments * 8);
-  static_assert(kFragments > 0);
+  constexpr int kRows = rows_per_warp(kConfig), kWarpBytes = Tile::kSmem.tiles_end / (Tile::kThreads / kWarpSize) / 16 * 16;
+  constexpr int kFloats = (kWarpBytes - kRows * int(sizeof(RowTarget))) / 4;
+  /// Fragments of 8 columns and of 16 rows at a time.
+  constexpr int kColumns = min(Tile::kOutFragments, (kFloats / 16 - 8) / 8), kPitch = row_floats(kColumns * 8);
+  constexpr int kTogether = kColumns == Tile::kOutFragments && kRows * kPitch <= kFloats ? Tile::kRowFragments : 1;
+  static_assert(kColumns > 0);
   const int thread = ptx::opaque(int(threadIdx.x)), lane = thread % kWarpSize;
-  float* rows = reinterpret_cast<float*>(dynamic_smem() + thread / kWarpSize * kWarpBytes);
+  RowTarget* targets = reinterpret_cast<RowTarget*>(dynamic_smem() + thread / kWarpSize * kWarpBytes);  // first (m, d) of each row
+  float* rows = reinterpret_cast<float*>(targets + kRows);
   __syncthreads();  // all warps are done with the tiles that lie here
 #pragma unroll
-  for (int f = 0; f < Tile::kRowFragments; ++f) {
-    float factor[2];
+  for (int f = 0; f < Tile::kRowFragments; ++f)
 #pragma unroll
     for (int h = 0; h < 2; ++h)
-      factor[h] = store_state<Tile, Variant>(p, work, Tile::row(f, h, thread), m[f][h], d[f][h], lane % 4 == 0);
+      if (lane % 4 == 0) *reinterpret_cast<float2*>(targets + f * 16 + h * 8 + lane / 4) = make_float2(m[f][h], d[f][h]);
+  __syncwarp();
+  if (lane < kRows) {
+    const float2 state = *reinterpret_cast<const float2*>(targets + lane);
+    targets[lane] = row_target<Tile, Variant>(p, work, Tile::warp_q(thread) * kRows + lane, state.x, state.y);
+  }
 #pragma unroll
-    for (int first = 0; first < Tile::kOutFragments; first += kFragments) {
+  for (int f = 0; f < Tile::kRowFragments; f += kTogether)
 #pragma unroll
-      for (int n = first; n < min(first + kFragments, Tile::kOutFragments); ++n)
+    for (int first = 0; first < Tile::kOutFragments; first += kColumns) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          *reinterpret_cast<float2*>(rows + (lane / 4 + 8 * h) * kPitch + (n - first) * 8 + lane % 4 * 2) =
-              make_float2(o[f][n][2 * h] * factor[h], o[f][n][2 * h + 1] * factor[h]);
+      for (int r = 0; r < kTogether * 2; ++r)
+#pragma unroll
+        for (int n = first; n < min(first + kColumns, Tile::kOutFragments); ++n)
+          *reinterpret_cast<float2*>(rows + (lane / 4 + 8 * r) * kPitch + (n - first) * 8 + lane % 4 * 2) =
+              make_float2(o[f + r / 2][n][r % 2 * 2], o[f + r / 2][n][r % 2 * 2 + 1]);
       __syncwarp();
-      constexpr int kVecs = kFragments * 2;  // of four columns, per row
+      constexpr int kVecs = kColumns * 2;  // of four columns, per row
 #pragma unroll 1
-      for (int i = lane; i < 16 * kVecs; i += kWarpSize) {
+      for (int i = lane; i < kTogether * 16 * kVecs; i += kWarpSize) {
         const int row = i / kVecs, column = i % kVecs * 4;
         const float4 x = *reinterpret_cast<const float4*>(rows + row * kPitch + column);
-        const int tile_row = Tile::warp_q(thread) * rows_per_warp(kConfig) + f * 16 + row;
-        const OutRow at = out_row<Tile>(p, work, tile_row);
-        if (first * 8 + column >= padded(kConfig.vo_tile)) continue;
-        if (work.item.slot >= 0) {
-          store_partial<Tile>(p, work, at, tile_row, first * 8 + column, x);
-        } else {
-          store_out<Tile>(p, work, at, first * 8 + column, x);
-        }
+        store_columns<Tile>(p, work, targets[f * 16 + row], first * 8 + column, x);
       }
       __syncwarp();
     }
-  }
 }
 
 /// Writes an item of warps that shared 16 rows, each with keys of its own: the block adds up what they have.
@@ -273,7 +306,7 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   if (kRounds > 1 && num_tasks > Tile::kThreads) {
     merge_tasks<Tile, Variant, min(kRounds, Tile::kMergeTasks), 2>(p, work, num_tasks);
   } else {
-    merge_tasks<Tile, Variant, 1, 16>(p, work, num_tasks);
+    merge_tasks<Tile, Variant, 1, (kRounds > 1 ? 8 : 16)>(p, work, num_tasks);
   }
 }
 

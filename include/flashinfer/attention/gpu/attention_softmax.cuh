@@ -171,13 +171,12 @@ struct WarpState {
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             const KvRange limits = rows.limits(p, work, min(first_row + Tile::row(f, h), num_rows - 1) / group_size);
+            const uint32_t first = uint32_t(lane_key - limits.begin), count = uint32_t(max(limits.end - limits.begin, int32_t(0)));
 #pragma unroll
             for (int n = 0; n < kScoreFragments; ++n)
 #pragma unroll
-              for (int e = 0; e < 2; ++e) {
-                const int32_t key = lane_key + n * 8 + e;
-                if (key < limits.begin || key >= limits.end) s[f][n][2 * h + e] = -kInfinity;
-              }
+              for (int e = 0; e < 2; ++e)
+                if (first + uint32_t(n * 8 + e) >= count) s[f][n][2 * h + e] = -kInfinity;
           }
       }
       return folds ? scale : 1.0f;
