@@ -3,6 +3,7 @@
 #include <flashinfer/sampling/renorm.hpp>
 #include <flashinfer/sampling/sampling.hpp>
 #include <flashinfer/sampling/softmax.hpp>
+#include <flashinfer/sampling/speculative.hpp>
 
 #include <gtest/gtest.h>
 
@@ -11,6 +12,7 @@
 #include <flashinfer/sampling/gpu/renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/sampling_kernel.cuh>
 #include <flashinfer/sampling/gpu/softmax_kernel.cuh>
+#include <flashinfer/sampling/gpu/speculative_kernel.cuh>
 
 namespace flashinfer {
 namespace {
@@ -172,6 +174,48 @@ TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 4, .chunks = 7}>(9, 20000, 5);
   expect_same_tokens<SamplingConfig{.input = DType::f16, .values = kLogits, .threads = 256, .cluster = 2, .chunks = 3}>(9, 7777, 6);
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
+}
+
+/// Requests that accept all, some and nothing, whose target equals the draft, and whose tokens are out of range.
+template <SpeculativeConfig kConfig>
+void expect_same_chains(int64_t batch_size, int num_steps, int64_t vocab_size, uint32_t seed) {
+  Rows<float> draft(batch_size * num_steps, vocab_size, true, 9 * seed), target(batch_size * (num_steps + 1), vocab_size, true, 9 * seed + 3);
+  ASSERT_EQ(draft.stride, vocab_size);
+  std::mt19937 random(seed);
+  std::vector<int64_t> proposals(size_t(batch_size * num_steps));
+  for (int64_t b = 0; b < batch_size; ++b)
+    for (int i = 0; i < num_steps; ++i) {
+      float* q = target.row(b * (num_steps + 1) + i);
+      float* p = draft.row(b * num_steps + i);
+      proposals[size_t(b * num_steps + i)] = random() % 9 ? int64_t(random() % size_t(vocab_size)) : random() % 2 ? -1 : vocab_size;
+      if (b % 4 == 0) std::copy_n(q, vocab_size, p);
+      if (b % 4 == 1) std::fill_n(p, vocab_size, 0.0f);
+    }
+  SpeculativeParams p;
+  p.draft_probs = draft.row(0), p.target_probs = target.row(0), p.draft_tokens = proposals.data(), p.draft_tokens_64 = true;
+  p.draft_step_stride = p.target_step_stride = vocab_size;
+  p.draft_batch_stride = num_steps * vocab_size, p.target_batch_stride = (num_steps + 1) * vocab_size;
+  p.batch_size = batch_size, p.num_steps = num_steps, p.vocab_size = int32_t(vocab_size);
+  p.seed.value = seed;
+  std::vector<int32_t> tokens[2], accepted[2], emitted[2];
+  for (int i = 0; i < 2; ++i) {
+    tokens[i].assign(size_t(batch_size * (num_steps + 1)), -7), accepted[i].assign(size_t(batch_size), 3), emitted[i].assign(size_t(batch_size), 4);
+    p.tokens = tokens[i].data(), p.accepted = accepted[i].data(), p.emitted = emitted[i].data();
+    if (i == 0)
+      cpu::chain_speculative_sampling(p);
+    else
+      emulation::Block::run_grid(unsigned(batch_size) * kConfig.cluster, kConfig.threads, SpeculativeConfig::kSmemBytes, seed,
+                                 [&] { SpeculativeKernel<kConfig>::run(p); }, kConfig.cluster);
+  }
+  EXPECT_EQ(tokens[0], tokens[1]);
+  EXPECT_EQ(accepted[0], accepted[1]);
+  EXPECT_EQ(emitted[0], emitted[1]);
+}
+
+TEST(SpeculativeKernel, MatchesItsTwin) {
+  expect_same_chains<SpeculativeConfig{.threads = 256, .cluster = 1}>(9, 3, 1003, 1);
+  expect_same_chains<SpeculativeConfig{.threads = 256, .cluster = 4}>(9, 5, 6000, 2);
+  expect_same_chains<SpeculativeConfig{.threads = 256, .cluster = 2}>(5, 0, 77, 3);
 }
 
 TEST(SamplingKernel, LogProbabilities) {

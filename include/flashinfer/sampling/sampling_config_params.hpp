@@ -68,7 +68,10 @@ struct SpeculativeConfig {
   static constexpr const char *kName = "SpeculativeConfig", *kKernel = "SpeculativeKernel",
                               *kHeader = "sampling/gpu/speculative_kernel.cuh";
 
-  int32_t threads = 512, cluster = 1;
+  static constexpr int32_t kSmemBytes = 4096;
+
+  int32_t threads = 512;  // more than the steps
+  int32_t cluster = 1;    // blocks that share a request; more than one: SM90 up
 
   template <class F>
   constexpr void for_each_field(F&& f) const {
