@@ -301,6 +301,10 @@ struct Plan {
     forget();
     Call call("forward");
     call.out("int_workspace", Tensor{int_workspace});
+    if (rope && planned.backend == AttentionBackend::decode) {  // the generic kernel has RoPE
+      problem.flags.rope = true, problem.backend = AttentionBackend::generic;
+      make(call, call.out("float_workspace", Tensor{float_workspace}), Arrays(arrays));
+    }
     args.alibi_slopes = call.in("alibi_slopes", alibi_slopes);
     if (alibi_slopes) held.push_back(alibi_slopes->object);
     set_numbers("forward", args.variant, planned.problem.head_dim_qk, rope, sm_scale, logits_soft_cap, rope_scale, rope_theta);
@@ -347,6 +351,12 @@ struct Plan {
                     sinks, variant);
   }
 
+  /// The kernel that runs on a GPU, as errors and the cache name it.
+  std::string kernel() const {
+    if (planned.device.type == DeviceType::cpu) return "cpu";
+    return planned.backend == AttentionBackend::decode ? text_of(planned.decode) : text_of(planned.config);
+  }
+
   /// [.., .., .., q_tile, ...]: FlashInfer's callers look at the fourth.
   nb::list info() const {
     const AttentionPlan& p = planned.plan;
@@ -358,11 +368,19 @@ struct Plan {
   }
 };
 
+/// FlashInfer's names leave the choice to us: its kernels are not these.
+AttentionBackend backend_of(const std::string& name) {
+  for (AttentionBackend backend : {AttentionBackend::generic, AttentionBackend::decode})
+    if (name == flashinfer::name_of(backend)) return backend;
+  return AttentionBackend::automatic;
+}
+
 AttentionProblem problem_of(const std::string& q_dtype, const std::string& kv_dtype, const std::string& o_dtype, int32_t num_qo_heads,
                             int32_t num_kv_heads, int32_t head_dim_qk, int32_t head_dim_vo, int32_t page_size, bool causal,
                             int32_t window_left, int32_t max_qo_len, bool batch_invariant, int32_t cut_len, bool soft_cap, bool alibi,
-                            bool custom_mask, bool rope) {
+                            bool custom_mask, bool rope, const std::string& backend) {
   AttentionProblem p;
+  p.backend = backend_of(backend);
   if (kv_dtype == "u8") throw Unsupported("plan: kv_data_type: no kernel reads an NVFP4 (uint8) KV cache yet");
   p.q = dtype_of("q_data_type", q_dtype), p.kv = dtype_of("kv_data_type", kv_dtype), p.out = dtype_of("o_data_type", o_dtype);
   p.num_qo_heads = num_qo_heads, p.num_kv_heads = num_kv_heads;
@@ -386,7 +404,7 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
                 int32_t uniform_qo_len, bool batch_invariant, int32_t cut_len, bool rope, const OptionalTensor& alibi_slopes,
                 std::optional<double> sm_scale, std::optional<double> logits_soft_cap, std::optional<double> rope_scale,
                 std::optional<double> rope_theta, int32_t num_sms, bool reusable, int32_t least_kv_len, int32_t tile_qo_len,
-                bool workspace_only) {
+                const std::string& backend, bool workspace_only) {
   Call call("plan");
   const Check check("plan");
   const TensorView floats = call.out("float_workspace", float_workspace);
@@ -401,7 +419,8 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   const bool masked = custom_mask || packed_custom_mask;
   const AttentionProblem problem =
       problem_of(q_data_type, kv_data_type, o_data_type, num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo, page_size, causal,
-                 window_left, max_qo_len, batch_invariant, cut_len, logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope);
+                 window_left, max_qo_len, batch_invariant, cut_len, logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope,
+                 backend);
 
   Plan made;
   made.hnd = hnd;
@@ -568,6 +587,7 @@ Tensor alibi_slopes(int32_t num_heads, const Tensor& like) {
 
 const Tuned attention_kernels{"attention", [](Arch arch, const Tuned::Add& add) {
                                 gpu::for_each_tuned_attention(arch, add);
+                                gpu::for_each_tuned_decode(arch, add);
                                 add(gpu::AttentionPlanConfig{});
                               }};
 
@@ -582,6 +602,8 @@ const Family family{[](nb::module_& m) {
       .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(),
            "logits_soft_cap"_a.none(), "rope_scale"_a.none(), "rope_theta"_a.none())
       .def_prop_ro("info", &Plan::info)
+      .def_prop_ro("backend", [](const Plan& p) { return flashinfer::name_of(p.planned.backend); })
+      .def_prop_ro("kernel", &Plan::kernel)
       .def_prop_ro("batch_size", [](const Plan& p) { return p.planned.plan.batch_size; })
       .def_prop_ro("total_qo_len", [](const Plan& p) { return p.planned.total_qo_len; })
       .def_prop_ro("max_qo_len", [](const Plan& p) { return p.planned.problem.max_qo_len; })
@@ -597,6 +619,7 @@ const Family family{[](nb::module_& m) {
         "uniform_qo_len"_a = 1, "batch_invariant"_a = false, "cut_len"_a = 0, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(),
         "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(), "rope_scale"_a.none() = nb::none(),
         "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0, "tile_qo_len"_a = 0,
+        "backend"_a = "auto",
         "workspace_only"_a = false);
   m.def("_single_attention", &single, "op"_a, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "hnd"_a = false,
         "custom_mask"_a.none() = nb::none(), "packed_custom_mask"_a.none() = nb::none(), "causal"_a = false, "window_left"_a = -1,

@@ -153,6 +153,7 @@ class Wrapper:
         self._plan = None
         self._jit_module = None
         self._fixed_batch_size = 0
+        self._backend = "auto"
 
     @property
     def is_cuda_graph_enabled(self):
@@ -161,6 +162,13 @@ class Wrapper:
     @property
     def _batch_size(self):
         return None if self._plan is None else self._plan.batch_size
+
+    @property
+    def kernel(self):
+        """What run() launches on a GPU, with all that was chosen at compile time. backend="auto" takes the decode kernel for up to 64 rows (query
+        tokens times heads of a group) of 16-bit queries and head dimensions up to 256, without RoPE in attention, and the generic one for the
+        rest; backend="decode" or "generic" pins one, and FlashInfer's own names leave the choice."""
+        return self._planned().kernel
 
     @property
     def _plan_info(self):
@@ -212,6 +220,7 @@ class Wrapper:
             hnd=self._kv_layout == "HND",
             reusable=self._use_cuda_graph,
             workspace_only=size_only,
+            backend=self._backend,
             **arguments,
         )
         if size_only:
@@ -261,7 +270,7 @@ class Wrapper:
         plan = self._planned()
         if self._arguments["q_data_type"] in ("e4m3", "e5m2"):
             if self._plan_of_folded is None:
-                options = dict(hnd=self._kv_layout == "HND", reusable=self._use_cuda_graph, **{**self._arguments, "q_data_type": "f16"})
+                options = dict(hnd=self._kv_layout == "HND", reusable=self._use_cuda_graph, backend=self._backend, **{**self._arguments, "q_data_type": "f16"})
                 self._plan_of_folded = _flashinfer._plan_attention(self._float_workspace_buffer, **options)
             plan = self._plan_of_folded
         q_scale, k_scale, v_scale = scales

@@ -7,6 +7,7 @@
 #include <flashinfer/attention/attention.hpp>
 #include <flashinfer/attention/gpu/attention_kernel.cuh>
 #include <flashinfer/attention/gpu/attention_plan_kernel.cuh>
+#include <flashinfer/attention/gpu/decode_kernel.cuh>
 
 namespace flashinfer {
 namespace {
@@ -24,10 +25,18 @@ constexpr AttentionProblem invariant() {
   return problem;
 }
 constexpr AttentionConfig kInvariantConfig = gpu::tune(invariant(), kDevice);
+constexpr DecodeConfig kDecode = gpu::tune_decode(kProblem, kDevice);
+static_assert(gpu::choose_backend(kProblem, kDevice) == AttentionBackend::decode);
+
+AttentionProblem with(AttentionProblem problem, AttentionBackend backend) {
+  problem.backend = backend;
+  return problem;
+}
+constexpr AttentionBackend kBackends[] = {AttentionBackend::generic, AttentionBackend::decode};
 
 /// Runs the kernels of this test where they are launched.
 struct EmulatedKernels : RecordingKernels {
-  int plans = 0, runs = 0, copies = 0;
+  int plans = 0, runs = 0, decodes = 0, copies = 0;
   EmulatedKernels() : RecordingKernels(kDevice) {}
 
   template <class Kernel>
@@ -44,6 +53,8 @@ struct EmulatedKernels : RecordingKernels {
       ++plans, run<gpu::AttentionPlanKernel<kPlan>>(shape, params, bytes);
     else if (id.hash == kernel_id(kConfig).hash)
       ++runs, run<gpu::AttentionKernel<kConfig>>(shape, params, bytes);
+    else if (id.hash == kernel_id(kDecode).hash)
+      ++runs, ++decodes, run<gpu::DecodeKernel<kDecode>>(shape, params, bytes);
     else if (id.hash == kernel_id(kInvariantConfig).hash)
       ++runs, run<gpu::AttentionKernel<kInvariantConfig>>(shape, params, bytes);
     else
@@ -140,12 +151,15 @@ Result on_cpu(const AttentionProblem& problem, Batch& batch, int32_t window_left
 TEST(AttentionOp, FromLengthsOnTheHostAndOnTheDevice) {
   Batch batch({1, 3, 0, 2, 1}, {100, 300, 20, 2, 0}, 1, 40);
   const Result expected = on_cpu(kProblem, batch);
-  for (const Device lengths : {Device{}, kGpu}) {
+  for (const auto& [backend, lengths] : std::initializer_list<std::pair<AttentionBackend, Device>>{{AttentionBackend::generic, Device{}},
+                                                                                                   {AttentionBackend::generic, kGpu},
+                                                                                                   {AttentionBackend::decode, Device{}},
+                                                                                                   {AttentionBackend::decode, kGpu}}) {
     EmulatedKernels kernels;
     const Context context{.device = kGpu, .kernels = &kernels};
     Workspace workspace;
-    PlannedAttention planned =
-        plan_attention(kProblem, batch.lengths(lengths), {}, workspace.float_view(kGpu), workspace.int_view(kGpu), {}, context);
+    PlannedAttention planned = plan_attention(with(kProblem, backend), batch.lengths(lengths), {}, workspace.float_view(kGpu),
+                                              workspace.int_view(kGpu), {}, context);
     const Result first = run(planned, batch, context);
     expect_near(first, expected);
     // The kernel leaves its counters as it found them.
@@ -158,6 +172,7 @@ TEST(AttentionOp, FromLengthsOnTheHostAndOnTheDevice) {
     plan_mask(planned, true, 70, context);
     expect_near(run(planned, batch, context), on_cpu(kProblem, batch, 70));
     EXPECT_EQ(kernels.copies, lengths == kGpu ? 0 : 1);
+    EXPECT_EQ(kernels.decodes, backend == AttentionBackend::decode ? kernels.runs : 0);
   }
 }
 
@@ -166,9 +181,10 @@ TEST(AttentionOp, OneCapturedLaunchServesOtherBatches) {
   const Context context{.device = kGpu, .kernels = &kernels};
   Workspace workspace;
   Batch home({1, 2, 3}, {600, 16, 16}, 1, 40);
-  for (uint32_t seed = 2; seed < 5; ++seed) {
+  for (uint32_t seed = 2; seed < 6; ++seed) {
+    const AttentionBackend backend = kBackends[seed % 2];
     Batch batch({int(seed % 3) + 1, 1, 2}, {int(seed) * 90, 33, seed == 3 ? 0 : 64}, seed, 40);
-    const PlannedAttention planned = plan_attention(kProblem, batch.lengths({}), home.lengths(kGpu), workspace.float_view(kGpu),
+    const PlannedAttention planned = plan_attention(with(kProblem, backend), batch.lengths({}), home.lengths(kGpu), workspace.float_view(kGpu),
                                                     workspace.int_view(kGpu), {.reusable = true}, context);
     EXPECT_EQ(planned.plan.kv_indptr, home.kv_indptr.data());
     expect_near(run(planned, batch, context), on_cpu(kProblem, batch));
@@ -182,13 +198,8 @@ struct CapturingKernels : EmulatedKernels {
   void launch(const KernelId& id, const LaunchShape& shape, const void* params, size_t bytes, const Context& context) override {
     EmulatedKernels::launch(id, shape, params, bytes, context);
     if (!captures) return;
-    ASSERT_TRUE(id.hash == kernel_id(kConfig).hash || id.hash == kernel_id(gpu::AttentionPlanConfig{}).hash);
     const std::vector<char> copy(static_cast<const char*>(params), static_cast<const char*>(params) + bytes);
-    const bool plans = id.hash == kernel_id(gpu::AttentionPlanConfig{}).hash;
-    graph.push_back([this, shape, copy, plans] {
-      constexpr gpu::AttentionPlanConfig kPlan;
-      plans ? run<gpu::AttentionPlanKernel<kPlan>>(shape, copy.data(), copy.size()) : run<gpu::AttentionKernel<kConfig>>(shape, copy.data(), copy.size());
-    });
+    graph.push_back([this, id, shape, copy, context] { EmulatedKernels::launch(id, shape, copy.data(), copy.size(), context); });
   }
 };
 
@@ -235,19 +246,22 @@ TEST(AttentionOp, BatchInvariantBits) {
   const Context context{.device = kGpu, .kernels = &kernels};
   Batch batch({2, 3, 1}, {300, 150, 500}, 7, 70);
   Workspace workspace;
-  const Result together =
-      run(plan_attention(invariant(), batch.lengths({}), {}, workspace.float_view(kGpu), workspace.int_view(kGpu), {}, context), batch,
-          context);
-  expect_near(together, on_cpu(invariant(), batch));
-  Batch alone = batch;  // the second request
-  alone.qo_indptr = {0, 3}, alone.kv_indptr = {0, 10}, alone.last_page_len = {batch.last_page_len[1]};
-  alone.indices.assign(batch.indices.begin() + 19, batch.indices.begin() + 29);
-  alone.q.assign(batch.q.begin() + 2 * 256, batch.q.begin() + 5 * 256);
-  for (const Device lengths : {Device{}, kGpu}) {
-    const Result result = run(plan_attention(invariant(), alone.lengths(lengths), {}, workspace.float_view(kGpu), workspace.int_view(kGpu),
-                                             {.num_sms = 1}, context),
-                              alone, context);
-    EXPECT_EQ(std::memcmp(result.out.data(), together.out.data() + 2 * 256, 3 * 256 * sizeof(bf16)), 0);
+  for (const AttentionBackend backend : kBackends) {
+    const AttentionProblem problem = with(invariant(), backend);
+    const Result together =
+        run(plan_attention(problem, batch.lengths({}), {}, workspace.float_view(kGpu), workspace.int_view(kGpu), {}, context), batch,
+            context);
+    expect_near(together, on_cpu(invariant(), batch));
+    Batch alone = batch;  // the second request
+    alone.qo_indptr = {0, 3}, alone.kv_indptr = {0, 10}, alone.last_page_len = {batch.last_page_len[1]};
+    alone.indices.assign(batch.indices.begin() + 19, batch.indices.begin() + 29);
+    alone.q.assign(batch.q.begin() + 2 * 256, batch.q.begin() + 5 * 256);
+    for (const Device lengths : {Device{}, kGpu}) {
+      const Result result = run(plan_attention(problem, alone.lengths(lengths), {}, workspace.float_view(kGpu), workspace.int_view(kGpu),
+                                               {.num_sms = 1}, context),
+                                alone, context);
+      EXPECT_EQ(std::memcmp(result.out.data(), together.out.data() + 2 * 256, 3 * 256 * sizeof(bf16)), 0);
+    }
   }
 }
 

@@ -27,8 +27,6 @@ struct AttentionArguments {
 
 namespace detail {
 
-/// A worker is not worth its merge below this many keys.
-inline constexpr int32_t kMinKeysPerWorker = 256;
 /// What queries are taken for where only the device knows their lengths: prefill.
 inline constexpr int32_t kLongQoLen = 512;
 
@@ -57,20 +55,28 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
     plan.num_kv_heads = problem.num_kv_heads / tiles.heads_per_item;
     plan.min_units = tiles.min_units;
     plan.max_workers = options.num_sms > 0 ? options.num_sms : tiles.max_workers;
-    planned.config.vo_tile = ceil_div(problem.head_dim_vo, tiles.num_vo_tiles);
+    planned.vo_tile = ceil_div(problem.head_dim_vo, tiles.num_vo_tiles);
   } else {
     const DeviceInfo& info = context.kernels->device_info(context.device.index);
-    planned.config = gpu::tune(problem, info);
-    if (const char* reason = gpu::why_invalid(planned.config, info))
-      throw Unsupported(std::string(options.op) + ": " + reason + " (" + text_of(planned.config) + " on " + to_string(info.arch) + ")");
-    plan.q_tile = planned.config.q_tile;
-    plan.kv_tile = planned.config.kv_tile;
-    plan.max_workers =
-        (options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms) * gpu::workers_per_sm(planned.config, info);
-    plan.num_vo_tiles = ceil_div(problem.head_dim_vo, planned.config.vo_tile);
-    plan.min_units = ceil_div(kMinKeysPerWorker, plan.kv_tile);
-    plan.item_units = gpu::item_units(planned.config);
-    plan.head_lanes = gpu::head_lanes(plan.q_tile, plan.num_heads(), plan.max_workers);
+    const auto shape = [&](const auto& config) {
+      if (const char* reason = gpu::why_invalid(config, info))
+        throw Unsupported(std::string(options.op) + ": " + reason + " (" + text_of(config) + " on " + to_string(info.arch) + ")");
+      plan.q_tile = config.q_tile;
+      plan.kv_tile = config.kv_tile;
+      plan.max_workers = (options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms) * gpu::workers_per_sm(config, info);
+      plan.num_vo_tiles = gpu::vo_tiles(config);
+      plan.min_units = ceil_div(gpu::min_keys_per_worker(config), plan.kv_tile);
+      plan.item_units = gpu::item_units(config);
+      plan.head_lanes = gpu::head_lanes(plan.q_tile, plan.num_heads(), plan.max_workers);
+      planned.vo_tile = ceil_div(problem.head_dim_vo, plan.num_vo_tiles);
+    };
+    planned.backend = gpu::choose_backend(problem, info);
+    if (planned.backend == AttentionBackend::decode) {
+      if (const char* reason = gpu::why_not_decode(problem, info)) throw Unsupported(std::string(options.op) + ": " + reason);
+      shape(planned.decode = gpu::tune_decode(problem, info));
+    } else {
+      shape(planned.config = gpu::tune(problem, info));
+    }
   }
   if (problem.batch_invariant && problem.cut_len > 0) plan.cut_tiles = ceil_div(round_up(problem.cut_len, 64), plan.kv_tile);
   planned.max_workers = plan.max_workers;
@@ -154,7 +160,7 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
   }
   if (uniform && !plan.batch_invariant) drop_idle_workers(planned);
   size_plan(check, planned, num_slots, float_bytes);
-  prepared.layout = layout_of(plan, planned.config.vo_tile, problem.flags.custom_mask, uploaded_indices(lengths, homes, context.device));
+  prepared.layout = layout_of(plan, planned.vo_tile, problem.flags.custom_mask, uploaded_indices(lengths, homes, context.device));
   planned.workspace = prepared.layout.size;
   return prepared;
 }
@@ -170,7 +176,7 @@ inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const 
   PlannedAttention planned = detail::shape_plan(problem, {}, capacity.batch_size, options, context);
   const bool cut = planned.plan.batch_invariant && planned.plan.cut_tiles > 0;
   detail::size_plan(check, planned, cut ? detail::most_slots(planned, capacity.num_indices, false) : 0, -1);
-  return detail::layout_of(planned.plan, planned.config.vo_tile, problem.flags.custom_mask,
+  return detail::layout_of(planned.plan, planned.vo_tile, problem.flags.custom_mask,
                            capacity.upload_indices ? capacity.num_indices : 0)
       .size;
 }
@@ -418,14 +424,22 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
                         ": variant: C++ source is compiled for GPUs alone; on the CPU a variant is a template argument");
     return cpu::attention<Variant>(params, p);
   }
-  AttentionConfig config = planned.config;
-  config.limits = plan.causal || plan.window_left >= 0;
-  config.soft_cap = variant.soft_cap > 0.0f;
-  config.alibi = variant.alibi_slopes != nullptr;
-  config.custom_mask = variant.custom_mask != nullptr;
-  config.sinks = variant.sinks != nullptr;
-  config.rope = variant.rope_log2_theta > 0.0f;
-  gpu::attention(params, config, context, args.user_variant);
+  const bool rope = variant.rope_log2_theta > 0.0f;
+  const auto run = [&](auto config) {
+    config.limits = plan.causal || plan.window_left >= 0;
+    config.soft_cap = variant.soft_cap > 0.0f;
+    config.alibi = variant.alibi_slopes != nullptr;
+    config.custom_mask = variant.custom_mask != nullptr;
+    config.sinks = variant.sinks != nullptr;
+    if constexpr (requires { config.rope; }) config.rope = rope;
+    gpu::attention(params, config, context, args.user_variant);
+  };
+  if (planned.backend == AttentionBackend::decode) {
+    if (rope) throw Unsupported(std::string(args.op) + ": the planned kernel has no RoPE in attention: plan with it");
+    run(planned.decode);
+  } else {
+    run(planned.config);
+  }
 }
 
 /// One request, keys and values [kv_len, num_kv_heads, head_dim]: planned and run in one call, which can be captured.

@@ -36,6 +36,12 @@ struct AttentionParams {
   VariantParams variant;
 };
 
+/// Which of the GPU's kernels runs a problem: the one that gpu::choose_backend() takes for it, or the caller's.
+enum class AttentionBackend : int32_t { automatic, generic, decode };
+constexpr const char* name_of(AttentionBackend backend) {
+  return backend == AttentionBackend::automatic ? "auto" : backend == AttentionBackend::generic ? "generic" : "decode";
+}
+
 /// What planning and tuning know of a batch before its lengths: two calls of one problem run the same kernel.
 struct AttentionProblem {
   DType q = DType::bf16, kv = DType::bf16, out = DType::bf16;
@@ -48,6 +54,7 @@ struct AttentionProblem {
   int32_t batch_invariant = 0;
   int32_t cut_len = 0;      // batch-invariant: keys per partial result, a multiple of 64 (rounded up); 0: never cut
   VariantFlags flags = {};
+  AttentionBackend backend = AttentionBackend::automatic;
 };
 
 /// Compile-time choices of the generic kernel (gpu/attention_kernel.cuh).

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <flashinfer/attention/attention_lengths.hpp>
+#include <flashinfer/attention/decode_params.hpp>
 #include <flashinfer/core/workspace.hpp>
 
 namespace flashinfer {
@@ -34,7 +35,10 @@ struct AttentionCapacity {
 struct PlannedAttention {
   AttentionPlan plan;
   AttentionProblem problem;
-  AttentionConfig config;  // of the GPU's kernel
+  AttentionBackend backend = AttentionBackend::generic;  // the GPU's kernel, and its config
+  AttentionConfig config;
+  DecodeConfig decode;
+  int32_t vo_tile = 0;
   Device device;
   bool reusable = false;
   int32_t tile_qo_len = 0;    // the max_qo_len that chose the kernel
@@ -100,7 +104,7 @@ inline int64_t most_slots(const PlannedAttention& planned, int64_t num_indices, 
 /// `float_bytes` < 0: as much as it takes.
 inline void size_plan(const Check& check, PlannedAttention& planned, int64_t num_slots, int64_t float_bytes) {
   AttentionPlan& plan = planned.plan;
-  const int32_t vo_tile = planned.config.vo_tile;
+  const int32_t vo_tile = planned.vo_tile;
   const auto fits = [&](int64_t slots) { return float_bytes < 0 || partial_bytes(plan, vo_tile, slots) <= float_bytes; };
   const auto never_cut = [&] { plan.batch_invariant = 1, plan.cut_tiles = 0, plan.max_slots = 0; };
   plan.max_workers = planned.max_workers;

@@ -27,6 +27,9 @@ constexpr int workers_per_sm(const AttentionConfig& c, const DeviceInfo& device)
 /// (8 x 2048 causal, 16 tiles a segment on average) the blocks with the short first segments took twice the mean without it.
 constexpr int item_units(const AttentionConfig& c) { return c.q_tile == 16 ? 2 : 4; }
 
+/// A worker is not worth its merge below this many keys.
+constexpr int min_keys_per_worker(const AttentionConfig&) { return 256; }
+
 /// Workers that go side by side over the same keys, a head each, where few rows make a kernel wait for memory: of a token's rows of 256 bytes
 /// those of eight heads are read at a time. Blocks that had a head's keys for themselves read 4.1 TB/s of a paged cache on the H200, 4.57 can
 /// be read (benchmarks/micro/decode.cu). No more lanes than leave less than a thirtieth of the workers idle.

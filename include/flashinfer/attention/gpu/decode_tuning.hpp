@@ -21,6 +21,8 @@ constexpr int workers_per_sm(const DecodeConfig& c, const DeviceInfo&) { return 
 
 /// What beginning and ending an item costs a block, in key tiles.
 constexpr int item_units(const DecodeConfig&) { return 4; }
+/// A worker is not worth its merge below this many keys.
+constexpr int min_keys_per_worker(const DecodeConfig&) { return 64; }
 
 /// The decode kernel of a problem. Rows of a tile: the least of 8, 16, 32 and 64 that holds a request's queries and their group.
 constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& device) {
@@ -66,6 +68,12 @@ constexpr const char* why_not_decode(const AttentionProblem& p, const DeviceInfo
 constexpr bool prefers_decode(const AttentionProblem& p, const DeviceInfo& device) {
   const int64_t rows = int64_t(p.max_qo_len) * (p.num_qo_heads / max(p.num_kv_heads, int32_t(1)));
   return p.max_qo_len > 0 && rows <= 64 && why_not_decode(p, device) == nullptr;
+}
+
+/// The kernel of a problem: the caller's, or the decode kernel where it is the better one, else the generic one.
+constexpr AttentionBackend choose_backend(const AttentionProblem& p, const DeviceInfo& device) {
+  if (p.backend != AttentionBackend::automatic) return p.backend;
+  return prefers_decode(p, device) ? AttentionBackend::decode : AttentionBackend::generic;
 }
 
 /// Calls visit(config) for the kernels that most models need, to precompile them.
