@@ -85,14 +85,13 @@ class RowReader {
     alignas(128) unsigned char chunks[max(kChunks * kChunkBytes, 1)];
     uint64_t full[max(kChunks, 1)];
     // What has been copied so far, known to the copying thread: the row that is being copied, its next chunk, chunks of all rows.
-    int64_t row;
-    int32_t chunk;
+    int32_t row, chunk;
     uint32_t copied;
   };
 
   /// The first of the rows that this block works on.
   /// The caller lets all threads meet before copy_ahead().
-  __device__ RowReader(Smem& smem, int rank, int length, int64_t first) : smem_(smem), rank_(rank), length_(length) {
+  __device__ RowReader(Smem& smem, int rank, int length, int first) : smem_(smem), rank_(rank), length_(length) {
     if constexpr (kChunks > 0) {
       if (threadIdx.x == 0) {
         smem.row = first, smem.chunk = 0, smem.copied = 0;
@@ -105,11 +104,10 @@ class RowReader {
   /// Copies as far ahead as the ring reaches: the rows after the one that was copied last, `step` apart, below num_rows; row_at(i) is where
   /// row i begins. After the dependency wait, by every thread.
   template <class RowAt>
-  __device__ void copy_ahead(int64_t step, int64_t num_rows, const RowAt& row_at) {
+  __device__ void copy_ahead(int step, int num_rows, const RowAt& row_at) {
     if constexpr (kChunks > 0) {
       if (threadIdx.x != 0) return;
-      int64_t ahead = smem_.row;
-      int chunk = smem_.chunk;
+      int ahead = smem_.row, chunk = smem_.chunk;
       uint32_t copied = smem_.copied;
       for (; ahead < num_rows; ahead += step, chunk = 0) {
         const RowVectors<T> row(row_at(ahead), length_, kCluster, rank_);

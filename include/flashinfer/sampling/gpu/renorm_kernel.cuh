@@ -20,19 +20,19 @@ struct RenormKernel {
   static __device__ void run(const Params& p) {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
-    Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int64_t(blockIdx.x) / kCluster), Group(smem.group));
+    Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
     __syncthreads();  // the barriers of the reader are initialised
     gpu::ptx::griddep_wait();
-    const int64_t step = int64_t(gridDim.x) / kCluster;
+    const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
-    filter.reader.copy_ahead(step, p.num_rows, row_at);
+    filter.reader.copy_ahead(step, num_rows, row_at);
     gpu::ptx::griddep_launch_dependents();
-    for (int64_t row = int64_t(blockIdx.x) / kCluster; row < p.num_rows; row += step) {
+    for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
       filter.reader.open(row_at(row));
       const gpu::RowFilters filters(p.top_k.at(row, row), p.top_p.at(row, row), false, p.vocab_size);
       renorm(filter, static_cast<Out*>(p.output) + row * p.output_stride, filters);
       filter.reader.close();
-      filter.reader.copy_ahead(step, p.num_rows, row_at);
+      filter.reader.copy_ahead(step, num_rows, row_at);
     }
     if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
   }

@@ -30,7 +30,7 @@ struct RowPrefix {
 
 /// The filters of one row that are on.
 struct RowFilters {
-  int64_t top_k = 0;  // 0: off
+  int32_t top_k = 0;  // 0: off
   float top_p = 1;    // 1: off
   bool joint = false;
 
@@ -262,8 +262,7 @@ class RowFilter {
     // and has one in [floor, top].
     bool by_mass = !filters.by_count();
     uint64_t target = by_mass ? needed_mass(filters.top_p, whole) : uint64_t(filters.top_k);
-    const uint64_t first = uint64_t(order_key(weight.max)) << 32 | 0xffffffffu;
-    uint64_t high = high_, top = ~0ull, before_count = 0, before_mass = 0;
+    uint64_t high = high_, top = ~0ull;
     bool whole_prefix = length_ <= kShort, few = whole_prefix;
     RowPrefix prefix;
     for (;;) {
@@ -276,13 +275,14 @@ class RowFilter {
           if (whole_prefix) {
             if (keep_of_list(filters, low <= floor, whole, place, before, own, prefix)) return prefix;
           } else {
-            prefix = end_in_list(by_mass, target, before_count + uint64_t(place), before_mass + before, own);
+            prefix = end_in_list(by_mass, target, place, before, own);
             ends = true;
           }
         }
         few = whole_prefix = false;
       }
       if (!ends) {
+        const uint64_t first = uint64_t(order_key(weight.max)) << 32 | 0xffffffffu;
         if (first > low) high = min(high, first);  // bins above the maximum would be empty
         const int shift = max(56 - __clzll(int64_t(high - low)), 0);
         uint64_t above[2] = {0, 0}, inside = 0;
@@ -301,12 +301,11 @@ class RowFilter {
         } else {
           low += uint64_t(found->bin) << shift;
           high = min(high, low + ((uint64_t(1) << shift) - 1));
-          before_count = found->before_count, before_mass = found->before_mass;
-          if (found->count > 1 && (by_mass || before_count + found->count > target)) {
+          if (found->count > 1 && (by_mass || found->before_count + found->count > target)) {
             few = found->count <= kFew;
             continue;
           }
-          prefix = {low, before_mass + found->mass};
+          prefix = {low, found->before_mass + found->mass};
         }
       }
       if (by_mass || !filters.by_mass()) return prefix;
@@ -535,7 +534,7 @@ class RowFilter {
     const int t = int(threadIdx.x), lane = t % kWarpSize, warp = t / kWarpSize, bin = kBins - 1 - t;
     uint64_t count = 0, mass = 0;
     if (t < kBins) {
-#pragma unroll
+#pragma unroll 4
       for (int r = 0; r < kCluster; ++r) {
         count += *Group::of(&smem_.count[turn_][bin], r);
         mass += *Group::of(&smem_.mass_low[turn_][bin], r);
@@ -563,9 +562,10 @@ class RowFilter {
     return smem_.found[turn_].bin < 0 ? nullptr : &smem_.found[turn_];
   }
 
-  /// The boundary is one of the list's elements: the first that makes the count or the mass reach the target.
-  __device__ RowPrefix end_in_list(bool by_mass, uint64_t target, uint64_t place, uint64_t before, uint64_t own) {
-    const uint64_t amount = by_mass ? before : place;
+  /// The list is that of the bin found last: its first element that makes the count or the mass reach the target.
+  __device__ RowPrefix end_in_list(bool by_mass, uint64_t target, int place, uint64_t before, uint64_t own) {
+    before += smem_.found[turn_].before_mass;
+    const uint64_t amount = by_mass ? before : smem_.found[turn_].before_count + uint64_t(place);
     if (int(threadIdx.x) < length_ && amount < target && amount + (by_mass ? own : 1) >= target) smem_.prefix = {own_rank_, before + own};
     __syncthreads();
     return smem_.prefix;
@@ -574,7 +574,7 @@ class RowFilter {
   /// Applies the filters to a list of all elements from some rank up, `complete` if that is all there is. False: the prefix may go on below.
   __device__ bool keep_of_list(const RowFilters& filters, bool complete, uint64_t whole, int place, uint64_t before, uint64_t own,
                                RowPrefix& prefix) {
-    const int t = int(threadIdx.x), k = filters.by_count() ? int(min(filters.top_k, int64_t(length_))) : length_;
+    const int t = int(threadIdx.x), k = filters.by_count() ? min(filters.top_k, length_) : length_;
     const bool listed = t < length_;
     if (listed && place == k - 1) smem_.mass_of_k = before + own;
     if (listed && place == length_ - 1) smem_.mass_of_list = before + own;

@@ -25,16 +25,16 @@ struct SamplingKernel {
     SamplingKernel kernel(p, smem);
     __syncthreads();  // the barriers of the reader are initialised
     gpu::ptx::griddep_wait();
-    const int64_t step = int64_t(gridDim.x) / kCluster;
+    const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride; };
     Reader& reader = kernel.filter_.reader;
-    reader.copy_ahead(step, p.num_rows, row_at);
+    reader.copy_ahead(step, num_rows, row_at);
     gpu::ptx::griddep_launch_dependents();
-    for (int64_t row = int64_t(blockIdx.x) / kCluster; row < p.num_rows; row += step) {
+    for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
       reader.open(row_at(row));
       kernel.draw(row);
       reader.close();
-      reader.copy_ahead(step, p.num_rows, row_at);
+      reader.copy_ahead(step, num_rows, row_at);
     }
     if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
   }
@@ -63,9 +63,9 @@ struct SamplingKernel {
   __device__ SamplingKernel(const Params& p, Smem& smem)
       : p_(p),
         smem_(smem),
-        filter_(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int64_t(blockIdx.x) / kCluster), Group(smem.group)) {}
+        filter_(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group)) {}
 
-  __device__ void draw(int64_t row) {
+  __device__ void draw(int row) {
     // Asked for before the row is waited for.
     const int64_t input_row = p_.input_row(row);
     const float temperature = kLogits ? p_.temperature.at(row, input_row) : 1.0f, min_p = p_.min_p.at(row, input_row);
@@ -91,7 +91,7 @@ struct SamplingKernel {
   }
 
   /// Log-probabilities, and the distribution.
-  __device__ void report(int64_t row, const Weight& weight, const Prefix& prefix, uint64_t total, int32_t token) {
+  __device__ void report(int row, const Weight& weight, const Prefix& prefix, uint64_t total, int32_t token) {
     const uint64_t counted = !p_.raw_logprobs ? prefix.mass : total ? total : filter_.mass_from(weight, Filter::kLowestRank);
     if (p_.logprob && is_writer()) {
       const T* input = static_cast<const T*>(p_.input) + p_.input_row(row) * p_.input_stride;
@@ -104,8 +104,8 @@ struct SamplingKernel {
       filter_.place_in_list(weight, place, before, own);
       if (group_rank() == 0 && int(threadIdx.x) < filter_.list_length() && place < p_.num_top) {
         const uint64_t rank = filter_.own_rank();
-        p_.top_tokens[row * p_.num_top + place] = int32_t(index_of_rank(rank));
-        p_.top_logprobs[row * p_.num_top + place] =
+        p_.top_tokens[int64_t(row) * p_.num_top + place] = int32_t(index_of_rank(rank));
+        p_.top_logprobs[int64_t(row) * p_.num_top + place] =
             p_.raw_logprobs || rank >= prefix.rank ? log_prob(weight(value_of_order_key<float>(key_of_rank(rank))), counted) : -kInfinity;
       }
     }
@@ -119,7 +119,7 @@ struct SamplingKernel {
     return i == 0 ? noise.word[0] : i == 1 ? noise.word[1] : i == 2 ? noise.word[2] : noise.word[3];
   }
 
-  __device__ uint64_t race(int64_t row, const Weight& weight, const Prefix& prefix) {
+  __device__ uint64_t race(int row, const Weight& weight, const Prefix& prefix) {
     const uint64_t seed = p_.seed.at(row, row), offset = p_.offset.at(row, row);
     const uint32_t draw = p_.draw(row);
     auto race_weight = [&](float x) { return kLogits ? weight(x) : finite_prob(x); };
@@ -164,7 +164,7 @@ struct SamplingKernel {
     return best[0];
   }
 
-  __device__ void write_token(int64_t row, int32_t token) const {
+  __device__ void write_token(int row, int32_t token) const {
     if (p_.tokens_64)
       static_cast<int64_t*>(p_.tokens)[row] = token;
     else
@@ -173,7 +173,7 @@ struct SamplingKernel {
   static __device__ int group_rank() { return Group::rank(); }
   static __device__ bool is_writer() { return group_rank() == 0 && threadIdx.x == 0; }
 
-  __device__ void write_invalid(int64_t row) {
+  __device__ void write_invalid(int row) {
     if (is_writer()) {
       write_token(row, 0);
       if (p_.valid) p_.valid[row] = false;
@@ -181,8 +181,8 @@ struct SamplingKernel {
     }
     if constexpr (kConfig.extras) {
       if (group_rank() == 0 && int(threadIdx.x) < p_.num_top) {
-        p_.top_tokens[row * p_.num_top + threadIdx.x] = 0;
-        p_.top_logprobs[row * p_.num_top + threadIdx.x] = -kInfinity;
+        p_.top_tokens[int64_t(row) * p_.num_top + threadIdx.x] = 0;
+        p_.top_logprobs[int64_t(row) * p_.num_top + threadIdx.x] = -kInfinity;
       }
       if (p_.probs) filter_.fill(p_.probs + row * p_.probs_stride, 0.0f);
     }
