@@ -172,20 +172,57 @@ def test_one_plan_many_runs_and_plans(device, check):
         check(wrapper.run(other.q, caches), other.reference()[0])
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("q_len", [1, 3])
 @pytest.mark.parametrize("mode", [{"fixed_split_size": 4}, {"fixed_split_size": 7}, {"disable_split_kv": True}, {"batch_invariant": True}], ids=str)
-def test_batch_invariant(device, check, mode):
+def test_batch_invariant(device, check, mode, q_len, kv_dtype):
     """A request's result does not depend, bit for bit, on who else is in the batch, and not on the number of SMs."""
-    batch = Batch([1] * 6, [1, 300, 64, 129, 1500, 7], heads=(8, 2), dtype=torch.bfloat16, device=device)
+    kv_lens = [q_len, 300, 64, 129, 1500, 7, 4500, 1023]
+    n, mode = len(kv_lens), {**mode, "q_len_per_req": q_len}
+    batch = Batch([q_len] * n, kv_lens, heads=(8, 2), dtype=torch.bfloat16, kv_dtype=kv_dtype, device=device)
     wrapper, caches = planned(batch, 16, **mode)
     together, lse = wrapper.run(batch.q, caches, return_lse=True)
-    check(together, batch.reference()[0])
+    check(together, batch.reference(causal=True)[0])
     caches, indptr, indices, last = batch.paged(16)
-    for subset in ([4], [1, 4], [5, 3, 0], [2, 2, 4, 1]):
+    out_of = lambda t, subset: t.unflatten(0, (-1, q_len))[subset].flatten(0, 1)
+    for subset in ([4], [6], [1, 4], [5, 3, 0], [2, 2, 4, 1], [6, 7] * 9, list(range(n)) * 5):
         pages = [indices[indptr[r] : indptr[r + 1]] for r in subset]
         some = plan_of(batch, batch.indptr([len(p) for p in pages]), torch.cat(pages), last[subset], 16, **mode)
         wrapper.plan(**some, num_sms=len(subset) + 1)
-        out, some_lse = wrapper.run(batch.q[subset], caches, return_lse=True)
-        assert torch.equal(out, together[subset]) and torch.equal(some_lse, lse[subset])
+        out, some_lse = wrapper.run(out_of(batch.q, subset), caches, return_lse=True)
+        assert torch.equal(out, out_of(together, subset)) and torch.equal(some_lse, out_of(lse, subset))
+
+
+def test_plans_of_the_same_arguments(device, check):
+    """plan() with the arguments of last time reads lengths alone: it says the same, refuses the same, and forgets nothing."""
+    wrapper, fresh = (BatchDecodeWithPagedKVCacheWrapper(workspace(device), use_tensor_cores=True) for _ in range(2))
+    made = []
+    for seed in range(12):
+        kv_lens = [(7 + 131 * seed * r) % 2000 + 1 for r in range(1 + 5 * seed % 17)]
+        batch = Batch([1] * len(kv_lens), kv_lens, dtype=torch.bfloat16, seed=seed, device=device)
+        caches, *lengths = batch.paged(16)
+        if seed % 3 == 1:
+            lengths = [t.to(device) for t in lengths]
+        if seed % 3 == 2:
+            lengths = [t.to(torch.int64) for t in lengths]
+        options = {"logits_soft_cap": 20.0} if seed > 8 else {"window_left": 100} if seed > 5 else {}
+        wrapper.plan(*lengths, 8, 2, 64, page_size=16, q_data_type=torch.bfloat16, **options)
+        fresh.plan(*(t.clone() for t in lengths), 8, 2, 64, page_size=16, q_data_type="bfloat16", **options)
+        assert wrapper._plan_info == fresh._plan_info and wrapper._batch_size == len(kv_lens)
+        assert wrapper._paged_kv_indptr_buf is lengths[0]
+        out = wrapper.run(batch.q, caches)
+        assert torch.equal(out, fresh.run(batch.q, caches))
+        check(out, batch.reference(**options)[0])
+        made.append(wrapper._plan)
+        for i, bad in enumerate(([1, 2], [0, 9999], [0, -1])):  # the plan at hand stays
+            with pytest.raises(flashinfer.InvalidArgument, match="indptr"):
+                wrapper.plan(torch.tensor(bad), torch.arange(3), torch.ones(1, dtype=torch.int64), 8, 2, 64, page_size=16, q_data_type=torch.bfloat16, **options)
+        assert torch.equal(wrapper.run(batch.q, caches), out)
+    assert [a is b for a, b in zip(made, made[1:])] == [i not in (5, 8) for i in range(11)]
+    # Another forward() mask is not what plan() was asked.
+    wrapper.forward(batch.q, caches, window_left=9)
+    wrapper.plan(*lengths, 8, 2, 64, page_size=16, q_data_type=torch.bfloat16, **options)
+    assert torch.equal(wrapper.run(batch.q, caches), out)
 
 
 def test_num_sms(device, check):
@@ -384,35 +421,43 @@ def test_signatures():
 
 
 @pytest.mark.gpu
-def test_capture(check):
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_capture(check, kv_dtype):
     """plan() and run() inside a CUDA graph, from lengths on the device: one graph serves every batch up to its size."""
-    device, capacity = "cuda", 5
-    wrapper, buffers = graph_wrapper(device, capacity, 300)
-    pool = torch.full((400, 2, 16, 2, 64), float("nan"), dtype=torch.bfloat16, device=device)
+    device, capacity = "cuda", 70
+    wrapper, buffers = graph_wrapper(device, capacity, 700)
+    pool = nan_like((900, 2, 16, 2, 64), kv_dtype, device)
     q = torch.zeros(capacity, 8, 64, dtype=torch.bfloat16, device=device)
     out = nan_like((capacity, 8, 64), torch.bfloat16, device)
     buffers[0].zero_(), buffers[1].zero_(), buffers[2].fill_(1)
 
     def step():
-        fast_decode_plan(wrapper, *buffers, 8, 2, 64, 16, q_data_type="bfloat16")
+        fast_decode_plan(wrapper, *buffers, 8, 2, 64, 16, q_data_type="bfloat16", kv_data_type=kv_dtype)
         wrapper.run(q, pool, out=out)
 
     step()  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    for seed, kv_lens in enumerate([[900, 3], [1], [40] * 5, [0, 3000]]):
-        batch = Batch([1] * len(kv_lens), kv_lens, dtype=torch.bfloat16, seed=seed, device=device)
-        caches, indptr, indices, last = batch.paged(16, stacked=True)
-        pool[: len(caches)] = caches
+    for seed, kv_lens in enumerate([[900, 3], [1], [40] * 5, [0, 3000], [], [0] * 70, [130] * 70, [0, 5, 0, 0, 2000] * 3, [9000], [17] * 69]):
+        batch = Batch([1] * len(kv_lens), kv_lens, dtype=torch.bfloat16, kv_dtype=kv_dtype, seed=seed, device=device)
         n = len(kv_lens)
-        buffers[0][: n + 1] = indptr.to(device)
-        buffers[0][n + 1 :] = indptr[-1]
-        buffers[1][: len(indices) - 1] = indices[:-1]
-        buffers[2][:n] = last.to(device)
+        if n:
+            caches, indptr, indices, last = batch.paged(16, stacked=True)
+            pool.view(torch.uint8)[: len(caches)] = caches.view(torch.uint8)
+            buffers[0][: n + 1] = indptr.to(device)
+            buffers[0][n + 1 :] = indptr[-1]
+            buffers[1][: len(indices) - 1] = indices[:-1]
+            buffers[2][:n] = last.to(device)
+        else:
+            buffers[0].zero_()
         q[:n] = batch.q
-        graph.replay()
-        check(out[:n], batch.reference()[0])
+        for _ in range(2):  # counters are left as they were found
+            out.fill_(float("nan"))
+            graph.replay()
+            if n:
+                check(out[:n], batch.reference()[0])
+            assert not out[n:].any()
 
 
 @pytest.mark.gpu
