@@ -33,7 +33,7 @@ TensorView pages_of(const Check& check, TensorView t, bool hnd) {
 void append_paged_kv_cache(const Tensor& append_key, const Tensor& append_value, const Tensor& batch_indices, const Tensor& positions,
                            nb::object paged_kv_cache, const Tensor& kv_indices, const Tensor& kv_indptr, const Tensor& kv_last_page_len,
                            const std::string& kv_layout) {
-  if (kv_layout != "NHD" && kv_layout != "HND") throw nb::key_error(("Invalid kv_layout " + kv_layout).c_str());
+  if (kv_layout != "NHD" && kv_layout != "HND") throw nb::key_error(("append_paged_kv_cache: Invalid kv_layout " + kv_layout).c_str());
   const bool hnd = kv_layout == "HND";
   Call call("append_paged_kv_cache");
   const Check check("append_paged_kv_cache");
@@ -46,7 +46,7 @@ void append_paged_kv_cache(const Tensor& append_key, const Tensor& append_value,
     v_cache = call.out("paged_kv_cache", Tensor{nb::object(paged_kv_cache[1])});
   } else {
     if (nb::isinstance<nb::str>(paged_kv_cache) || nb::isinstance<nb::dict>(paged_kv_cache) || paged_kv_cache.is_none())
-      throw nb::key_error("Unrecognized paged_kv_cache type, expect a single tensor or a tuple of tensors");
+      throw nb::key_error("append_paged_kv_cache: Unrecognized paged_kv_cache type, expect a single tensor or a tuple of tensors");
     const TensorView both = call.out("paged_kv_cache", Tensor{paged_kv_cache});
     check.rank("paged_kv_cache", both, 4, 5);
     check.that(both.shape[1] == 2, "paged_kv_cache", "keys and values stacked in dimension 1", [&] { return "shape " + shape_of(both); });
@@ -79,7 +79,7 @@ std::pair<Tensor, Tensor> get_batch_indices_positions(const Tensor& append_indpt
                                                       const std::optional<Tensor>& batch_indices, const std::optional<Tensor>& positions) {
   Call call("get_batch_indices_positions");
   const Check check("get_batch_indices_positions");
-  check.that(nnz >= 0, "nnz", "0 or more", [&] { return std::to_string(nnz); });
+  check.that(nnz >= 0 && nnz <= INT32_MAX, "nnz", "0 to 2^31 - 1", [&] { return std::to_string(nnz); });
   const TensorView indptr = call.in("append_indptr", append_indptr), lens = call.in("seq_lens", seq_lens);
   const Output b = call.out("batch_indices", batch_indices, DType::i32, {nnz}), p = call.out("positions", positions, DType::i32, {nnz});
   check.shape("batch_indices", b.view, {{"nnz", nnz}});

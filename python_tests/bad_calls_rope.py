@@ -66,6 +66,8 @@ for op in OFFSETS:
     CALLS += [
         (op, "indptr", {"indptr": ints(0, 4)}),
         (op, "indptr", {"indptr": ints(0, 3, 4)[None]}),
+        (op, "indptr", {"indptr": ints(0, 4, 3)}),
+        (op, "indptr", {"indptr": ints(1, 3, 4)}),
         (op, "indptr", {"indptr": torch.tensor([0.0, 3.0, 4.0])}),
         (op, "indptr", {"indptr": torch.arange(6, dtype=torch.int32)[::2]}),
         (op, "offsets", {"offsets": None}),

@@ -17,8 +17,8 @@ struct GetSeqLensParams {
 template <class Index, class Length>
 FLASHINFER_HOST_DEVICE void write_seq_len(const GetSeqLensParams& p, int64_t request) {
   const Index* indptr = static_cast<const Index*>(p.kv_indptr);
-  const Length full_pages = max(Length(indptr[request + 1] - indptr[request] - 1), Length(0));
-  static_cast<Length*>(p.seq_lens)[request] = full_pages * p.page_size + static_cast<const Length*>(p.kv_last_page_len)[request];
+  const int64_t full_pages = max(int64_t(indptr[request + 1]) - int64_t(indptr[request]) - 1, int64_t(0));
+  static_cast<Length*>(p.seq_lens)[request] = Length(full_pages * p.page_size + static_cast<const Length*>(p.kv_last_page_len)[request]);
 }
 
 struct GetSeqLensConfig {

@@ -14,7 +14,7 @@
 #include <flashinfer/core/rows_of.hpp>
 #include <flashinfer/rope/cpu/rope.hpp>
 #include <flashinfer/rope/gpu/rope.hpp>
-#include <flashinfer/runtime/kernel_source.hpp>
+#include <flashinfer/runtime/check_indptr.hpp>
 
 namespace flashinfer {
 
@@ -151,6 +151,7 @@ inline void apply_rope(const RopeNames& names, const TensorView& q, const Tensor
   check_index(check, "offsets", offsets, context);
   check.shape("indptr", indptr, {{"batch_size + 1", offsets.size(0) + 1}});
   check.dtype("offsets", offsets, indptr.dtype);
+  check_indptr(check, "indptr", indptr, context);
   set_rope_frequencies(check, params, options, rotary_dim);
   params.batch_size = int32_t(offsets.size(0));
   params.indptr = indptr.data;
@@ -169,14 +170,6 @@ inline void apply_rope_pos_ids(const RopeNames& names, const TensorView& q, cons
   set_rope_frequencies(check, params, options, rotary_dim);
   params.positions = pos_ids.data;
   run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::positions, pos_ids.dtype}, params, {q, k, q_out, k_out}, context);
-}
-
-inline void check_cached_positions(const Check& check, const TensorView& positions, const void* data, int64_t cache_len) {
-  for (int64_t i = 0; i < positions.size(0); ++i) {
-    const int64_t position = positions.dtype == DType::i32 ? static_cast<const int32_t*>(data)[i] : static_cast<const int64_t*>(data)[i];
-    check.that(position >= 0 && position < cache_len, "positions", [&] { return "0 to max_pos - 1 = " + std::to_string(cache_len - 1); },
-               [&] { return std::to_string(position) + " at " + std::to_string(i); });
-  }
 }
 
 inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorView& positions, const TensorView& query, const TensorView& key,
@@ -200,13 +193,11 @@ inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorVi
   params.cache_stride = cos_sin_cache.stride(0);
   params.cache_len = cos_sin_cache.size(0);
 
-  if (context.device.type == DeviceType::cpu) {
-    check_cached_positions(check, positions, positions.data, params.cache_len);
-  } else if (context.validate) {
-    std::vector<int64_t> host(size_t(positions.size(0)));
-    context.kernels->copy_to_host(host.data(), positions.data, size_t(positions.size(0) * size_of(positions.dtype)), context);
-    check_cached_positions(check, positions, host.data(), params.cache_len);
-  }
+  look_at(positions, context, [&](const auto& position) {
+    for (int64_t i = 0; i < positions.size(0); ++i)
+      check.that(position(i) >= 0 && position(i) < params.cache_len, "positions", [&] { return "0 to max_pos - 1 = " + std::to_string(params.cache_len - 1); },
+                 [&] { return std::to_string(position(i)) + " at " + std::to_string(i); });
+  });
   run_rope({query.dtype, int(query.size(2)), int(rotary_dim), interleave, RopeAngle::cache, positions.dtype, cos_sin_cache.dtype}, params,
            {query, key, query_out, key_out, cos_sin_cache}, context);
 }
@@ -216,7 +207,8 @@ inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorVi
 /// Token indptr[r] + i is at position offsets[r] + i of request r. Tokens of no request (behind indptr's last entry) are copied.
 ///   q, q_out  [num_tokens, num_qo_heads, head_dim]   f16, bf16 or f32; any strides but a dense last dimension
 ///   k, k_out  [num_tokens, num_kv_heads, head_dim]   the same dtype
-///   indptr    [batch_size + 1], offsets [batch_size]  i32 or i64, both alike, contiguous
+///   indptr    [batch_size + 1], offsets [batch_size]  i32 or i64, both alike, contiguous; indptr rises from 0, which is checked
+///             where the host can see it
 inline void apply_rope(const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets, const TensorView& q_out,
                        const TensorView& k_out, const RopeOptions& options = {}, const Context& context = {}) {
   detail::apply_rope({options.llama31 ? "apply_llama31_rope" : "apply_rope"}, q, k, indptr, offsets, q_out, k_out, options, context);
