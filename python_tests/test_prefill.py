@@ -307,6 +307,26 @@ def test_other_frameworks(check):
         check(torch.from_numpy(np.array(one)), ref[:20])
 
 
+def test_captured_kernels_read_the_mask_buffer(device, check):
+    """Packed masks go into custom_mask_buf too: a replay would read what the first plan was given."""
+    batch = Batch([5, 3], [20, 9], dtype=torch.float16, device=device)
+    caches, *lengths = batch.paged(4)
+    zeros = lambda n, dtype=torch.int32: torch.zeros(n, dtype=dtype, device=device)
+    mask_buf = zeros(40, torch.uint8)
+    buffers = [zeros(3), zeros(3), zeros(16), zeros(2), mask_buf, zeros(3)]
+    wrapper = BatchPrefillWithPagedKVCacheWrapper(workspace(device), "NHD", True, *buffers)
+    for seed in (0, 1):
+        masks = [torch.rand(m, n, generator=torch.Generator().manual_seed(seed + m)) < 0.6 for m, n in zip([5, 3], [20, 9])]
+        bits = packed(masks).to(device)
+        wrapper.plan(batch.qo_indptr, *lengths, 8, 2, 64, 4, packed_custom_mask=bits)
+        assert torch.equal(mask_buf[: len(bits)], bits)
+        check(wrapper.run(batch.q, caches), batch.reference(masks=masks)[0])
+        with pytest.raises(flashinfer.InvalidArgument, match="packed_custom_mask: expected 17 bytes"):
+            wrapper.plan(batch.qo_indptr, *lengths, 8, 2, 64, 4, packed_custom_mask=bits[:-1])
+        with pytest.raises(flashinfer.InvalidArgument, match="custom_mask_buf: expected 41 bytes"):
+            wrapper.plan(batch.qo_indptr, *lengths, 8, 2, 64, 4, packed_custom_mask=zeros(41, torch.uint8))
+
+
 def test_messages(device):
     """Texts of FlashInfer that its callers match."""
     batch = Batch([4, 2], [20, 40], dtype=torch.float16, device=device)

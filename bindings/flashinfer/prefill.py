@@ -108,6 +108,14 @@ def single_prefill_with_kv_cache(
 single_prefill_with_kv_cache_return_lse = functools.partial(single_prefill_with_kv_cache, return_lse=True)
 
 
+def count(op, argument, array):
+    """len(array), where it has one."""
+    try:
+        return len(array)
+    except TypeError:
+        raise refuse(op, argument, f"{argument}: expected an array of one dimension, got {array!r}") from None
+
+
 class _PrefillWrapper(Wrapper):
     """What paged and ragged prefill share: masks, the limits of CUDA graphs, options of plan()."""
 
@@ -160,6 +168,13 @@ class _PrefillWrapper(Wrapper):
                     text = f"{name} must be initialized with a torch.Tensor in cuda graph mode if we use custom mask in attention computation."
                     raise refuse("plan", name, text)
             homes["custom_mask_home"] = self._custom_mask_buf
+            if packed_custom_mask is not None:  # captured kernels read the buffer
+                size = count("plan", "packed_custom_mask", packed_custom_mask)
+                if size > len(self._custom_mask_buf):
+                    text = f"custom_mask_buf: expected {size} bytes or more, got {len(self._custom_mask_buf)}"
+                    raise refuse("plan", "custom_mask_buf", text)
+                self._custom_mask_buf[:size] = packed_custom_mask
+                packed_custom_mask = self._custom_mask_buf[:size]
         tile_qo_len = 0
         if graph and self._max_qo_len is not None:
             max_qo_len, tile_qo_len = self._max_qo_len, self._tile_qo_len  # captured kernels have the first plan's tile and sizes
@@ -318,12 +333,12 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
         """
         homes = {}
         qo, indptr, indices, last = qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len
-        if len(qo) != len(indptr):
+        if count("plan", "qo_indptr", qo) != count("plan", "paged_kv_indptr", indptr):
             text = f"The length of qo_indptr and paged_kv_indptr should be the same: {len(qo)} and {len(indptr)}"
             raise refuse("plan", "paged_kv_indptr", text)
         if self._use_cuda_graph and not _size_only:
             self._check_batch(len(qo) - 1)
-            if len(indices) > len(self._paged_kv_indices_buf):
+            if count("plan", "paged_kv_indices", indices) > len(self._paged_kv_indices_buf):
                 raise refuse("plan", "paged_kv_indices", "The length of paged_kv_indices exceeds the allocated buffer size.")
             homes = dict(
                 qo_indptr_home=self._qo_indptr_buf,
@@ -523,8 +538,9 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
         Options as in BatchPrefillWithPagedKVCacheWrapper.plan; fixed_split_size counts tokens. The output of an 8-bit q_data_type is
         bfloat16 unless o_data_type says otherwise.
         """
-        if len(kv_indptr) != len(qo_indptr):
-            raise refuse("plan", "kv_indptr", "The kv_indptr length should be equal to mask_indptr length.")
+        if count("plan", "kv_indptr", kv_indptr) != count("plan", "qo_indptr", qo_indptr):
+            text = f"The kv_indptr length should be equal to mask_indptr length: expected {len(qo_indptr)}, got {len(kv_indptr)}"
+            raise refuse("plan", "kv_indptr", text)
         dtypes = dtype_names(q_data_type, kv_data_type, o_data_type)
         if o_data_type is None and dtypes["o_data_type"] in ("e4m3", "e5m2"):
             dtypes["o_data_type"] = "bf16"
@@ -642,6 +658,8 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
                 if per_head(q_scale, k_scale, v_scale):
                     return self._run_per_head("run_ragged", q, (k, v), (q_scale, k_scale, v_scale), out, lse, return_lse, sinks, enable_pdl)
             if o_scale is not None:
+                if float(o_scale) == 0.0:
+                    raise refuse("run", "o_scale", "o_scale: expected a number other than 0, which divides the output, got 0")
                 v_scale = (1.0 if v_scale is None else float(v_scale)) / float(o_scale)
         plan = self._plan or self._planned()
         return plan.run_ragged(q, k, v, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, enable_pdl, variant)
