@@ -118,7 +118,7 @@ def test_variable_block_sparse(device, check, generator):
         check_lse(lse[own].T, ref_lse)
     given = torch.empty_like(out)
     assert wrapper.run(q, k, v, out=given) is given and torch.equal(given, out)
-    with pytest.raises(AssertionError, match="block_row_sz"):
+    with pytest.raises(flashinfer.InvalidArgument, match="block_row_sz"):
         wrapper.plan(mask, rows + torch.tensor([[1], [0]]), columns, heads, kv_heads, 64)
 
 

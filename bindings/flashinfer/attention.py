@@ -1,6 +1,8 @@
 """Attention of mixed batches in one plan, and with sinks: other names of paged prefill, whose plan takes any mix of requests."""
 
-from .prefill import BatchPrefillWithPagedKVCacheWrapper
+from . import _flashinfer
+from ._attention import is_tensor, refuse
+from .prefill import BatchPrefillWithPagedKVCacheWrapper, count
 
 __all__ = ["BatchAttention", "BatchAttentionWithAttentionSinkWrapper"]
 
@@ -19,7 +21,18 @@ class BatchAttention:
              sm_scale=None, logits_soft_cap=None, q_data_type="bfloat16", kv_data_type="bfloat16", use_profiler=False, **options):  # fmt: skip
         """Request i has the query rows qo_indptr[i] to qo_indptr[i + 1] and kv_len_arr[i] keys, in the pages
         kv_indices[kv_indptr[i] : kv_indptr[i + 1]]. Further options are those of BatchPrefillWithPagedKVCacheWrapper.plan."""
-        last_page_len = (kv_len_arr - 1) % page_size + 1
+        if count("plan", "kv_len_arr", kv_len_arr) != count("plan", "kv_indptr", kv_indptr) - 1:
+            raise refuse("plan", "kv_len_arr", f"kv_len_arr: expected batch_size={len(kv_indptr) - 1} entries, got {len(kv_len_arr)}")
+        for name, array in {"kv_indptr": kv_indptr, "kv_len_arr": kv_len_arr}.items():
+            if not is_tensor(array):
+                raise TypeError(f"plan: {name}: expected a tensor, got {type(array).__name__}")
+        pages = kv_indptr[1:] - kv_indptr[:-1]
+        last_page_len = kv_len_arr - (pages - 1) * page_size
+        if _flashinfer.describe(last_page_len)["device"] == "cpu":
+            for request, (kv_len, num_pages, last) in enumerate(zip(kv_len_arr.tolist(), pages.tolist(), last_page_len.tolist())):
+                if kv_len < 0 or (num_pages if kv_len == 0 else not 1 <= last <= page_size):
+                    expected = f"lengths that end in the last of a request's pages, {num_pages} of {page_size} tokens"
+                    raise refuse("plan", "kv_len_arr", f"kv_len_arr: expected {expected}, got {kv_len} for request {request}")
         self._planned_cap = logits_soft_cap or 0.0
         self._wrapper.plan(qo_indptr, kv_indptr, kv_indices, last_page_len, num_qo_heads, num_kv_heads, head_dim_qk, page_size, head_dim_vo, causal=causal,
                            sm_scale=sm_scale, logits_soft_cap=logits_soft_cap, q_data_type=q_data_type, kv_data_type=kv_data_type, **options)  # fmt: skip
@@ -27,9 +40,10 @@ class BatchAttention:
     def run(self, q, kv_cache, out=None, lse=None, k_scale=None, v_scale=None, logits_soft_cap=0.0, profiler_buffer=None, kv_cache_sf=None):
         """(out, lse), as BatchPrefillWithPagedKVCacheWrapper.run_return_lse. logits_soft_cap is the one that counts; plan() must
         have had one too."""
-        if logits_soft_cap > 0.0 and self._planned_cap <= 0.0:
-            raise ValueError("run: logits_soft_cap used in kernel run but not provided in plan()")
         w = self._wrapper
+        w._planned()
+        if logits_soft_cap > 0.0 and self._planned_cap <= 0.0:
+            raise refuse("run", "logits_soft_cap", "logits_soft_cap used in kernel run but not provided in plan()")
         w._change(w._causal, "NONE", -1, logits_soft_cap, w._sm_scale, None, None)
         return w.run(q, kv_cache, out=out, lse=lse, return_lse=True, k_scale=k_scale, v_scale=v_scale, kv_cache_sf=kv_cache_sf)
 

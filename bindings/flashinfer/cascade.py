@@ -1,9 +1,9 @@
 """Attention over unions of key sets, and of a batch whose requests share prefixes."""
 
-from ._attention import is_jax
+from ._attention import is_jax, refuse
 from ._flashinfer import merge_state, merge_state_in_place, merge_states
 from .decode import BatchDecodeWithPagedKVCacheWrapper
-from .prefill import BatchPrefillWithPagedKVCacheWrapper, single_prefill_with_kv_cache_return_lse
+from .prefill import BatchPrefillWithPagedKVCacheWrapper, count, single_prefill_with_kv_cache_return_lse
 
 __all__ = [
     "BatchDecodeWithSharedPrefixPagedKVCacheWrapper",
@@ -34,10 +34,13 @@ class MultiLevelCascadeAttentionWrapper:
 
     def __init__(self, num_levels, float_workspace_buffer, kv_layout="NHD", use_cuda_graph=False, qo_indptr_buf_arr=None,
                  paged_kv_indptr_buf_arr=None, paged_kv_indices_buf_arr=None, paged_kv_last_page_len_buf_arr=None):  # fmt: skip
+        if not isinstance(num_levels, int) or num_levels < 1:
+            raise refuse("MultiLevelCascadeAttentionWrapper", "num_levels", f"num_levels: expected at least 1, got {num_levels!r}")
         buffers = (qo_indptr_buf_arr, paged_kv_indptr_buf_arr, paged_kv_indices_buf_arr, paged_kv_last_page_len_buf_arr)
         for name, of_levels in zip(("qo_indptr", "paged_kv_indptr", "paged_kv_indices", "paged_kv_last_page_len"), buffers):
             if use_cuda_graph and (of_levels is None or len(of_levels) != num_levels):
-                raise ValueError(f"MultiLevelCascadeAttentionWrapper: {name}_buf_arr: expected a buffer for each of {num_levels} levels in cudagraph mode")
+                text = f"{name}_buf_arr: expected a buffer for each of {num_levels} levels in cudagraph mode"
+                raise refuse("MultiLevelCascadeAttentionWrapper", f"{name}_buf_arr", text)
         levels = zip(*buffers) if use_cuda_graph else [(None,) * 4] * num_levels
         # One workspace serves all: levels run one after the other, and what must outlive a run lies in each plan's own memory.
         self._wrappers = [BatchPrefillWithPagedKVCacheWrapper(float_workspace_buffer, kv_layout, use_cuda_graph, *level) for level in levels]
@@ -54,9 +57,9 @@ class MultiLevelCascadeAttentionWrapper:
              page_size, causal=False, pos_encoding_mode="NONE", use_fp16_qk_reduction=False, sm_scale=None, window_left=-1,
              logits_soft_cap=None, rope_scale=None, rope_theta=None, q_data_type="float16", kv_data_type=None):  # fmt: skip
         arrays = (qo_indptr_arr, paged_kv_indptr_arr, paged_kv_indices_arr, paged_kv_last_page_len)
-        if any(len(array) != len(self._wrappers) for array in arrays):
-            raise ValueError(f"MultiLevelCascadeAttentionWrapper.plan: expected {len(self._wrappers)} entries of every array, one of each level, "
-                             f"got {[len(array) for array in arrays]}")  # fmt: skip
+        for name, array in zip(("qo_indptr_arr", "paged_kv_indptr_arr", "paged_kv_indices_arr", "paged_kv_last_page_len"), arrays):
+            if count("plan", name, array) != len(self._wrappers):
+                raise refuse("plan", name, f"{name}: expected an array for each of {len(self._wrappers)} levels, got {len(array)}")
         last = self._wrappers[-1]
         for wrapper, *level in zip(self._wrappers, *arrays):
             wrapper.plan(*level, num_qo_heads, num_kv_heads, head_dim, page_size, causal=causal and wrapper is last, pos_encoding_mode=pos_encoding_mode,

@@ -1,5 +1,6 @@
 """Attention to blocks of keys: a row of blocks is a request of paged prefill, whose pages are the blocks that it sees."""
 
+from ._attention import refuse
 from .prefill import BatchPrefillWithPagedKVCacheWrapper
 
 __all__ = ["BlockSparseAttentionWrapper", "VariableBlockSparseAttentionWrapper", "convert_bsr_mask_layout"]
@@ -13,6 +14,16 @@ def _host(array):
         if hasattr(array, name) and not isinstance(array, numpy.ndarray):
             array = getattr(array, name)()
     return numpy.asarray(array)
+
+
+def _check(holds, op, argument, expected, given):
+    if not holds:
+        raise refuse(op, argument, f"{argument}: expected {expected}, got {given}")
+
+
+def _check_shape(op, argument, array, shape):
+    given = getattr(array, "shape", None)
+    _check(given is not None and tuple(given) == shape, op, argument, f"shape {list(shape)}", type(array).__name__ if given is None else list(given))
 
 
 def convert_bsr_mask_layout(mask, indptr):
@@ -43,29 +54,40 @@ class BlockSparseAttentionWrapper:
         """Row i of blocks, query rows i * R to (i + 1) * R of M, sees the blocks of C keys of N that
         indices[indptr[i] : indptr[i + 1]] name. mask: bool [nnz, R, C] inside the blocks, or packed_mask, its bits in the layout of
         convert_bsr_mask_layout, little-endian, each row of blocks from a byte of its own. The bounds are read back."""
-        if block_mask is not None:
-            raise ValueError("plan: block_mask: expected None, for this is not one of FlashInfer's vsa backends")
+        _check(block_mask is None, "plan", "block_mask", "None, for this is not one of FlashInfer's vsa backends", "a mask")
         import numpy
 
+        for name, size in {"R": R, "C": C}.items():
+            _check(size >= 1, "plan", name, "blocks of at least 1", size)
+        _check(N % C == 0, "plan", "N", f"a multiple of C={C}", N)
         bounds, blocks = _host(indptr), _host(indices)
+        _check(bounds.ndim == 1 and bounds.size > 0, "plan", "indptr", "one dimension, a bound more than rows of blocks", f"shape {list(bounds.shape)}")
+        rises = bounds[0] == 0 and bounds[-1] <= blocks.size and (numpy.diff(bounds) >= 0).all()
+        _check(rises, "plan", "indptr", f"bounds that rise from 0 to at most len(indices)={blocks.size}", bounds.tolist())
+        _check(blocks.min(initial=0) >= 0, "plan", "indices", "blocks of 0 or more", blocks.min(initial=0))
         if blocks.size and (int(blocks.max()) + 1) * C > N:
-            raise ValueError(f"plan: indices: indices out of bound: block {int(blocks.max())} of {C} keys ends behind N={N}")
+            raise refuse("plan", "indices", f"indices out of bound: block {int(blocks.max())} of {C} keys ends behind N={N}")
+        num_rows = len(bounds) - 1
+        _check(0 <= M <= R * num_rows, "plan", "M", f"at most R * {num_rows} = {R * num_rows} query rows", M)
+        if mask is not None and packed_mask is None:
+            _check_shape("plan", "mask", mask, (len(blocks), R, C))
         qo_indptr = numpy.minimum(numpy.arange(len(bounds), dtype=numpy.int32) * R, M).astype(numpy.int32)
-        if int(qo_indptr[-1]) != M:
-            raise ValueError(f"plan: M: expected at most R * {len(bounds) - 1} = {R * (len(bounds) - 1)} query rows, got {M}")
-        self._shape = M, N, C
         self._wrapper.plan(qo_indptr, bounds, indices, numpy.full(len(bounds) - 1, C, numpy.int32), num_qo_heads, num_kv_heads, head_dim, C,
                            custom_mask=None if mask is None or packed_mask is not None else convert_bsr_mask_layout(mask, bounds),
                            packed_custom_mask=packed_mask, causal=causal, pos_encoding_mode=pos_encoding_mode, logits_soft_cap=logits_soft_cap,
                            sm_scale=sm_scale, rope_scale=rope_scale, rope_theta=rope_theta, q_data_type=q_data_type, kv_data_type=kv_data_type,
                            o_data_type=o_data_type)  # fmt: skip
+        self._shape = N, C
 
     begin_forward = plan
 
     def run(self, q, k, v, scale_q=None, scale_k=None, scale_v=None, out=None, lse=None, return_lse=False, enable_pdl=None):
         """out [M, num_qo_heads, head_dim], with return_lse also its log2-sum-exp. q [M, num_qo_heads, head_dim]; k, v [N, num_kv_heads, head_dim]."""
         self._wrapper._planned()
-        _, n, c = self._shape
+        n, c = self._shape
+        for name, x in {"k": k, "v": v}.items():
+            given = getattr(x, "shape", None)
+            _check(given and given[0] == n, "run", name, f"N={n} keys", type(x).__name__ if given is None else f"shape {list(given)}")
         pages = tuple(x.reshape(n // c, c, *x.shape[1:]) for x in (k, v))
         scales = () if scale_q is scale_k is scale_v is None else (scale_q, scale_k, scale_v)
         return self._wrapper.run(q, pages, *scales, out=out, lse=lse, return_lse=return_lse, enable_pdl=enable_pdl)
@@ -99,31 +121,43 @@ class VariableBlockSparseAttentionWrapper:
         [num_kv_heads, NB]: query rows and keys of the blocks; each head's sum to qo_len and kv_len. They are read back."""
         import numpy
 
+        _check(num_kv_heads >= 1 and num_qo_heads % num_kv_heads == 0, "plan", "num_qo_heads", f"a multiple of num_kv_heads={num_kv_heads}", num_qo_heads)
         mask, rows, columns = _host(block_mask_map).astype(bool), _host(block_row_sz), _host(block_col_sz)
-        qo_lens, kv_lens = set(rows.sum(1).tolist()), set(columns.sum(1).tolist())
-        if mask.shape != (num_kv_heads, rows.shape[1], columns.shape[1]) or len(qo_lens) != 1 or len(kv_lens) != 1:
-            raise AssertionError(f"plan: block_row_sz and block_col_sz: expected {num_kv_heads} heads whose blocks sum to one qo_len and one kv_len, got "
-                                 f"masks {mask.shape}, qo_len {sorted(qo_lens)}, kv_len {sorted(kv_lens)}")  # fmt: skip
-        (kv_len,) = kv_lens
+        lens = []
+        for name, sizes in {"block_row_sz": rows, "block_col_sz": columns}.items():
+            _check(sizes.ndim == 2 and sizes.shape[0] == num_kv_heads, "plan", name, f"shape [num_kv_heads={num_kv_heads}, blocks]", list(sizes.shape))
+            _check((sizes >= 0).all(), "plan", name, "sizes of 0 or more", sizes.min(initial=0))
+            sums = sizes.sum(1)
+            _check((sums == sums[0]).all(), "plan", name, "blocks of every head that sum to one length", sums.tolist())
+            lens.append(int(sums[0]))
+        qo_len, kv_len = lens
+        _check_shape("plan", "block_mask_map", mask, (num_kv_heads, rows.shape[1], columns.shape[1]))
         indices, counts = [], []
         for head in range(num_kv_heads):
             visible = mask[head][:, numpy.repeat(numpy.arange(columns.shape[1]), columns[head])]  # [MB, kv_len]
             indices.append(numpy.nonzero(visible)[1] + head * kv_len)
             counts.append(visible.sum(1))
         indptr = lambda lens: numpy.concatenate([[0], numpy.concatenate(lens).cumsum()]).astype(numpy.int32)
-        self._heads = num_qo_heads, num_kv_heads
         # A row of blocks of one KV head is a request, a key of one head a page.
         self._wrapper.plan(indptr(list(rows)), indptr(counts), numpy.concatenate(indices).astype(numpy.int32), numpy.ones(rows.size, numpy.int32),
                            num_qo_heads // num_kv_heads, 1, head_dim, 1, causal=causal, pos_encoding_mode=pos_encoding_mode,
                            logits_soft_cap=logits_soft_cap, sm_scale=sm_scale, rope_scale=rope_scale, rope_theta=rope_theta, q_data_type=q_data_type,
                            kv_data_type=kv_data_type)  # fmt: skip
+        self._sizes = num_qo_heads, num_kv_heads, qo_len, kv_len, head_dim
 
     begin_forward = plan
 
     def run(self, q, k, v, out=None, lse=None, return_lse=False, enable_pdl=None):
         """The output, with return_lse also its log2-sum-exp."""
         self._wrapper._planned()
-        (num_qo_heads, num_kv_heads), (qo_len, dim) = self._heads, q.shape[1:]
+        num_qo_heads, num_kv_heads, qo_len, kv_len, dim = self._sizes
+        _check_shape("run", "q", q, (num_qo_heads, qo_len, dim))
+        for name, x in {"k": k, "v": v}.items():
+            _check_shape("run", name, x, (num_kv_heads, kv_len, dim))
+        if out is not None:
+            _check_shape("run", "out", out, (num_qo_heads, qo_len, dim))
+        if lse is not None:
+            _check_shape("run", "lse", lse, (num_qo_heads, qo_len))
         group = num_qo_heads // num_kv_heads
         tokens = q.reshape(num_kv_heads, group, qo_len, dim).swapaxes(1, 2).reshape(num_kv_heads * qo_len, group, dim)
         pages = tuple(x.reshape(-1, 1, x.shape[-1]) for x in (k, v))
