@@ -21,6 +21,7 @@ def top_k_varlen(
     backend="auto",
     load_balance=True,
     workspace=None,
+    skip_check=False,
 ):
     """(indices, values) of the top_k largest elements of each row, in the order of their indices; values is None unless return_values.
 
@@ -29,7 +30,7 @@ def top_k_varlen(
     its tokens, and compress_ratio tokens an element. out_indices: [num_rows, top_k], int32, out_values: of logits' dtype; made if
     None. Places behind a row's last element hold -1 and 0.
 
-    One kernel serves every backend that FlashInfer names; it needs neither pre_idx nor a workspace.
+    One kernel serves every backend that FlashInfer names; it needs neither pre_idx nor a workspace, and checks are never skipped.
     """
     if backend not in _BACKENDS:
         raise refuse("top_k_varlen", "backend", f"backend: expected one of {', '.join(_BACKENDS)}, got {backend!r}")
@@ -41,3 +42,4 @@ def _is_backend_supported(backend, compute_capability=None):
 
 
 top_k_varlen.is_backend_supported = _is_backend_supported
+top_k_varlen.suitable_auto_backends = ["radix"]

@@ -34,11 +34,17 @@ FILES = [
     "tests/attention/test_workspace_size.py",
     "tests/utils/test_norm.py",
     "tests/utils/test_activation.py",
+    "tests/utils/test_topk.py",
+    "tests/topk_varlen/test_topk_varlen.py",
+    "tests/utils/test_logits_processor.py",
 ]
 
 # Test function (regular expression) -> why it cannot pass or run here.
 KNOWN = {
     r"nvfp4": "NVFP4 caches are not built yet",
+    r"test_multi_cta_reuses_dirty_cached_row_states": "asks for FlashInfer's private workspace: there is none here",
+    r"test_topk_varlen.*(lb_config|lb_max_batch_size|auto_gvr_knobs|backend_heuristic)": "FlashInfer's private choices of kernels",
+    r"test_topk_varlen.*test_input_validation": "wrong arguments raise InvalidArgument, not AssertionError",
     r"test_batch_decode_rejects_unequal_kv_strides": "K and V may have different strides here",
     r"test_layernorm_quant_invalid_inputs": "f16 and f32 inputs are taken here",
     r"multi_item_scoring": "multi-item scoring is not built yet",

@@ -87,8 +87,13 @@ def install():
         is_fa3_prefill_head_dim_supported=lambda *a, **k: True,
         determine_attention_backend=lambda *a, **k: "fa2",
         GPUArchitectureError=type("GPUArchitectureError", (Exception,), {}),
+        BackendSupportedError=type("BackendSupportedError", (Exception,), {}),
+        _cache_buf={},
     )
     module("cute_dsl", is_cute_dsl_available=lambda: False)
+    module("cute_dsl.utils", is_cute_dsl_available=lambda: False)
+    for path in ("topk_varlen", "topk_varlen.topk_varlen", "topk_varlen.kernels", "topk_varlen.kernels.config"):
+        module(path)
     module("cutile")
     module("cutile.cutile_common", is_cuda_tile_available=lambda: False)
     for path in ("gemm", "sampling", "quantization", "quantization.nvfp4_quantization_utils", "fp4_quantization", "moe_ep", "mla", "sparse", "pod"):
