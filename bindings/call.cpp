@@ -8,6 +8,7 @@
 
 #include <bindings/jax.hpp>
 #include <flashinfer/core/check.hpp>
+#include <flashinfer/core/math.hpp>
 
 namespace flashinfer::bindings {
 namespace {
@@ -102,6 +103,8 @@ TensorView Call::view_of(const char* argument, const dlpack::Tensor& t) const {
     view.strides[i] = t.strides ? t.strides[i] : packed;
     packed *= t.shape[i];
   }
+  if (packed == 0)  // of no element: CuPy calls them 0, but what looks at strides wants those of a dense tensor
+    for (int64_t i = t.ndim - 1, stride = 1; i >= 0; --i) view.strides[i] = stride, stride *= max(t.shape[i], int64_t(1));
   return view;
 }
 

@@ -1,5 +1,6 @@
 """Reading the tensors of every framework, refusing what has no readable memory, and making outputs."""
 
+import ctypes
 import gc
 import os
 import pickle
@@ -342,6 +343,18 @@ def test_cuda_arrays_name_their_stream(stream, monkeypatch):
     other = Lender(6, device=(2, 3))
     assert describe(other)["device"] == "cuda:3"
     assert other.streams == [1]
+
+
+def test_strides_of_empty_tensors():
+    """CuPy gives zeros."""
+
+    class Empty(Lender):
+        def __init__(self):
+            super().__init__(0, 5)
+            self.strides = (ctypes.c_int64 * 2)(0, 0)
+            self.loan.strides = self.strides
+
+    assert describe(Empty())["strides"] == (5, 1)
 
 
 def test_devices_must_agree_without_a_gpu():
