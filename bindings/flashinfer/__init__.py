@@ -18,6 +18,8 @@ _ADDED = {
     "prefill": "BatchPrefillWithPagedKVCacheWrapper BatchPrefillWithRaggedKVCacheWrapper single_prefill_with_kv_cache "
     "single_prefill_with_kv_cache_return_lse",
     "pod": "BatchPODWithPagedKVCacheWrapper PODWithPagedKVCacheWrapper",
+    "sampling": "min_p_sampling_from_probs sampling_from_logits sampling_from_probs top_k_sampling_from_probs "
+    "top_k_top_p_sampling_from_logits top_k_top_p_sampling_from_probs top_p_sampling_from_probs",
     "sparse": "BlockSparseAttentionWrapper VariableBlockSparseAttentionWrapper",
     "topk": "TopKTieBreak",
     "topk_varlen": "top_k_varlen",

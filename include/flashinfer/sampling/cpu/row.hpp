@@ -82,6 +82,32 @@ __attribute__((noinline)) inline void keep_prefix(Candidates& c, bool by_mass, u
   c.keep(low, int64_t(ceil_div(needed, max(each, uint64_t(1)))));
 }
 
+/// What a thread keeps between rows.
+struct RowScratch {
+  std::vector<float> values;
+  Candidates kept, top;
+
+  static RowScratch& of_thread() {
+    static thread_local RowScratch scratch;
+    return scratch;
+  }
+};
+
+/// A row as floats: where it lies, or converted into the scratch.
+template <class Isa>
+FLASHINFER_INLINE inline const float* floats_of(const void* rows, DType dtype, int64_t offset, int64_t size, RowScratch& scratch) {
+  if (dtype == DType::f32) return static_cast<const float*>(rows) + offset;
+  if (int64_t(scratch.values.size()) < size) scratch.values.resize(size_t(size));
+  float* values = scratch.values.data();
+  for_each_vec<Isa>(size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
+    if (dtype == DType::f16)
+      Isa::store(values + i, Isa::load(static_cast<const f16*>(rows) + offset + i, count...), count...);
+    else
+      Isa::store(values + i, Isa::load(static_cast<const bf16*>(rows) + offset + i, count...), count...);
+  });
+  return values;
+}
+
 /// Filters of one row, as sampling_params.hpp defines them; `vocab_size` and above for top_k, 1 for top_p and 0 for min_p are none.
 struct RowFilter {
   int64_t top_k = INT64_MAX;
@@ -89,13 +115,13 @@ struct RowFilter {
   bool joint = false;
 };
 
-template <class Isa, class T, RowValues kValues>
+template <class Isa, RowValues kValues>
 class Row {
  public:
   using F = typename Isa::F;
   static constexpr bool kLogits = kValues == RowValues::logits;
 
-  FLASHINFER_INLINE Row(const T* x, int64_t vocab_size, float temperature) : x_(x), size_(vocab_size) {
+  FLASHINFER_INLINE Row(const float* x, int64_t vocab_size, float temperature) : x_(x), size_(vocab_size) {
     F largest = Isa::set(-kInfinity), zero = Isa::set(0);  // zero becomes NaN with the first NaN
     for_each_vec<Isa>(size_, [&](int64_t i, auto... count) FLASHINFER_INLINE {
       F x = Isa::load(x_ + i, count...);
@@ -120,7 +146,7 @@ class Row {
   /// Nothing to weigh.
   bool empty() const { return empty_; }
   int64_t size() const { return size_; }
-  float value(int64_t i) const { return to_float(x_[i]); }
+  float value(int64_t i) const { return x_[i]; }
 
   float weight(float x) const {
     if constexpr (kLogits) {
@@ -291,7 +317,7 @@ class Row {
                              FLASHINFER_INLINE { Isa::store(c.weight.data() + i, weight(Isa::load(c.x.data() + i, count...)), count...); });
   }
 
-  const T* x_;
+  const float* x_;
   int64_t size_;
   float max_, scale_;
   bool has_nan_, empty_;

@@ -3,16 +3,10 @@
 
 #include <algorithm>
 
-#include <flashinfer/cpu/dispatch_dtype.hpp>
-#include <flashinfer/cpu/parallel_for.hpp>
 #include <flashinfer/sampling/cpu/race.hpp>
 #include <flashinfer/sampling/cpu/row.hpp>
 
 namespace flashinfer::cpu {
-
-struct SamplingScratch {
-  Candidates kept, top;
-};
 
 namespace detail {
 
@@ -36,11 +30,11 @@ inline void write_invalid(const SamplingParams& p, int64_t row) {
 
 }  // namespace detail
 
-template <class Isa, class T, RowValues kValues>
-FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, int64_t row, SamplingScratch& scratch) {
+template <class Isa, RowValues kValues>
+FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, DType input, int64_t row, RowScratch& scratch) {
   const int64_t input_row = p.input_row(row);
   const float temperature = p.temperature.at(row, input_row);
-  const Row<Isa, T, kValues> r(static_cast<const T*>(p.input) + input_row * p.input_stride, p.vocab_size, temperature);
+  const Row<Isa, kValues> r(floats_of<Isa>(p.input, input, input_row * p.input_stride, p.vocab_size, scratch), p.vocab_size, temperature);
   if (r.has_nan() || r.empty()) return detail::write_invalid(p, row);
 
   const int32_t top_k = p.top_k.at(row, input_row);
@@ -94,15 +88,13 @@ FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, int64_t row,
 }
 
 inline void sampling(const SamplingParams& p, RowValues values, DType input) {
-  dispatch_dtype<DType::f32, DType::f16, DType::bf16>(input, [&]<class T>(T) {
-    parallel_rows(p.num_rows, p.vocab_size, [&]<class Isa>(Isa, int64_t begin, int64_t end) FLASHINFER_INLINE {
-      static thread_local SamplingScratch scratch;
-      for (int64_t row = begin; row < end; ++row)
-        if (values == RowValues::logits)
-          sampling_row<Isa, T, RowValues::logits>(p, row, scratch);
-        else
-          sampling_row<Isa, T, RowValues::probs>(p, row, scratch);
-    });
+  parallel_rows(p.num_rows, p.vocab_size, [&]<class Isa>(Isa, int64_t begin, int64_t end) FLASHINFER_INLINE {
+    RowScratch& scratch = RowScratch::of_thread();
+    for (int64_t row = begin; row < end; ++row)
+      if (values == RowValues::logits)
+        sampling_row<Isa, RowValues::logits>(p, input, row, scratch);
+      else
+        sampling_row<Isa, RowValues::probs>(p, input, row, scratch);
   });
 }
 

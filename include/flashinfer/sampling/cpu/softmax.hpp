@@ -4,23 +4,23 @@
 #include <algorithm>
 #include <limits>
 
-#include <flashinfer/cpu/dispatch_dtype.hpp>
 #include <flashinfer/sampling/cpu/row.hpp>
 #include <flashinfer/sampling/softmax_params.hpp>
 
 namespace flashinfer::cpu {
 
-template <class Isa, class T>
-FLASHINFER_INLINE inline void softmax_row(const SoftmaxParams& p, int64_t row, Candidates& kept) {
+template <class Isa>
+FLASHINFER_INLINE inline void softmax_row(const SoftmaxParams& p, DType input, int64_t row, RowScratch& scratch) {
   const float temperature = p.temperature.at(row, row);
   float* output = p.output + row * p.output_stride;
-  const Row<Isa, T, RowValues::logits> r(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, temperature);
+  const float* x = floats_of<Isa>(p.input, input, row * p.input_stride, p.vocab_size, scratch);
+  const Row<Isa, RowValues::logits> r(x, p.vocab_size, temperature);
   if (r.has_nan()) return void(std::fill_n(output, p.vocab_size, std::numeric_limits<float>::quiet_NaN()));
   if (r.empty()) return void(std::fill_n(output, p.vocab_size, 0.0f));
   if (is_greedy(temperature)) {
-    uint64_t total = 0;
-    r.keep({.top_k = 1}, kept, total);
-    const int32_t first = p.vocab_size > 1 ? kept.index[0] : 0;
+    int64_t first = 0;
+    for (int64_t i = 1; i < p.vocab_size; ++i)
+      if (x[i] > x[first]) first = i;
     std::fill_n(output, p.vocab_size, 0.0f);
     output[first] = 1;
     return;
@@ -32,11 +32,8 @@ FLASHINFER_INLINE inline void softmax_row(const SoftmaxParams& p, int64_t row, C
 }
 
 inline void softmax(const SoftmaxParams& p, DType input) {
-  dispatch_dtype<DType::f32, DType::f16, DType::bf16>(input, [&]<class T>(T) {
-    parallel_rows(p.num_rows, p.vocab_size, [&]<class Isa>(Isa, int64_t begin, int64_t end) FLASHINFER_INLINE {
-      static thread_local Candidates kept;
-      for (int64_t row = begin; row < end; ++row) softmax_row<Isa, T>(p, row, kept);
-    });
+  parallel_rows(p.num_rows, p.vocab_size, [&]<class Isa>(Isa, int64_t begin, int64_t end) FLASHINFER_INLINE {
+    for (int64_t row = begin; row < end; ++row) softmax_row<Isa>(p, input, row, RowScratch::of_thread());
   });
 }
 
