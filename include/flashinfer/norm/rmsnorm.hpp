@@ -10,12 +10,10 @@
 // All strides but the innermost are free. The output may be the input itself; any other overlap with what is written is refused.
 #pragma once
 
-#include <flashinfer/core/check.hpp>
 #include <flashinfer/core/rows_of.hpp>
 #include <flashinfer/norm/cpu/rmsnorm.hpp>
 #include <flashinfer/norm/gpu/rmsnorm.hpp>
-#include <flashinfer/norm/quant_scale.hpp>
-#include <flashinfer/runtime/kernel_source.hpp>
+#include <flashinfer/norm/norm_check.hpp>
 
 namespace flashinfer {
 
@@ -25,15 +23,8 @@ namespace detail {
 inline void rmsnorm(const char* op, const TensorView& input, const TensorView* residual, const TensorView& weight, const TensorView& output,
                     const QuantScale* scale, float eps, float weight_bias, const Context& context) {
   const Check check(op);
-  check.rank("input", input, 2, 3);
-  check.dtype("input", input, {DType::f32, DType::f16, DType::bf16});
-  check.inner_stride("input", input);
-  check.device("input", input, context.device);
-  check.in_range("input", input.size(-1), int64_t(0), int64_t(INT32_MAX));
-  check.shape("weight", weight, {{"hidden_size", input.size(-1)}});
-  check.dtype("weight", weight, {input.dtype, DType::f32});
-  check.inner_stride("weight", weight);
-  check.device("weight", weight, context.device);
+  check_norm_input(check, input, context.device);
+  check_norm_weight(check, "weight", weight, input, context.device);
   if (residual) {
     check.same_shape("residual", *residual, "input", input);
     check.dtype("residual", *residual, input.dtype);
@@ -44,22 +35,9 @@ inline void rmsnorm(const char* op, const TensorView& input, const TensorView* r
                "memory that input or weight lies in");
     check.that(!overlap(*residual, output), "residual", "memory of its own", "memory that the output lies in");
   }
-  check.same_shape("out", output, "input", input);
-  if (scale)
-    check.dtype("out", output, {DType::e4m3, DType::e5m2});
-  else
-    check.dtype("out", output, input.dtype);
-  check.inner_stride("out", output);
-  check.writable("out", output);
-  check.device("out", output, context.device);
-  check.that(same_memory(input, output) || !overlap(input, output), "out", "input itself or memory of its own",
-             "memory that overlaps input");
+  check_norm_output(check, output, input, scale, context.device);
   check.that(!overlap(weight, output), "out", "memory of its own", "memory that weight lies in");
-  if (scale) {
-    scale->check(check, context.device);
-    check.that(!scale->tensor || !overlap(scale->tensor, output), "out", "memory of its own", "memory that scale lies in");
-  }
-  check.that(eps >= 0, "eps", "a number from 0 up", [&] { return std::to_string(eps); });
+  check_eps(check, eps);
   if (input.numel() == 0) return;
 
   RmsnormParams params;
