@@ -1,5 +1,7 @@
 """The other names of attention: mixed batches, sinks, prefill beside decode, block-sparse masks."""
 
+import threading
+
 import pytest
 import torch
 from reference import Batch, attention, check_lse
@@ -51,6 +53,29 @@ def test_sinks(device, check):
         ragged.run(batch.q, *batch.ragged(), sink)
     with pytest.raises(flashinfer.Unsupported, match="jit_args"):
         BatchPrefillWithRaggedKVCacheWrapper(workspace(device), jit_args=(*names[:11], "Mine", ""))
+
+
+def test_threads_share_a_workspace(device):
+    """Calls of several threads, of one wrapper or of two with one workspace, do not take each other's partial results."""
+    batch = Batch([1, 1], [3000, 2500], dtype=torch.float16, device=device)
+    caches, *lengths = batch.paged(16)
+    scratch, results = workspace(device), []
+    wrappers = [flashinfer.BatchDecodeWithPagedKVCacheWrapper(scratch) for _ in range(2)]
+    queries = [batch.q, 2 * batch.q]
+    for wrapper in wrappers:
+        wrapper.plan(*lengths, 8, 2, 64, 16)
+    expected = [wrapper.run(q, caches) for wrapper, q in zip(wrappers, queries)]
+
+    def use(i):
+        for _ in range(40):
+            results.append(torch.equal(wrappers[i % 2].run(queries[i % 2], caches), expected[i % 2]))
+
+    threads = [threading.Thread(target=use, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 160 and all(results)
 
 
 def test_prefill_beside_decode(device, check):

@@ -76,6 +76,9 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
+  /// For calls that write memory which calls of other threads may write too, such as a workspace: they take turns.
+  std::mutex turn;
+
   void run(Job& job) {
     {
       std::lock_guard lock(mutex_);

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <optional>
 #include <type_traits>
@@ -583,6 +584,9 @@ class VariantThread : AttentionThread {
 template <class Variant = BuiltinVariant<kAllVariants>>
   requires AttentionVariant<Variant>
 void attention(const AttentionParams& params, const AttentionProblem& problem, IsaLevel isa = best_isa()) {
+  // Partial results lie in a workspace that plans share. A GPU's stream orders their launches; here threads may come at once.
+  std::unique_lock<std::mutex> turn;
+  if (params.plan.max_slots > 0) turn = std::unique_lock(detail::ThreadPool::instance().turn);
   parallel_for(params.plan.header->num_workers, 1, [&](int64_t begin, int64_t end) {
     thread_local detail::AttentionScratch scratch;
     detail::VariantThread<Variant>(params, problem, isa, scratch).run(int32_t(begin), int32_t(end));
