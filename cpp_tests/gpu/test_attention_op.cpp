@@ -27,6 +27,9 @@ constexpr AttentionProblem invariant() {
 constexpr AttentionConfig kInvariantConfig = gpu::tune(invariant(), kDevice);
 constexpr DecodeConfig kDecode = gpu::tune_decode(kProblem, kDevice);
 static_assert(gpu::choose_backend(kProblem, kDevice) == AttentionBackend::decode);
+/// One request has two segments: a cluster each.
+constexpr DecodeConfig kCluster = gpu::tune_cluster(kDecode, 2, INT64_MAX, kDevice);
+static_assert(kCluster.cluster_blocks == 2);
 
 AttentionProblem with(AttentionProblem problem, AttentionBackend backend) {
   problem.backend = backend;
@@ -36,7 +39,7 @@ constexpr AttentionBackend kBackends[] = {AttentionBackend::generic, AttentionBa
 
 /// Runs the kernels of this test where they are launched.
 struct EmulatedKernels : RecordingKernels {
-  int plans = 0, runs = 0, decodes = 0, copies = 0;
+  int plans = 0, runs = 0, decodes = 0, clusters = 0, copies = 0;
   EmulatedKernels() : RecordingKernels(kDevice) {}
 
   template <class Kernel>
@@ -45,7 +48,7 @@ struct EmulatedKernels : RecordingKernels {
     ASSERT_EQ(bytes, sizeof(params));
     ASSERT_EQ(shape.block.x, unsigned(Kernel::kThreads));
     std::memcpy(&params, data, bytes);
-    emulation::Block::run_grid(shape.grid.x, shape.block.x, size_t(shape.smem_bytes), 1, [&] { Kernel::run(params); });
+    emulation::Block::run_grid(shape.grid.x, shape.block.x, size_t(shape.smem_bytes), 1, [&] { Kernel::run(params); }, shape.cluster.x);
   }
   void launch(const KernelId& id, const LaunchShape& shape, const void* params, size_t bytes, const Context&) override {
     constexpr gpu::AttentionPlanConfig kPlan;
@@ -55,6 +58,8 @@ struct EmulatedKernels : RecordingKernels {
       ++runs, run<gpu::AttentionKernel<kConfig>>(shape, params, bytes);
     else if (id.hash == kernel_id(kDecode).hash)
       ++runs, ++decodes, run<gpu::DecodeKernel<kDecode>>(shape, params, bytes);
+    else if (id.hash == kernel_id(kCluster).hash)
+      ++runs, ++clusters, run<gpu::DecodeKernel<kCluster>>(shape, params, bytes);
     else if (id.hash == kernel_id(kInvariantConfig).hash)
       ++runs, run<gpu::AttentionKernel<kInvariantConfig>>(shape, params, bytes);
     else
@@ -188,6 +193,19 @@ TEST(AttentionOp, OneCapturedLaunchServesOtherBatches) {
                                                     workspace.int_view(kGpu), {.reusable = true}, context);
     EXPECT_EQ(planned.plan.kv_indptr, home.kv_indptr.data());
     expect_near(run(planned, batch, context), on_cpu(kProblem, batch));
+  }
+}
+
+TEST(AttentionOp, ClustersTakeFewSegments) {
+  for (uint32_t seed = 1; seed < 5; ++seed) {
+    EmulatedKernels kernels;
+    const Context context{.device = kGpu, .kernels = &kernels};
+    Batch batch({int(seed % 3) + 1}, {seed == 4 ? 0 : 230 * int(seed)}, seed, 60);
+    Workspace workspace;
+    const PlannedAttention planned = plan_attention(kProblem, batch.lengths(seed % 2 ? Device{} : kGpu), {}, workspace.float_view(kGpu),
+                                                    workspace.int_view(kGpu), {}, context);
+    expect_near(run(planned, batch, context), on_cpu(kProblem, batch));
+    EXPECT_EQ(kernels.clusters, 1);
   }
 }
 

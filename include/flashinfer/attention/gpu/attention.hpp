@@ -91,7 +91,8 @@ void attention(const AttentionParams& params, const Config& config, const Contex
   if (const char* reason = detail::why_unaligned(params, config)) throw Unsupported("attention: " + std::string(reason));
   if (const char* reason = detail::why_too_far(params, config)) throw Unsupported("attention: " + std::string(reason));
   if (plan.max_workers <= 0) return;
-  const LaunchShape shape = {{uint32_t(plan.max_workers)}, {uint32_t(num_threads(config))}, smem_bytes(config), {}, context.pdl};
+  const LaunchShape shape = {
+      {uint32_t(num_blocks(plan, config))}, {uint32_t(num_threads(config))}, smem_bytes(config), {blocks_of_cluster(config)}, context.pdl};
   if (variant) {
     context.kernels->launch(detail::UserKernel<Config>{&config, variant}.id(), shape, &params, sizeof(params), context);
   } else {

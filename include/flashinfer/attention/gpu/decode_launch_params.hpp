@@ -25,9 +25,8 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
   if (!is_float16(c.q)) return "q must be f16 or bf16";
   if (c.kv != c.q && !is_float8(c.kv)) return "keys and values must have q's dtype or be e4m3 or e5m2";
   if (c.out != DType::f32 && !is_float16(c.out) && !is_float8(c.out)) return "the output must be f16, bf16, f32, e4m3 or e5m2";
-  const int multiple = is_float8(c.kv) ? 32 : 16;
-  if (c.head_dim_qk < 32 || c.head_dim_qk > 256 || c.head_dim_qk % multiple) return "head_dim_qk must be a multiple of 32 up to 256";
-  if (c.head_dim_vo < 32 || c.head_dim_vo > 256 || c.head_dim_vo % multiple) return "head_dim_vo must be a multiple of 32 up to 256";
+  if (c.head_dim_qk < 32 || c.head_dim_qk > 256 || c.head_dim_qk % 32) return "head_dim_qk must be a multiple of 32 up to 256";
+  if (c.head_dim_vo < 32 || c.head_dim_vo > 256 || c.head_dim_vo % 32) return "head_dim_vo must be a multiple of 32 up to 256";
   if (c.warps_q < 1 || c.warps_kv < 1 || c.warps_q * c.warps_kv > 8) return "1 to 8 warps compute";
   if (c.load_warps < 1 || c.load_warps > 4) return "1 to 4 warps load";
   if (c.q_tile % (8 * c.warps_q)) return "a warp's rows are a multiple of 8";

@@ -19,10 +19,21 @@ constexpr const char* why_invalid(const DecodeConfig& c, Arch arch) { return why
 /// Blocks that run on a multiprocessor at a time.
 constexpr int workers_per_sm(const DecodeConfig& c, const DeviceInfo&) { return c.blocks_per_sm; }
 
-/// What beginning and ending an item costs a block, in key tiles.
+/// What beginning and ending an item costs a block, in key tiles. From 1 to 8 the H200 shows no difference.
 constexpr int item_units(const DecodeConfig&) { return 4; }
-/// A worker is not worth its merge below this many keys.
+/// A worker is not worth its merge below this many keys: 1 x 1024 keys take 9.6 us with 64, 11 with 32 and 9.8 with 128 (H200).
 constexpr int min_keys_per_worker(const DecodeConfig&) { return 64; }
+
+/// As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
+constexpr void take_shared_memory(DecodeConfig& c, const DeviceInfo& device, int most_stages) {
+  for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
+    c.blocks_per_sm = blocks;
+    const int available = min(device.smem_per_block, device.smem_per_sm / blocks - 1024);
+    for (c.num_stages = most_stages; c.num_stages > max(c.warps_kv, 2) && smem_bytes(c) > available; c.num_stages -= c.warps_kv) {
+    }
+    if (smem_bytes(c) <= available) return;
+  }
+}
 
 /// The decode kernel of a problem. Rows of a tile: the least of 8, 16, 32 and 64 that holds a request's queries and their group.
 constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& device) {
@@ -35,7 +46,7 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
 
   const int64_t rows = int64_t(max(p.max_qo_len, int32_t(1))) * (p.num_qo_heads / max(p.num_kv_heads, int32_t(1)));
   c.q_tile = rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
-  // A stage of some 16 KB: long enough that its barriers cost nothing, short enough that groups of warps have two each.
+  // A stage of some 16 KB: long enough that its barriers cost nothing, short enough that every group of warps has one.
   const int token_bytes = 128 * (row_blocks(p.kv, p.head_dim_qk) + row_blocks(p.kv, p.head_dim_vo));
   c.kv_tile = token_bytes <= 256 ? 64 : token_bytes <= 640 ? 32 : 16;
   // Sixteen rows a warp where a thread has registers for their accumulators.
@@ -44,17 +55,38 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
   c.warps_kv = c.warps_q <= 2 ? 4 : 8 / c.warps_q;
   // Sixteen rows leave room for the scores of half as many keys where these are converted, or single logits are touched.
   if (rows_per_warp(c) == 16 && (is_float8(c.kv) || c.soft_cap || c.alibi || c.custom_mask)) c.kv_tile = max(c.kv_tile / 2, 16);
-  // As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
-  for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
-    c.blocks_per_sm = blocks;
-    const int available = min(device.smem_per_block, device.smem_per_sm / blocks - 1024);
-    for (c.num_items = c.q_tile == 8 ? 3 : 2, c.num_stages = 12 / c.warps_kv * c.warps_kv;
-         c.num_stages > max(c.warps_kv, 2) && smem_bytes(c) > available; c.num_stages -= c.warps_kv) {
-    }
-    if (smem_bytes(c) <= available) break;
-  }
+  // Loading warps on the H200, us with 1 / 2 / 4: 8 rows 73.3 / 72.8 / - (one kv head), e4m3 255.5 / 252.1 / -, 16 rows 491.3 / 488.7 / -,
+  // 64 rows, where one block has a multiprocessor for itself, 312 / 285 / 277.
+  c.load_warps = c.warps_q * c.warps_kv <= 4 ? 2 : 4;
+  c.num_items = c.q_tile == 8 ? 3 : 2;
+  take_shared_memory(c, device, 12 / c.warps_kv * c.warps_kv);
   return c;
 }
+
+/// The same with clusters of blocks that share a segment, where there are so few segments that cutting them and merging through global
+/// memory takes longer. `most_keys`: what requests have on average at most, as far as the host knows. On the H200, us with and without:
+/// 16 x 1024 keys x 8 heads 22.7 and 25.4, 16 x 8192 127 and 130 (clusters of 2, which are always resident); 1 x 1024 x 8 7.4 and 8.9 (of 8).
+/// Longer keys are better cut: clusters of 8 leave multiprocessors idle where their number in a GPC is no multiple of theirs, 1 x 8192 takes
+/// 19.1 with them and 18.2 without.
+constexpr DecodeConfig tune_cluster(const DecodeConfig& c, int64_t num_segments, int64_t most_keys, const DeviceInfo& device) {
+  if (device.arch.number < 90 || c.q_tile > 16 || c.blocks_per_sm < 2) return c;
+  DecodeConfig with = c;
+  if (2 * num_segments > device.num_sms && num_segments <= device.num_sms) with.cluster_blocks = 2;
+  if (8 * num_segments <= device.num_sms && most_keys <= 2048) with.cluster_blocks = 8;
+  if (with.cluster_blocks == 1) return c;
+  with.kv_tile = max(c.kv_tile / 2, 16);  // a share is short: the warps begin sooner
+  take_shared_memory(with, device, 2 * c.num_stages);
+  return with.blocks_per_sm == c.blocks_per_sm && why_invalid(with, device) == nullptr ? with : c;
+}
+
+/// Blocks of a launch.
+inline int32_t num_blocks(const AttentionPlan& plan, const AttentionConfig&) { return plan.max_workers; }
+inline int32_t num_blocks(const AttentionPlan& plan, const DecodeConfig& c) {
+  if (c.cluster_blocks == 1) return plan.max_workers;
+  return round_up(max(plan.max_workers, plan.batch_size * plan.num_heads() * c.cluster_blocks), c.cluster_blocks);
+}
+inline uint32_t blocks_of_cluster(const AttentionConfig&) { return 1; }
+inline uint32_t blocks_of_cluster(const DecodeConfig& c) { return uint32_t(c.cluster_blocks); }
 
 /// Why the decode kernel does not take a problem, or null: for those who ask for it by name.
 constexpr const char* why_not_decode(const AttentionProblem& p, const DeviceInfo& device) {
