@@ -32,6 +32,16 @@ bool to_dtype(xla::DataType type, DType& dtype) {
   return false;
 }
 
+constexpr size_t kXlaAlignment = 16;  // the most that may be asked for; what comes has 256
+
+/// An error that XLA itself gave, to be handed back.
+struct XlaError {
+  xla::Error* error;
+};
+void check(xla::Error* error) {
+  if (error) throw XlaError{error};
+}
+
 /// XLA refuses a handler of another version than its own; jaxlib's header tells it (flashinfer/jax.py).
 int version_major = 0, version_minor = 0;
 
@@ -55,6 +65,8 @@ xla::Error* handle(xla::CallFrame* frame) {
     for (const XlaOp* op = XlaOp::first(); op; op = op->next)
       if (std::strcmp(op->name, call.op()) == 0) return op->run(call), nullptr;
     throw InvalidArgument("jax", "op", "an op that jit knows", call.op());
+  } catch (const XlaError& e) {
+    return e.error;
   } catch (const InvalidArgument& e) {
     return error_of(*frame, xla::kInvalidArgument, e.what());
   } catch (const Unsupported& e) {
@@ -117,16 +129,6 @@ XlaCall::~XlaCall() {
   }
 }
 
-void XlaCall::check(xla::Error* error) const {
-  if (!error) return;
-  xla::ErrorMessageArgs message{sizeof(message), nullptr, error, nullptr};
-  frame_.api->error_message(&message);
-  const std::string text = message.message;
-  xla::ErrorDestroyArgs destroy{sizeof(destroy), nullptr, error};
-  frame_.api->error_destroy(&destroy);
-  throw CudaError(op_ + ": XLA: " + text);
-}
-
 TensorView XlaCall::view_of(const xla::Buffers& buffers, int i) const {
   if (i >= buffers.size) throw InvalidArgument(op(), "inputs", "buffer " + std::to_string(i), std::to_string(buffers.size) + " of them");
   const auto& buffer = *static_cast<const xla::Buffer*>(buffers.values[i]);
@@ -175,7 +177,7 @@ TensorView XlaCall::scratch(int64_t bytes) {
   if (memory.is_cpu()) {
     memory.data = ::operator new(size_t(memory.shape[0]), std::align_val_t(64));
   } else {
-    xla::MemoryArgs args{sizeof(args), nullptr, frame_.context, size_t(memory.shape[0]), 256, nullptr};
+    xla::MemoryArgs args{sizeof(args), nullptr, frame_.context, size_t(memory.shape[0]), kXlaAlignment, nullptr};
     check(frame_.api->memory_allocate(&args));
     memory.data = args.data;
   }

@@ -81,12 +81,6 @@ struct ErrorCreateArgs {
   const char* message;
   ErrorCode code;
 };
-struct ErrorMessageArgs {
-  size_t struct_size;
-  Extension* extensions;
-  Error* error;
-  const char* message;
-};
 struct ErrorDestroyArgs {
   size_t struct_size;
   Extension* extensions;
@@ -125,7 +119,7 @@ struct Api {
   Version version;
   const void* internal;
   Error* (*error_create)(ErrorCreateArgs*);
-  void (*error_message)(ErrorMessageArgs*);
+  void* error_text;
   void (*error_destroy)(ErrorDestroyArgs*);
   void* handler_register;
   Error* (*stream_get)(StreamGetArgs*);
@@ -173,7 +167,6 @@ class XlaCall {
  private:
   TensorView view_of(const xla::Buffers& buffers, int i) const;
   const void* find(const char* name, xla::AttrType type) const;
-  void check(xla::Error* error) const;
 
   const xla::CallFrame& frame_;
   std::string op_;

@@ -232,13 +232,12 @@ def test_declarations(tmp_path, where):
         ("Rets", "Buffers"): base + "size=size types=types rets=values",
         ("Attrs", "Attrs"): base + "size=size types=types names=names attrs=values",
         ("Error_Create_Args", "ErrorCreateArgs"): base + "message=message errc=code",
-        ("Error_GetMessage_Args", "ErrorMessageArgs"): base + "error=error message=message",
         ("Error_Destroy_Args", "ErrorDestroyArgs"): base + "error=error",
         ("Stream_Get_Args", "StreamGetArgs"): base + "ctx=context stream=stream",
         ("DeviceMemory_Allocate_Args", "MemoryArgs"): base + "ctx=context size=size alignment=alignment data=data",
         ("DeviceMemory_Free_Args", "MemoryFreeArgs"): base + "ctx=context size=size data=data",
         ("DeviceOrdinal_Get_Args", "DeviceOrdinalArgs"): base + "ctx=context device_ordinal=ordinal",
-        ("Api", "Api"): base + "api_version=version internal_api=internal XLA_FFI_Error_Create=error_create XLA_FFI_Error_GetMessage=error_message "
+        ("Api", "Api"): base + "api_version=version internal_api=internal XLA_FFI_Error_Create=error_create "
         "XLA_FFI_Error_Destroy=error_destroy XLA_FFI_Stream_Get=stream_get XLA_FFI_DeviceMemory_Allocate=memory_allocate "
         "XLA_FFI_DeviceMemory_Free=memory_free XLA_FFI_DeviceOrdinal_Get=device_ordinal",
         ("CallFrame", "CallFrame"): base + "api=api ctx=context stage=stage args=arguments rets=results attrs=attributes",
