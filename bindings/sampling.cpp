@@ -221,7 +221,7 @@ std::tuple<Tensor, Tensor, Tensor> chain_speculative_sampling(const Tensor& draf
 }
 
 const Family family{[](nb::module_& m) {
-  m.def("_draw", &draw, "op"_a, "from_logits"_a, "input"_a, "temperature"_a.none(), "top_k"_a.none(), "top_p"_a.none(), "min_p"_a.none(),
+  m.def("_draw", &draw, "op"_a, "from_logits"_a, "input"_a.none(), "temperature"_a.none(), "top_k"_a.none(), "top_p"_a.none(), "min_p"_a.none(),
         "filter_apply_order"_a, "indices"_a.none(), "generator"_a.none(), "check_nan"_a, "seed"_a.none(), "offset"_a.none(), "return_valid"_a,
         "return_logprobs"_a, "num_top_logprobs"_a, "raw_logprobs"_a, "return_probs"_a);
   m.def("softmax", &softmax, "logits"_a, "temperature"_a = nb::none(), "enable_pdl"_a = nb::none(), "out"_a = nb::none(),

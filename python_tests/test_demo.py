@@ -72,6 +72,43 @@ def test_greedy_tokens_equal_transformers(checkpoint, framework):
         assert request.generated == expected
 
 
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_sampled_tokens(checkpoint, framework):
+    """Each request draws with its own parameters and seed: the same tokens alone, in a crowd and after giving way; tokens that the filters
+    of transformers' own logits keep."""
+    folder, reference = checkpoint
+    arrays = NumPy("float32") if framework == "numpy" else Torch("float32", "cpu")
+    kinds = [{}, {"temperature": 1.3, "seed": 5}, {"temperature": 0.8, "top_k": 5, "seed": 6}, {"temperature": 2.0, "top_p": 0.3, "seed": 7},
+             {"temperature": 1.0, "min_p": 0.5, "seed": 8}, {"temperature": 1.3, "seed": 9}]
+
+    def serve(chosen, num_pages):
+        model = Llama.from_folder(folder, arrays, num_pages=num_pages, page_size=8)
+        engine = Engine(model, max_step_tokens=48)
+        requests = [Request(prompts()[3 + i % 4], 12, arrival=i, **kinds[i]) for i in chosen]
+        for request in requests:
+            engine.add(request)
+        engine.run()
+        return requests
+
+    crowd = serve(range(len(kinds)), 20)
+    assert any(request.preempted for request in crowd)
+    for i, request in enumerate(crowd):
+        assert serve([i], 64)[0].generated == request.generated
+        kind = kinds[i]
+        tokens = torch.tensor([request.tokens[:-1]])
+        with torch.no_grad():
+            logits = reference(tokens).logits[0, len(request.prompt) - 1 :].double()
+        probs = torch.softmax(logits / (kind.get("temperature") or 1e-6), -1)
+        drawn = torch.tensor(request.generated)
+        chosen = probs.gather(-1, drawn[:, None])
+        above = torch.where(probs > chosen * 1.001, probs, 0.0)  # what comes before the token drawn
+        assert ((above > 0).sum(-1) < (kind.get("top_k") or 503)).all()
+        assert (above.sum(-1) < kind.get("top_p", 1.0) + 1e-4).all()
+        assert (chosen[:, 0] > kind.get("min_p", 0.0) * probs.max(-1).values * 0.999).all()
+    assert crowd[1].generated != crowd[5].generated
+    assert len(set(crowd[1].generated)) > 6, "hardly random"
+
+
 def test_bfloat16_logits(checkpoint, device):
     """Prompt logits in bf16 are as close to the float32 model's as transformers' own bf16 logits are."""
     folder, reference = checkpoint
@@ -92,8 +129,9 @@ def test_bfloat16_logits(checkpoint, device):
 
 def test_command_line(tmp_path):
     save_checkpoint(tmp_path, tied=True, llama31=True)
-    ran = subprocess.run([sys.executable, "-m", "flashinfer.demo", "--model", str(tmp_path), "--framework", "numpy", "--max-new-tokens", "8", "--requests", "5"],
+    ran = subprocess.run([sys.executable, "-m", "flashinfer.demo", "--model", str(tmp_path), "--framework", "numpy", "--max-new-tokens", "8", "--requests", "5",
+                          "--temperature", "0.8", "--top-k", "50", "--top-p", "0.9", "--min-p", "0.01", "--seed", "3"],
                          capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
-    for shown in ("prefill tok/s", "decode tok/s", "KV pages", "Time by op", "0 in use now"):
+    for shown in ("prefill tok/s", "decode tok/s", "KV pages", "Time by op", "sampling", "0 in use now"):
         assert shown in ran.stdout

@@ -34,6 +34,7 @@ FILES = [
     "tests/attention/test_workspace_size.py",
     "tests/utils/test_norm.py",
     "tests/utils/test_activation.py",
+    "tests/utils/test_sampling.py",
     "tests/utils/test_topk.py",
     "tests/topk_varlen/test_topk_varlen.py",
     "tests/utils/test_logits_processor.py",

@@ -26,9 +26,13 @@ def options():
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: float32 on CPU, bfloat16 on CUDA")
     parser.add_argument("--requests", type=int, default=8, help="how many random requests, without --prompt")
     parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the most likely token, always")
+    parser.add_argument("--top-k", type=int, default=0, help="draw from the k most likely tokens; 0: from all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the most likely tokens that together have this probability")
+    parser.add_argument("--min-p", type=float, default=0.0, help="draw from tokens with at least this share of the most likely one's probability")
     parser.add_argument("--page-size", type=int, default=16)
     parser.add_argument("--pages", type=int, default=256, help="pages of the KV cache")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of random requests, and of what they draw: request i has seed + i")
     return parser.parse_args()
 
 
@@ -51,15 +55,18 @@ def choose_arrays(args):
 
 def make_requests(args, config, tokenizer):
     rng = random.Random(args.seed)
+    sampling = dict(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
     if args.prompt:
         if tokenizer is None:
             sys.exit("--prompt needs a --model folder with a tokenizer.json")
-        return [Request(tokenizer.encode(text).ids, args.max_new_tokens, name=text[:24]) for text in args.prompt]
+        return [Request(tokenizer.encode(text).ids, args.max_new_tokens, name=text[:24], seed=args.seed + i, **sampling)
+                for i, text in enumerate(args.prompt)]
     requests = []
     for i in range(args.requests):  # some at once, some while others decode
         length = rng.choice([5, 17, 64, 130, 300])
         prompt = [rng.randrange(config.vocab_size) for _ in range(length)]
-        requests.append(Request(prompt, rng.randint(args.max_new_tokens // 2, args.max_new_tokens), arrival=max(0, i - 3) * 6, name=f"request {i}"))
+        requests.append(Request(prompt, rng.randint(args.max_new_tokens // 2, args.max_new_tokens), arrival=max(0, i - 3) * 6,
+                                name=f"request {i}", seed=args.seed + i, **sampling))
     return requests
 
 

@@ -25,6 +25,9 @@ class NumPy:
     def index(self, values):
         return np.asarray(values, dtype=np.int32)
 
+    def array(self, values, dtype):
+        return np.asarray(values, dtype=dtype)
+
     def empty(self, *shape):
         return np.empty(shape, self.dtype)
 
@@ -36,9 +39,6 @@ class NumPy:
 
     def rows(self, table, ids):
         return np.ascontiguousarray(table[ids])
-
-    def greedy(self, logits):
-        return logits.astype(np.float32).argmax(axis=-1).tolist()
 
     def to_numpy(self, x):
         return np.asarray(x, dtype=np.float32)
@@ -65,6 +65,9 @@ class Torch:
     def index(self, values):
         return self.torch.from_numpy(np.asarray(values, dtype=np.int32)).to(self.device, non_blocking=True)
 
+    def array(self, values, dtype):
+        return self.torch.from_numpy(np.asarray(values, dtype=dtype)).to(self.device, non_blocking=True)
+
     def empty(self, *shape):
         return self.torch.empty(shape, dtype=self.dtype, device=self.device)
 
@@ -73,9 +76,6 @@ class Torch:
 
     def rows(self, table, ids):
         return table[ids]
-
-    def greedy(self, logits):
-        return logits.argmax(dim=-1).tolist()
 
     def to_numpy(self, x):
         return x.float().cpu().numpy()

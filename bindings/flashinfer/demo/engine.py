@@ -4,6 +4,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+import flashinfer
 from flashinfer.demo.model import Batch
 
 
@@ -11,6 +12,11 @@ from flashinfer.demo.model import Batch
 class Request:
     prompt: list
     max_new_tokens: int
+    temperature: float = 0.0  # greedy
+    top_k: int = 0  # 0: off, as 1 for top_p and 0 for min_p
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
     arrival: int = 0  # step at which it comes in
     name: str = ""
     generated: list = field(default_factory=list)
@@ -110,13 +116,23 @@ class Engine:
         if chosen:
             self.compute(chosen)
 
+    def sample(self, logits, requests):
+        """A token for each request. What it draws depends on its own seed and how far it is, not on who else is in the batch."""
+        array = self.model.arrays.array
+        with self.model.times("sampling"):
+            tokens = flashinfer.sampling.top_k_top_p_sampling_from_logits(
+                logits, array([r.top_k for r in requests], "int32"), array([r.top_p for r in requests], "float32"),
+                min_p=array([r.min_p for r in requests], "float32"), temperature=array([r.temperature for r in requests], "float32"),
+                seed=array([r.seed for r in requests], "int64"), offset=array([len(r.generated) for r in requests], "int64"))
+        return tokens.tolist()
+
     def compute(self, chosen):
         requests = [request for request, _ in chosen]
         token_ids = [token for request, count in chosen for token in request.tokens[request.num_cached : request.num_cached + count]]
         begin = time.perf_counter()
         logits = self.model.forward(Batch(token_ids, [count for _, count in chosen], [r.num_cached + count for r, count in chosen],
                                           [r.pages for r in requests], self.model.page_size))
-        next_tokens = self.model.arrays.greedy(logits)
+        next_tokens = self.sample(logits, requests)
         share = (time.perf_counter() - begin) / len(token_ids)
         for (request, count), token in zip(chosen, next_tokens):
             request.num_cached += count
