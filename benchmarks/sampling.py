@@ -101,9 +101,9 @@ def main():
             run("top_k = V, top_p = 1 from logits", sets, num_bytes, {
                 "ours": lambda x: sampling.top_k_top_p_sampling_from_logits(x, args.vocab_size, 1.0, **draw)})
             run("softmax", sets, 2 * num_bytes, {"ours": flashinfer.softmax, "torch": lambda x: x.softmax(-1)})
-            run("top_p_renorm_probs 0.9", probs, 2 * num_bytes, {
+            run("renorm of top_p 0.9", probs, 2 * num_bytes, {
                 "ours": lambda x: flashinfer.top_p_renorm_probs(x, 0.9), "torch sort": lambda x: sorted_probs(x, 0.9)})
-            run("top_k_renorm_probs 50", probs, 2 * num_bytes, {
+            run("renorm of top_k 50", probs, 2 * num_bytes, {
                 "ours": lambda x: flashinfer.top_k_renorm_probs(x, 50), "torch topk": lambda x: scattered(x, 50, 0.0, True)})
             run("top_k_mask_logits 50", sets, 2 * num_bytes, {
                 "ours": lambda x: flashinfer.top_k_mask_logits(x, 50), "torch topk": lambda x: scattered(x, 50, -torch.inf, False)})

@@ -7,6 +7,8 @@
 //   accepted, emitted  [batch_size]   i32, added to: steps that accept by themselves; tokens before the first rejection
 #pragma once
 
+#include <utility>
+
 #include <flashinfer/core/check.hpp>
 #include <flashinfer/runtime/kernel_source.hpp>
 #include <flashinfer/sampling/cpu/speculative.hpp>

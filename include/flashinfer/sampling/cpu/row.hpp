@@ -5,7 +5,6 @@
 // high, which the gathered elements themselves tell, the whole row is gathered.
 #pragma once
 
-#include <utility>
 #include <vector>
 
 #include <flashinfer/core/number.hpp>
@@ -145,7 +144,6 @@ class Row {
   bool has_nan() const { return has_nan_; }
   /// Nothing to weigh.
   bool empty() const { return empty_; }
-  int64_t size() const { return size_; }
   float value(int64_t i) const { return x_[i]; }
 
   float weight(float x) const {
@@ -163,7 +161,6 @@ class Row {
     }
   }
   /// What elements run their race with.
-  float race_weight(float x) const { return kLogits ? weight(x) : finite_prob(x); }
   FLASHINFER_INLINE F race_weight(const F& x) const {
     if constexpr (kLogits) return weight(x);
     return Isa::select(Isa::less(Isa::set(0), x), Isa::min(Isa::set(kLargestFloat), x), Isa::set(0));
@@ -227,7 +224,7 @@ class Row {
     if (by_value) c.keep(order_key(least), INT64_MAX);
     if (by_mass) {
       const uint64_t kept = c.mass(), goal = whole ? needed : needed_mass(filter.top_p, kept);
-      if (goal < kept) keep_prefix(c, true, goal);
+      if (goal <= kept) keep_prefix(c, true, goal);
     }
     return filtered;
   }
