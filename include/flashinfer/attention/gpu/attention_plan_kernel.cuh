@@ -20,7 +20,7 @@ struct AttentionPlanKernel {
   using Params = AttentionPlan;
   static constexpr int kThreads = kConfig.threads;
   static constexpr int kMinBlocks = 1;
-  static constexpr int kChunk = 2048;
+  static constexpr int kChunk = 1024;
   static constexpr int kWarps = kThreads / kWarpSize;
   static constexpr int kPerThread = kChunk / kThreads;
   static_assert(kChunk % kThreads == 0 && kWarps <= kWarpSize);
@@ -41,15 +41,14 @@ struct AttentionPlanKernel {
     ptx::griddep_launch_dependents();  // who reads the plan waits for the end of this grid
     for (int i = int(threadIdx.x); i < plan.max_slots; i += kThreads) plan.counters[i] = 0;
 
-    const AlikeRequests requests(plan);
     Counts total = {0, 0};
-    for (int first = 0; first < plan.batch_size; first += kChunk) total = total + count(plan, requests, first, smem);
+    for (int first = 0; first < plan.batch_size; first += kChunk) total = total + count(plan, first, smem);
     const int32_t num_pieces = total.units ? count_pieces(plan, total.units) : 0;
     if (threadIdx.x == 0) *plan.header = {total.units, num_pieces * plan.head_lanes, int32_t(total.slots)};
 
     Counts before = {0, 0};
     for (int first = 0; first < plan.batch_size; first += kChunk) {
-      const Counts chunk = plan.batch_size <= kChunk ? total : count(plan, requests, first, smem);
+      const Counts chunk = plan.batch_size <= kChunk ? total : count(plan, first, smem);
       place(plan, first, before, total.units, num_pieces, smem);
       before = before + chunk;
     }
@@ -87,8 +86,9 @@ struct AttentionPlanKernel {
     return counts;
   }
 
-  /// Fills smem.units and smem.slots for the requests from `first` on, and returns the chunk's sum.
-  static FLASHINFER_DEVICE Counts count(const AttentionPlan& plan, const AlikeRequests& requests, int first, Smem& smem) {
+  /// Fills smem.units and smem.slots for the requests from `first` on, and returns the chunk's sum. A call, for it stands in two loops.
+  __noinline__ static __device__ Counts count(const AttentionPlan& plan, int first, Smem& smem) {
+    const AlikeRequests requests(plan);
     const int num_requests = min(plan.batch_size - first, kChunk);
     const bool alike = plan.tiles_are_alike();
     int team = 1;  // lanes per request: all threads busy at any batch size
