@@ -16,7 +16,7 @@ using namespace topk_test;
 constexpr Device kGpu{DeviceType::cuda, 0};
 
 template <TopkConfig kConfig, class Op>
-void emulate(const Op& op) {
+void emulate(int capacity, const Op& op) {
   using Kernel = TopkKernel<kConfig>;
   RecordingKernels kernels({{80, 0}, 2, 163 << 10, 164 << 10, 40 << 20});
   op(Context{kGpu, nullptr, &kernels});
@@ -24,18 +24,20 @@ void emulate(const Op& op) {
   typename Kernel::Params params;
   ASSERT_EQ(kernels.launches[0].params.size(), sizeof(params));
   std::memcpy(&params, kernels.launches[0].params.data(), sizeof(params));
+  params.capacity = capacity;
   emulation::Block::run_grid(
-      unsigned(params.num_rows) * kConfig.cluster, unsigned(Kernel::kThreads), size_t(kConfig.smem_bytes()), 1,
+      unsigned(params.num_rows) * kConfig.cluster, unsigned(Kernel::kThreads), size_t(kConfig.smem_bytes(capacity)), 1,
       [&] { Kernel::run(params); }, kConfig.cluster);
 }
 
 template <TopkConfig kConfig>
-void expect_top_k(Values kind, int64_t num_rows, int64_t width, int64_t k, bool sorted, TieBreak tie_break, int64_t padding = 3) {
+void expect_top_k(int capacity, Values kind, int64_t num_rows, int64_t width, int64_t k, bool sorted, TieBreak tie_break,
+                  int64_t padding = 3) {
   using T = number_t<kConfig.input>;
   Rows<T> x(num_rows, width, kind, uint32_t(width + k), padding);
   std::vector<T> values(size_t(num_rows * k), from_float<T>(123));
   std::vector<int64_t> indices(size_t(num_rows * k), -7);
-  emulate<kConfig>([&](const Context& context) {
+  emulate<kConfig>(capacity, [&](const Context& context) {
     top_k(x.view(kGpu), k, TensorView(values.data(), dtype_v<T>, {num_rows, k}, kGpu),
           TensorView(indices.data(), DType::i64, {num_rows, k}, kGpu), sorted, tie_break, context);
   });
@@ -53,22 +55,22 @@ void expect_top_k(Values kind, int64_t num_rows, int64_t width, int64_t k, bool 
 }
 
 template <TopkConfig kConfig>
-void expect_all_kinds(int64_t width, int64_t k) {
+void expect_all_kinds(int64_t width, int64_t k, int capacity = 256) {
   for (Values kind : {Values::normal, Values::few, Values::flat, Values::masked, Values::ascending, Values::descending, Values::special})
     for (TieBreak tie_break : {TieBreak::small, TieBreak::large})
-      expect_top_k<kConfig>(kind, 2, width, k, tie_break == TieBreak::large, tie_break);
+      expect_top_k<kConfig>(capacity, kind, 2, width, k, tie_break == TieBreak::large, tie_break);
 }
 
-constexpr TopkConfig kSmall{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 1, .capacity = 256};
+constexpr TopkConfig kSmall{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 1};
 
 TEST(TopkKernel, RowsInRegisters) {
   expect_all_kinds<kSmall>(1501, 20);
-  expect_all_kinds<TopkConfig{.input = DType::f16, .threads = 256, .vecs = 2, .capacity = 256}>(2900, 64);
+  expect_all_kinds<TopkConfig{.input = DType::f16, .threads = 256, .vecs = 2}>(2900, 64);
 }
 
 TEST(TopkKernel, RowsOfManyWaves) {
   expect_all_kinds<kSmall>(9001, 20);
-  expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 512, .vecs = 4, .capacity = 1024}>(50001, 250);
+  expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 512, .vecs = 4}>(50001, 250, 1024);
 }
 
 TEST(TopkKernel, ManyOfARow) {
@@ -76,30 +78,31 @@ TEST(TopkKernel, ManyOfARow) {
   expect_all_kinds<kSmall>(240, 100);   // all are candidates
   expect_all_kinds<kSmall>(3000, 200);  // by radix, in shared memory
   expect_all_kinds<kSmall>(3000, 900);  // by radix, in global memory
+  expect_all_kinds<kSmall>(1501, 64, 1024);
 }
 
 TEST(TopkKernel, Clusters) {
-  constexpr TopkConfig kTwo{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 2, .capacity = 256};
-  constexpr TopkConfig kFour{.input = DType::bf16, .threads = 256, .vecs = 4, .cluster = 4, .capacity = 512};
+  constexpr TopkConfig kTwo{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 2};
+  constexpr TopkConfig kFour{.input = DType::bf16, .threads = 256, .vecs = 4, .cluster = 4};
   expect_all_kinds<kTwo>(3001, 20);
   expect_all_kinds<kTwo>(9001, 64);
   expect_all_kinds<kTwo>(9001, 100);
   expect_all_kinds<kTwo>(200, 250);
-  expect_all_kinds<kFour>(70003, 100);
+  expect_all_kinds<kFour>(70003, 100, 1024);
   expect_all_kinds<kFour>(130, 20);  // blocks without elements
 }
 
 TEST(TopkKernel, WholeRows) {
   for (int64_t width : {0, 1, 5, 200, 700})
     for (bool sorted : {false, true})
-      for (Values kind : {Values::normal, Values::special}) expect_top_k<kSmall>(kind, 3, width, 700, sorted, TieBreak::small);
+      for (Values kind : {Values::normal, Values::special}) expect_top_k<kSmall>(256, kind, 3, width, 700, sorted, TieBreak::small);
 }
 
 TEST(TopkKernel, RowsOfAnyAlignment) {
   for (int64_t padding : {0, 1, 2})
     for (int64_t width : {1021, 1022, 1023, 1024}) {
-      expect_top_k<kSmall>(Values::ascending, 4, width, 30, true, TieBreak::small, padding);
-      expect_top_k<kSmall>(Values::descending, 4, width, 30, false, TieBreak::small, padding);
+      expect_top_k<kSmall>(256, Values::ascending, 4, width, 30, true, TieBreak::small, padding);
+      expect_top_k<kSmall>(256, Values::descending, 4, width, 30, false, TieBreak::small, padding);
     }
 }
 
@@ -111,7 +114,7 @@ TEST(TopkKernel, MisleadingSamples) {
     for (int64_t i = 0; i < width; ++i)
       if (i / 128 % 5 == 0) x.at(0)[i] -= sign * 100;
     std::vector<int32_t> lengths{int32_t(width)}, offsets{1000}, out(size_t(k), -9);
-    emulate<kSmall>([&](const Context& context) {
+    emulate<kSmall>(256, [&](const Context& context) {
       top_k_ragged_transform(x.view(kGpu), TensorView(offsets.data(), DType::i32, {1}, kGpu),
                              TensorView(lengths.data(), DType::i32, {1}, kGpu), k, TensorView(out.data(), DType::i32, {1, k}, kGpu), {},
                              TieBreak::small, context);

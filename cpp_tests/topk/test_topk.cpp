@@ -159,7 +159,7 @@ TEST(TopKLaunch, AClusterARow) {
   const LaunchShape one = launched({90, 'a'}, 1, 128256, 64);
   EXPECT_EQ(one.cluster.x, 8u);
   EXPECT_EQ(one.grid.x, 8u);
-  EXPECT_EQ(one.block.x, 1024u);
+  EXPECT_EQ(one.block.x, 512u);
   EXPECT_EQ(launched({90, 'a'}, 1, 4096, 64).cluster.x, 1u);
   EXPECT_EQ(launched({80, 0}, 1, 128256, 64).cluster.x, 1u);
   const LaunchShape many = launched({90, 'a'}, 512, 128256, 64);
@@ -176,11 +176,12 @@ TEST(TopKTuning, EveryConfigFits) {
         for (int32_t k : {1, 64, 257, 2048, 100000}) {
           const DeviceInfo device = device_info_of({int16_t(number), 0});
           const TopkConfig c = gpu::tune(gpu::TopkProblem{DType::f32, num_rows, width, k}, device);
-          EXPECT_TRUE(is_power_of_two(c.capacity) && is_power_of_two(c.cluster));
-          EXPECT_LE(c.smem_bytes() + 10000, device.smem_per_block);
+          const int capacity = gpu::topk_capacity(gpu::TopkProblem{DType::f32, num_rows, width, k}, device);
+          EXPECT_TRUE(is_power_of_two(capacity) && is_power_of_two(c.cluster));
+          EXPECT_LE(c.smem_bytes(capacity), device.smem_per_block);
           EXPECT_LE(c.cluster, number >= 90 ? 8 : 1);
           if (k <= 1024) {
-            EXPECT_LE(k, c.max_candidate_k());
+            EXPECT_LE(4 * k, capacity);
           }
         }
 }
@@ -188,8 +189,8 @@ TEST(TopKTuning, EveryConfigFits) {
 TEST(TopKTuning, PrecompiledListHasNoSurprises) {
   std::set<std::string> texts;
   gpu::for_each_tuned_topk({90, 'a'}, [&](const TopkConfig& config) { texts.insert(text_of(config)); });
-  EXPECT_GE(texts.size(), 10u);
-  EXPECT_LE(texts.size(), 40u);
+  EXPECT_GE(texts.size(), 9u);
+  EXPECT_LE(texts.size(), 20u);
   EXPECT_TRUE(texts.count(text_of(TopkConfig{}))) << "the default config is not among them: " << text_of(TopkConfig{});
 }
 

@@ -32,6 +32,10 @@ struct TopkParams {
   int32_t page_table_rows = 0, page_table_width = 0;
   int32_t log2_page_size = 0;
 
+  /// Elements that a block has room for in shared memory. Up to a fourth of it is selected from candidates; for more, and where those do
+  /// not fit, the row is read several times.
+  int32_t capacity = 0;
+
   float padding = 0;  // of values behind the last element
   TieBreak tie_break = TieBreak::small;
   bool sorted = false;
@@ -95,19 +99,15 @@ struct TopkConfig {
 
   DType input = DType::f32;
   int32_t threads = 512;
-  int32_t vecs = 4;         // 16-byte loads that a thread has in flight
-  int32_t cluster = 1;      // blocks that share a row; more than one: SM90 up
-  int32_t capacity = 2048;  // candidates that the block has room for, a power of two
+  int32_t vecs = 4;     // 16-byte loads that a thread has in flight
+  int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
 
-  /// The greatest k that is selected from candidates; with more, and on rows whose candidates do not fit, the row is read several times.
-  FLASHINFER_HOST_DEVICE constexpr int max_candidate_k() const { return capacity / 4; }
-  FLASHINFER_HOST_DEVICE constexpr int smem_bytes() const {
-    return capacity * 8 + (8 << 10) + threads / 8 + 64;
-  }  // candidates, histogram, sums
+  /// Of shared memory, with room for `capacity` candidates: these, the histogram, sums.
+  FLASHINFER_HOST_DEVICE constexpr int smem_bytes(int capacity) const { return capacity * 8 + (8 << 10) + threads / 8 * 5 + 64; }
 
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("threads", threads), f("vecs", vecs), f("cluster", cluster), f("capacity", capacity);
+    f("input", input), f("threads", threads), f("vecs", vecs), f("cluster", cluster);
   }
 };
 

@@ -6,14 +6,16 @@
 
 namespace flashinfer::gpu {
 
-inline void topk(const TopkParams& params, DType input, const Context& context) {
+inline void topk(TopkParams params, DType input, const Context& context) {
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
-  const TopkConfig config = tune(TopkProblem{input, params.num_rows, params.width, params.k}, device);
+  const TopkProblem problem{input, params.num_rows, params.width, params.k};
+  const TopkConfig config = tune(problem, device);
+  if (params.capacity == 0) params.capacity = topk_capacity(problem, device);
   LaunchShape shape;
   shape.grid.x = uint32_t(params.num_rows * config.cluster);
   shape.block.x = uint32_t(config.threads);
   shape.cluster.x = uint32_t(config.cluster);
-  shape.smem_bytes = config.smem_bytes();
+  shape.smem_bytes = config.smem_bytes(params.capacity);
   shape.pdl = context.pdl;
   launch(config, shape, params, context);
 }

@@ -27,8 +27,8 @@ struct TopkKernel {
   using Params = TopkParams;
   using T = number_t<kConfig.input>;
   static constexpr int kThreads = kConfig.threads;
-  static constexpr int kMinBlocks = 1024 / kThreads;
-  static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster, kCapacity = kConfig.capacity;
+  static constexpr int kMinBlocks = kConfig.vecs > 4 ? 1 : 1024 / kThreads;
+  static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
   static constexpr int kVec = gpu::RowVectors<T>::kVec;
   static constexpr int kWarps = kThreads / gpu::kWarpSize;
   static constexpr int kSamples = kWarps * kVecs;  // chunks that registers hold
@@ -40,10 +40,10 @@ struct TopkKernel {
   struct Smem {
     gpu::RankSelectSmem<kThreads> select;
     uint64_t bound;
-    int count;  // candidates of this block, also those there was no room for
-    alignas(16) uint64_t candidates[kCapacity];
+    int count;                           // candidates of this block, also those there was no room for
+    alignas(16) uint64_t candidates[2];  // in truth as many as there is room for
   };
-  static_assert(sizeof(Smem) <= kConfig.smem_bytes());
+  static_assert(sizeof(Smem) - sizeof(Smem::candidates) <= kConfig.smem_bytes(0));
 
   static __device__ void run(const Params& p) {
     gpu::ptx::griddep_wait();
@@ -73,7 +73,7 @@ struct TopkKernel {
 
   __device__ void select() {
     const bool leads = rank_ == 0;
-    if (wanted_ == row_.length && (!p_.sorted || row_.length > kCapacity)) {  // all of them
+    if (wanted_ == row_.length && (!p_.sorted || row_.length > p_.capacity)) {  // all of them
       gpu::ptx::griddep_launch_dependents();
       if (!p_.sorted) {
         write_all(rank_, kCluster);
@@ -83,14 +83,25 @@ struct TopkKernel {
       }
       return;
     }
-    bool chosen = false;
-    if (p_.k <= kConfig.max_candidate_k() || row_.length <= kCapacity) {
-      uint64_t bound = collect();
+    uint64_t bound = 0;
+    int total = -1;  // candidates
+    if (p_.k <= p_.capacity / 4 || row_.length <= p_.capacity) {
+      bound = collect();
       gpu::ptx::griddep_launch_dependents();
-      const int total = gather(bound);
-      chosen = leads && cut(total, bound);
+      total = gather(bound);
     }
-    if (leads && !chosen) select_by_radix();
+    if (!leads) return;
+    bool sure = total >= wanted_ && total <= p_.capacity;
+    if (sure) {
+      gpu::sort_ranks<kThreads>(smem_.candidates, total, p_.capacity, smem_.select);
+      sure = smem_.candidates[wanted_ - 1] >= bound;
+    }
+    if (!sure && !select_by_radix()) return;  // written: too many for shared memory
+    if (sure != p_.sorted) {                  // candidates are sorted, or else in the order of their indices
+      if (sure) turn_candidates();
+      gpu::sort_ranks<kThreads>(smem_.candidates, wanted_, p_.capacity, smem_.select);
+    }
+    write_candidates(sure && !p_.sorted);
   }
 
   // ---- candidates ---------------------------------------------------------------------------------------------------
@@ -107,21 +118,21 @@ struct TopkKernel {
     if (!whole) prefetch();
     uint64_t bound = bound_of(held);
     for (bool in_registers = whole;; in_registers = false) {
-      const float limit = value_of_order_key<float>(key_of_rank(bound));
+      const Limits limits = limits_of(bound);
       if (in_registers) {
 #pragma unroll
-        for (int i = 0; i < kVecs; ++i) offer(held[i], sampled_vec(i), limit, bound);
+        for (int i = 0; i < kVecs; ++i) offer(held[i], sampled_vec(i), limits, bound);
       } else {
 #pragma unroll 1
         for (int chunk = warp; chunk < chunks_; chunk += kSamples) {
 #pragma unroll
           for (int i = 0; i < kVecs; ++i) held[i] = row_.load(vec_of(chunk + i * kWarps));
 #pragma unroll
-          for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(chunk + i * kWarps), limit, bound);
+          for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(chunk + i * kWarps), limits, bound);
         }
       }
       __syncthreads();  // count and candidates are complete
-      if (smem_.count <= kCapacity) return bound;
+      if (smem_.count <= p_.capacity) return bound;
       bound = raised();
     }
   }
@@ -135,9 +146,9 @@ struct TopkKernel {
   /// What as many of the candidates reach as are wanted: surely no more than the last chosen, and a fourth of those that did not fit.
   __device__ uint64_t raised() {
     const uint64_t bound = gpu::select_rank<kThreads>(
-        wanted_, wanted_ / 4,
+        wanted_, wanted_ / 4, 0,
         [&](const auto& count) {
-          for (int i = int(threadIdx.x); i < kCapacity; i += kThreads) count(smem_.candidates[i]);
+          for (int i = int(threadIdx.x); i < p_.capacity; i += kThreads) count(smem_.candidates[i]);
         },
         smem_.select);
     if (threadIdx.x == 0) smem_.count = 0;
@@ -154,7 +165,7 @@ struct TopkKernel {
 
   /// What a few more than the wanted elements of this block reach, as the elements held tell.
   __device__ uint64_t bound_of(const Vec (&held)[kVecs]) {
-    if (row_.length <= kCapacity && row_.length <= 2 * wanted_) {
+    if (row_.length <= p_.capacity && row_.length <= 2 * wanted_) {
       __syncthreads();  // the count is zero
       return 0;
     }
@@ -165,33 +176,29 @@ struct TopkKernel {
       wanted = min(wanted, int(share + 4 * share * gpu::ptx::rsqrt(share + 1)) + 5);
     }
     const int slack = wanted / 4;
-    uint64_t bound;
-    if (2 * wanted <= min(chunks_, kWarps) * gpu::kWarpSize) {  // few: the largest element of each thread will do
-      float best = -kInfinity;
-      int best_index = row_.first_index(sampled_vec(0));
+    // Few: the largest element of each thread will do. Many: every element, read again, from L1.
+    const bool few = 2 * wanted <= min(chunks_, kWarps) * gpu::kWarpSize;
+    float best = -kInfinity;
+    int best_index = row_.first_index(sampled_vec(0));
 #pragma unroll
-      for (int i = 0; i < kVecs; ++i) {
-        float x[kVec];
-        held[i].to_float(x);
+    for (int i = 0; i < kVecs; ++i) {
+      float x[kVec];
+      held[i].to_float(x);
 #pragma unroll
-        for (int j = 0; j < kVec; ++j)
-          if (x[j] > best) best = x[j], best_index = row_.first_index(sampled_vec(i)) + j;
-      }
-      bound = gpu::select_rank<kThreads, 32>(
-          wanted, slack,
-          [&](const auto& count) {
+      for (int j = 0; j < kVec; ++j)
+        if (x[j] > best) best = x[j], best_index = row_.first_index(sampled_vec(i)) + j;
+    }
+    const uint64_t bound = gpu::select_rank<kThreads>(
+        wanted, slack, 32,
+        [&](const auto& count) {
+          if (few) {
             if (sampled_vec(0) < row_.count) count(topk_rank(best, best_index, p_.tie_break));
-          },
-          smem_.select);
-    } else {  // read again, from L1: code for all that is held would spill registers
-      bound = gpu::select_rank<kThreads, 32>(
-          wanted, slack,
-          [&](const auto& count) {
+          } else {
 #pragma unroll 1
             for (int i = 0; i < kVecs; ++i) count_ranks(row_.load(sampled_vec(i)), sampled_vec(i), count);
-          },
-          smem_.select);
-    }
+          }
+        },
+        smem_.select);
     const bool ties = bound != 0 && smem_.select.above + smem_.select.count > wanted + slack;
     return ties ? bound_among_ties(held, value_of_order_key<float>(key_of_rank(bound)), wanted) : bound;
   }
@@ -226,10 +233,23 @@ struct TopkKernel {
   }
   __device__ bool is_inside(int index) const { return uint32_t(index) < uint32_t(row_.length); }
 
-  /// Takes the elements that reach the bound. `limit` is its value; NaN passes for what it is worth.
-  __device__ void offer(const Vec& held, int vec, float limit, uint64_t bound) {
+  /// The bound as what elements are compared with first. Elements of its value pass up to the index `last`, or from it on.
+  struct Limits {
+    float limit, above;
+    uint32_t last;
+  };
+  __device__ Limits limits_of(uint64_t bound) const {
+    const uint32_t key = key_of_rank(bound);
+    return {value_of_order_key<float>(key), value_of_order_key<float>(key + 1), uint32_t(topk_index(bound, p_.tie_break))};
+  }
+
+  /// Takes the elements that reach the bound. NaN passes for what it is worth.
+  __device__ void offer(const Vec& held, int vec, const Limits& limits, uint64_t bound) {
     float x[kVec];
     held.to_float(x);
+    const uint32_t first = uint32_t(max(row_.first_index(vec), 0));
+    const bool ties = p_.tie_break == TieBreak::small ? first <= limits.last : first + kVec > limits.last;
+    const float limit = ties ? limits.limit : limits.above;
     uint32_t hits = 0;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) ? 1u << j : 0u;
@@ -242,12 +262,12 @@ struct TopkKernel {
       const uint64_t rank = topk_rank(value, index, p_.tie_break);
       if (rank >= bound && is_inside(index)) {
         const int place = atomicAdd(&smem_.count, 1);
-        if (place < kCapacity) smem_.candidates[place] = rank;
+        if (place < p_.capacity) smem_.candidates[place] = rank;
       }
     }
   }
 
-  /// Brings the candidates of all blocks to the first. Returns their number; more than kCapacity: some are missing. The bound
+  /// Brings the candidates of all blocks to the first. Returns their number; more than p_.capacity: some are missing. The bound
   /// becomes the greatest of all blocks.
   __device__ int gather(uint64_t& bound) {
     if constexpr (kCluster == 1) {
@@ -264,7 +284,7 @@ struct TopkKernel {
         total += count;
         bound = max(bound, block.bound);
       }
-      if (rank_ > 0 && total <= kCapacity) {
+      if (rank_ > 0 && total <= p_.capacity) {
         uint64_t* first = Group::of(smem_.candidates, 0) + before;
         for (int i = int(threadIdx.x); i < smem_.count; i += kThreads) first[i] = smem_.candidates[i];
       }
@@ -273,28 +293,19 @@ struct TopkKernel {
     }
   }
 
-  /// Sorts the candidates and writes the first of them. False if they are not sure to contain the chosen.
-  __device__ bool cut(int total, uint64_t bound) {
-    if (total < wanted_ || total > kCapacity) return false;
-    gpu::sort_ranks<kThreads>(smem_.candidates, total);
-    if (smem_.candidates[wanted_ - 1] < bound) return false;
-    write_candidates(p_.sorted);
-    return true;
-  }
-
   // ---- radix --------------------------------------------------------------------------------------------------------
 
   /// Exact whatever the row holds and however many are wanted, by one block: up to six passes for the last rank chosen, one that
-  /// writes what reaches it in the order of the indices.
-  __device__ void select_by_radix() {
+  /// lists what reaches it in the order of the indices. False if the list had no room: it has been written instead, as it is to be.
+  __device__ bool select_by_radix() {
     const uint64_t bound = gpu::select_rank<kThreads>(
-        wanted_, 0,
+        wanted_, 0, 0,
         [&](const auto& count) {
 #pragma unroll 1
           for (int vec = int(threadIdx.x); vec < row_.count; vec += kThreads) count_ranks(row_.load(vec), vec, count);
         },
         smem_.select);
-    const bool fits = wanted_ <= kCapacity;
+    const bool fits = wanted_ <= p_.capacity;
     int written = 0;
     for (int first = 0; first < row_.count && written < wanted_; first += kThreads) {
       const int vec = first + int(threadIdx.x);
@@ -315,31 +326,30 @@ struct TopkKernel {
       written += total;
       __syncthreads();  // partial sums have been read
     }
-    if (!fits) {
-      write_rest();
-      if (p_.sorted) sort_written();
-      return;
-    }
-    if (p_.sorted) gpu::sort_ranks<kThreads>(smem_.candidates, wanted_);
-    write_candidates(true);
+    if (fits) return true;
+    write_rest();
+    if (p_.sorted) sort_written();
+    return false;
   }
 
   // ---- results ------------------------------------------------------------------------------------------------------
 
-  /// The first candidates, which are sorted: as they are, or in the order of their indices.
-  __device__ void write_candidates(bool as_they_are) {
+  /// The same candidates as numbers whose order is that of the indices.
+  __device__ void turn_candidates() {
     const bool small = p_.tie_break == TieBreak::small;
-    if (!as_they_are) {
-      auto turn = [&](uint64_t rank) { return uint64_t(small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank); };
-      for (int i = int(threadIdx.x); i < wanted_; i += kThreads) smem_.candidates[i] = turn(smem_.candidates[i]);
-      gpu::sort_ranks<kThreads>(smem_.candidates, wanted_);
+    __syncthreads();  // every thread has compared the last of the chosen with the bound
+    for (int i = int(threadIdx.x); i < wanted_; i += kThreads) {
+      const uint64_t rank = smem_.candidates[i];
+      smem_.candidates[i] = uint64_t(small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank);
     }
+  }
+  __device__ void write_candidates(bool turned) const {
     for (int i = int(threadIdx.x); i < wanted_; i += kThreads) {
       const uint64_t c = smem_.candidates[i];
-      if (as_they_are)
-        write(i, topk_index(c, p_.tie_break), key_of_rank(c));
-      else
+      if (turned)
         write(i, int(~uint32_t(c >> 32)), uint32_t(c));
+      else
+        write(i, topk_index(c, p_.tie_break), key_of_rank(c));
     }
     write_rest();
   }

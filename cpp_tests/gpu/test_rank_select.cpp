@@ -1,0 +1,96 @@
+// Selection among ranks and their sorting by a block, emulated: random ranks, ranks far apart, ranks of equal values.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include <cpp_tests/gpu/emulation/emulator.hpp>
+
+#include <flashinfer/gpu/dynamic_smem.cuh>
+#include <flashinfer/gpu/rank_select.cuh>
+
+namespace flashinfer {
+namespace {
+
+using Smem = gpu::RankSelectSmem<256>;
+
+enum class Kind { random, close, outlier, equal_values };
+
+std::vector<uint64_t> make_ranks(Kind kind, int count, uint32_t seed) {
+  std::mt19937_64 random(seed);
+  std::set<uint64_t> ranks;
+  while (int(ranks.size()) < count) {
+    const uint64_t x = random();
+    switch (kind) {
+      case Kind::random: ranks.insert(x); break;
+      case Kind::close: ranks.insert((uint64_t(0xc0000000) << 32) + x % (4 * uint64_t(count) + 4)); break;
+      case Kind::outlier: ranks.insert(ranks.empty() ? ~uint64_t(7) : uint64_t(0x80000000) << 32 | x >> 40); break;
+      case Kind::equal_values: ranks.insert(uint64_t(0xc0000000 + x % 3) << 32 | uint32_t(~(x >> 40))); break;
+    }
+  }
+  std::vector<uint64_t> shuffled(ranks.begin(), ranks.end());
+  std::shuffle(shuffled.begin(), shuffled.end(), random);
+  return shuffled;
+}
+
+constexpr Kind kKinds[] = {Kind::random, Kind::close, Kind::outlier, Kind::equal_values};
+
+TEST(RankSelect, SortsGreatestFirst) {
+  for (Kind kind : kKinds)
+    for (int count : {1, 2, 31, 64, 65, 300, 1000})
+      for (int room : {count, 2 * count}) {
+        std::vector<uint64_t> expected = make_ranks(kind, count, uint32_t(count)), sorted = expected;
+        std::sort(expected.begin(), expected.end(), std::greater<>());
+        sorted.resize(size_t(room));
+        emulation::Block::run_grid(1, 256, sizeof(Smem), 3, [&] {
+          gpu::sort_ranks<256>(sorted.data(), count, room, *reinterpret_cast<Smem*>(gpu::dynamic_smem()));
+        });
+        sorted.resize(size_t(count));
+        ASSERT_EQ(sorted, expected) << "kind " << int(kind) << ", count " << count << ", room " << room;
+      }
+}
+
+TEST(RankSelect, FindsTheKth) {
+  for (Kind kind : kKinds)
+    for (int count : {1, 40, 1000})
+      for (int k : {1, 7, 500, 1000, 1001})
+        for (int slack : {0, 20}) {
+          const std::vector<uint64_t> ranks = make_ranks(kind, count, uint32_t(count + k));
+          std::vector<uint64_t> found(256);
+          emulation::Block::run_grid(1, 256, sizeof(Smem), 3, [&] {
+            found[threadIdx.x] = gpu::select_rank<256>(
+                k, slack, 0,
+                [&](const auto& f) {
+                  for (int i = int(threadIdx.x); i < count; i += 256) f(ranks[size_t(i)]);
+                },
+                *reinterpret_cast<Smem*>(gpu::dynamic_smem()));
+          });
+          for (uint64_t bound : found) ASSERT_EQ(bound, found[0]);
+          const auto reached = std::count_if(ranks.begin(), ranks.end(), [&](uint64_t rank) { return rank >= found[0]; });
+          if (k > count) {
+            ASSERT_EQ(found[0], 0u);
+          } else {
+            ASSERT_GE(reached, k) << "kind " << int(kind) << ", count " << count;
+            ASSERT_LE(reached, k + slack) << "kind " << int(kind) << ", count " << count;
+          }
+        }
+}
+
+TEST(RankSelect, SumsBeforeAThread) {
+  std::vector<int> before(256), totals(256);
+  emulation::Block::run_grid(1, 256, sizeof(Smem), 5, [&] {
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    int total = 0;
+    before[threadIdx.x] = gpu::block_sum_before<256>(int(threadIdx.x * threadIdx.x % 17), total, smem.partial);
+    totals[threadIdx.x] = total;
+  });
+  int sum = 0;
+  for (unsigned i = 0; i < 256; ++i) {
+    ASSERT_EQ(before[i], sum);
+    sum += int(i * i % 17);
+  }
+  for (int total : totals) ASSERT_EQ(total, sum);
+}
+
+}  // namespace
+}  // namespace flashinfer
