@@ -17,7 +17,11 @@ namespace flashinfer {
 struct PortableScalar {
   using F = float;
   static FLASHINFER_HOST_DEVICE float set(float x) { return x; }
-  static FLASHINFER_HOST_DEVICE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#if defined(__CUDACC__)
+  static FLASHINFER_HOST_DEVICE float fma(float a, float b, float c) { return ::fmaf(a, b, c); }  // NVRTC has no __builtin_fmaf
+#else
+  static float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#endif
 };
 
 /// 2^f for |f| <= 1/2, relative error below 2e-7; exactly 1 at 0.
