@@ -211,6 +211,28 @@ def test_batch_invariant(device, check, mode, window_left):
         assert torch.equal(out, together[rows]) and torch.equal(some_lse, lse[rows])
 
 
+def test_plans_of_the_same_arguments(device, check):
+    """plan() with the arguments of last time reads lengths alone; other masks and lengths of queries are planned anew, in either wrapper."""
+    paged, ragged = BatchPrefillWithPagedKVCacheWrapper(workspace(device)), BatchPrefillWithRaggedKVCacheWrapper(workspace(device))
+    made = []
+    for seed in range(8):
+        qo_lens = [1 + (17 * seed * r) % 150 for r in range(1 + 3 * seed % 5)]
+        batch = Batch(qo_lens, [n + 40 * seed for n in qo_lens], dtype=torch.bfloat16, seed=seed, device=device)
+        options = {"causal": seed < 6, "window_left": 30 if seed % 8 > 2 else -1}
+        caches, *lengths = batch.paged(16)
+        paged.plan(**paged_plan(batch, *lengths, 16, **options))
+        assert paged._qo_indptr_last == sum(qo_lens) and paged._batch_size == len(qo_lens)
+        check(paged.run(batch.q, caches), batch.reference(**options)[0])
+        ragged.plan(**ragged_plan(batch, **options))
+        check(ragged.run(batch.q, *batch.ragged()), batch.reference(**options)[0])
+        made.append((paged._plan, ragged._plan))
+        for wrapper, plan in ((paged, paged_plan(batch, *lengths, 16, **options)), (ragged, ragged_plan(batch, **options))):
+            with pytest.raises(flashinfer.InvalidArgument, match="qo_indptr"):
+                wrapper.plan(**{**plan, "qo_indptr": plan["qo_indptr"].flip(0) + 1})
+    for which in zip(*made):
+        assert [a is b for a, b in zip(which, which[1:])] == [i not in (2, 5) for i in range(7)]
+
+
 def test_small_workspace(device, check):
     batch = Batch([3, 1], [1500, 3000], heads=(8, 2), dtype=torch.bfloat16, device=device)
     ref = batch.reference(causal=True)[0]

@@ -229,6 +229,17 @@ class Wrapper:
         self._int_workspace_buffer = result.int_workspace
         self._arguments, self._plan_of_folded = arguments, None
 
+    def _again(self, qo_indptr, kv_indptr, kv_indices, last_page_len, asked, options={}):
+        """Plans another batch for what the last plan() was asked, in one call. False: plan anew."""
+        if self._plan is None or not self._plan.again(qo_indptr, kv_indptr, kv_indices, last_page_len, asked, options):
+            return False
+        self._plan_of_folded = None
+        return True
+
+    def _was_asked(self, asked, options={}):
+        if self._arguments["q_data_type"] not in ("e4m3", "e5m2"):  # whose scales of heads take a second plan, of all arguments
+            self._plan.remember(asked, options)
+
     def _remember(self, causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta):
         self._options = causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta
         self._causal = causal

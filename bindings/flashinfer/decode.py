@@ -151,22 +151,15 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         and lengths on the device are read back to check that every request has that many tokens: fast_decode_plan does not.
         """
         asked = num_qo_heads, num_kv_heads, head_dim, page_size, *args
-        if self._again(indptr, indices, last_page_len, asked, options):
+        if self._again(None, indptr, indices, last_page_len, asked, options):
+            if not self._use_cuda_graph:
+                self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indptr, indices, last_page_len
             return
         named = _name_positional(type(self).__name__, args, options) if args else options
         self._plan_batch(indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, **named)
-        self._plan.remember(asked, options)
+        self._was_asked(asked, options)
 
     begin_forward = plan
-
-    def _again(self, indptr, indices, last_page_len, asked, options):
-        """Another batch for what the last plan() was asked, in one call. False: plan anew."""
-        if self._plan is None or not self._plan.again(None, indptr, indices, last_page_len, asked, options):
-            return False
-        if not self._use_cuda_graph:
-            self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indptr, indices, last_page_len
-        self._plan_of_folded = None
-        return True
 
     def _plan_batch(
         self,
@@ -229,9 +222,7 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
                 kv_indices_home=self._paged_kv_indices_buf,
                 last_page_len_home=self._paged_kv_last_page_len_buf,
             )
-            if in_place:
-                indptr, indices, last_page_len = homes.values()
-            else:
+            if not in_place:
                 indices = self._fill(self._paged_kv_indices_buf, indices, "indices")
                 indptr = self._fill(self._paged_kv_indptr_buf, indptr, "indptr")
                 last_page_len = self._fill(self._paged_kv_last_page_len_buf, last_page_len, "last_page_len")
@@ -400,20 +391,7 @@ def fast_decode_plan(
     """
     if q_len_per_req > 1 and self._use_tensor_cores and self._backend == "auto":
         raise refuse("fast_decode_plan", "q_len_per_req", "fast_decode_plan with q_len_per_req > 1 requires a prior plan() call")
-    if self._use_cuda_graph:
-        if len(last_page_len) > self._fixed_batch_size:
-            text = f"The batch size should be fixed in cudagraph mode: {len(last_page_len)} requests, {self._fixed_batch_size} at most"
-            raise refuse("plan", "last_page_len", text)
-        if len(indices) > len(self._paged_kv_indices_buf):
-            raise refuse("plan", "indices", "The size of indices should be less than or equal to the allocated buffer")
-    self._plan_batch(
-        indptr,
-        indices,
-        last_page_len,
-        num_qo_heads,
-        num_kv_heads,
-        head_dim,
-        page_size,
+    options = dict(
         pos_encoding_mode=pos_encoding_mode,
         window_left=window_left,
         logits_soft_cap=logits_soft_cap,
@@ -428,3 +406,18 @@ def fast_decode_plan(
         q_len_per_req=q_len_per_req,
         in_place=True,
     )
+    arrays = indptr, indices, last_page_len
+    if self._use_cuda_graph:
+        homes = self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf
+        if last_page_len is not homes[2] and len(last_page_len) > self._fixed_batch_size:
+            text = f"The batch size should be fixed in cudagraph mode: {len(last_page_len)} requests, {self._fixed_batch_size} at most"
+            raise refuse("plan", "last_page_len", text)
+        if indices is not homes[1] and len(indices) > len(homes[1]):
+            raise refuse("plan", "indices", "The size of indices should be less than or equal to the allocated buffer")
+        arrays = homes
+    asked = num_qo_heads, num_kv_heads, head_dim, page_size
+    if not self._again(None, *arrays, asked, options):
+        self._plan_batch(*arrays, *asked, **options)
+        self._was_asked(asked, options)
+    elif not self._use_cuda_graph:
+        self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = arrays

@@ -221,11 +221,14 @@ class _PrefillWrapper(Wrapper):
                     f"The total number of rows in qo_indptr {rows} in cuda graph mode cannot exceed the number of rows set during "
                     f"initialization {self._max_total_num_rows}.",
                 )
-        self._qo_indptr_last = rows
         self._num_qo_heads, self._num_kv_heads = heads
         if self._backend == "auto":
             self._backend = "fa2"  # one kernel family: the name that callers ask for
         self._remember(causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta)
+
+    @property
+    def _qo_indptr_last(self):
+        return None if self._plan is None else self._plan.total_qo_len
 
     def _check_batch(self, batch_size):
         if batch_size > self._fixed_batch_size:
@@ -331,8 +334,19 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
         needs the lengths on the host: those on the device are read back. fixed_split_size (pages of one partial result), disable_split_kv=True
         or batch_invariant=True: results do not depend on a request's neighbours.
         """
+        # All but the batch, and what is ignored.
+        asked = (
+            *(num_qo_heads, num_kv_heads, head_dim_qk, page_size, head_dim_vo, custom_mask, packed_custom_mask, causal, pos_encoding_mode),
+            *(sm_scale, window_left, logits_soft_cap, rope_scale, rope_theta, q_data_type, kv_data_type, o_data_type, prefix_len_ptr),
+            *(token_pos_in_items_ptr, max_item_len_ptr, max_token_per_sequence, fixed_split_size, disable_split_kv, batch_invariant),
+            *(max_qo_len, num_sms, _size_only),
+        )
+        arrays = qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len
+        if not self._use_cuda_graph and self._again(*arrays, asked):
+            self._qo_indptr_buf, self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = arrays
+            return
         homes = {}
-        qo, indptr, indices, last = qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len
+        qo, indptr, indices, last = arrays
         if count("plan", "qo_indptr", qo) != count("plan", "paged_kv_indptr", indptr):
             text = f"The length of qo_indptr and paged_kv_indptr should be the same: {len(qo)} and {len(indptr)}"
             raise refuse("plan", "paged_kv_indptr", text)
@@ -382,6 +396,7 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
         if not self._use_cuda_graph and not _size_only:
             self._qo_indptr_buf, self._paged_kv_indptr_buf = qo, indptr
             self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indices, last
+            self._was_asked(asked)
         return made
 
     begin_forward = plan
@@ -538,6 +553,15 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
         Options as in BatchPrefillWithPagedKVCacheWrapper.plan; fixed_split_size counts tokens. The output of an 8-bit q_data_type is
         bfloat16 unless o_data_type says otherwise.
         """
+        asked = (
+            *(num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo, custom_mask, packed_custom_mask, causal, pos_encoding_mode, window_left),
+            *(logits_soft_cap, sm_scale, rope_scale, rope_theta, q_data_type, kv_data_type, o_data_type, prefix_len_ptr),
+            *(token_pos_in_items_ptr, max_item_len_ptr, fixed_split_size, disable_split_kv, max_token_per_sequence, v_indptr, o_indptr),
+            *(batch_invariant, max_qo_len, num_sms, _size_only),
+        )
+        if not self._use_cuda_graph and self._again(qo_indptr, kv_indptr, None, None, asked):
+            self._qo_indptr_buf, self._kv_indptr_buf = qo_indptr, kv_indptr
+            return
         if count("plan", "kv_indptr", kv_indptr) != count("plan", "qo_indptr", qo_indptr):
             text = f"The kv_indptr length should be equal to mask_indptr length: expected {len(qo_indptr)}, got {len(kv_indptr)}"
             raise refuse("plan", "kv_indptr", text)
@@ -584,6 +608,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
         )
         if not self._use_cuda_graph and not _size_only:
             self._qo_indptr_buf, self._kv_indptr_buf = qo, kv
+            self._was_asked(asked)
         return made
 
     begin_forward = plan
