@@ -15,16 +15,20 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
-DType dtype_of(const char* argument, const std::string& name) {
+DType dtype_of(const char* op, const char* argument, const std::string& name) {
   for (DType dtype : {DType::f16, DType::bf16, DType::f32, DType::e4m3, DType::e5m2})
     if (name == flashinfer::name_of(dtype)) return dtype;
-  Check("plan").fail(argument, "float16, bfloat16, float32, float8_e4m3fn or float8_e5m2", name);
+  Check(op).fail(argument, "float16, bfloat16, float32, float8_e4m3fn or float8_e5m2", name);
 }
 
 /// None, a number, or a tensor of one element, which is read: on a device that waits for it.
 float scale_of(const char* op, const char* argument, nb::handle scale) {
   if (scale.is_none()) return 1.0f;
-  if (PyFloat_CheckExact(scale.ptr())) return float(PyFloat_AS_DOUBLE(scale.ptr()));
+  const auto finite = [&](double value) {
+    Check(op).that(std::isfinite(value), argument, "a finite number", [&] { return std::to_string(value); });
+    return float(value);
+  };
+  if (PyFloat_CheckExact(scale.ptr())) return finite(PyFloat_AS_DOUBLE(scale.ptr()));
   nb::object number = nb::borrow(scale);
   if (nb::hasattr(scale, "item")) {
     try {
@@ -39,7 +43,7 @@ float scale_of(const char* op, const char* argument, nb::handle scale) {
     PyErr_Clear();
     throw nb::type_error((std::string(op) + ": " + argument + ": expected a number or a tensor of one element").c_str());
   }
-  return float(value);
+  return finite(value);
 }
 
 TensorView without_dim(const TensorView& t, int dim, int64_t index) {
@@ -64,7 +68,11 @@ TensorView swapped(TensorView t, int a, int b) {
   return t;
 }
 
-TensorView flattened(const TensorView& t) { return TensorView(t.data, t.dtype, {t.numel()}, t.device); }
+/// The elements of a contiguous tensor, in one dimension.
+TensorView flattened(const Check& check, const char* argument, const TensorView& t) {
+  check.contiguous(argument, t);
+  return TensorView(t.data, t.dtype, {t.numel()}, t.device);
+}
 
 /// As [num_pages, page_size, num_kv_heads, head_dim]; caches of page size 1 may lack that dimension.
 TensorView paged_view(TensorView t, bool hnd) {
@@ -382,7 +390,8 @@ AttentionProblem problem_of(const std::string& q_dtype, const std::string& kv_dt
   AttentionProblem p;
   p.backend = backend_of(backend);
   if (kv_dtype == "u8") throw Unsupported("plan: kv_data_type: no kernel reads an NVFP4 (uint8) KV cache yet");
-  p.q = dtype_of("q_data_type", q_dtype), p.kv = dtype_of("kv_data_type", kv_dtype), p.out = dtype_of("o_data_type", o_dtype);
+  p.q = dtype_of("plan", "q_data_type", q_dtype), p.kv = dtype_of("plan", "kv_data_type", kv_dtype);
+  p.out = dtype_of("plan", "o_data_type", o_dtype);
   p.num_qo_heads = num_qo_heads, p.num_kv_heads = num_kv_heads;
   p.head_dim_qk = head_dim_qk, p.head_dim_vo = head_dim_vo;
   p.page_size = page_size;
@@ -417,6 +426,7 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   homes.kv_indices = home("paged_kv_indices_buf", kv_indices_home);
   homes.last_page_len = home("paged_kv_last_page_len_buf", last_page_len_home);
   const bool masked = custom_mask || packed_custom_mask;
+  check.that(page_size > 0 || !kv_indices, "page_size", "at least 1", [&] { return std::to_string(page_size); });
   const AttentionProblem problem =
       problem_of(q_data_type, kv_data_type, o_data_type, num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo, page_size, causal,
                  window_left, max_qo_len, batch_invariant, cut_len, logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope,
@@ -442,20 +452,19 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
     const PlannedAttention& planned = made.planned;
     Output packed;
     if (packed_custom_mask) {
-      packed.view = flattened(call.in("packed_custom_mask", *packed_custom_mask)), packed.object = packed_custom_mask->object;
+      packed.view = flattened(check, "packed_custom_mask", call.in("packed_custom_mask", *packed_custom_mask)), packed.object = packed_custom_mask->object;
       check.dtype("packed_custom_mask", packed.view, DType::u8);
       check.that(
           packed.view.numel() >= planned.mask_bytes, "packed_custom_mask",
           [&] { return std::to_string(planned.mask_bytes) + " bytes or more"; }, [&] { return std::to_string(packed.view.numel()); });
     } else {
       const TensorView mask = call.in("custom_mask", *custom_mask);
-      check.contiguous("custom_mask", mask);
       check.that(
           mask.numel() == planned.mask_bits, "custom_mask",
           [&] { return "sum of qo_len * kv_len = " + std::to_string(planned.mask_bits) + " elements"; },
           [&] { return "shape " + shape_of(mask); });
       const TensorView target = home("custom_mask_buf", custom_mask_home);
-      packed = custom_mask_home ? Output{flattened(target), custom_mask_home->object}
+      packed = custom_mask_home ? Output{flattened(check, "custom_mask_buf", target), custom_mask_home->object}
                                 : call.out("custom_mask", {}, DType::u8, {planned.mask_bytes});
       check.dtype("custom_mask_buf", packed.view, DType::u8);
       check.that(
@@ -465,7 +474,7 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
       const TensorView elements(const_cast<int64_t*>(planned.mask_elements), DType::i64, {entries}, planned.device);
       const TensorView bytes(const_cast<int32_t*>(planned.mask_indptr), DType::i32, {entries}, planned.device);
       nb::gil_scoped_release release;
-      segment_packbits(flattened(mask), elements, packed.view, bytes, BitOrder::little, context);
+      segment_packbits(flattened(check, "custom_mask", mask), elements, packed.view, bytes, BitOrder::little, context);
     }
     made.args.custom_mask = packed.view;
     made.held.push_back(packed.object);
@@ -486,8 +495,8 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
   const Check check(op);
   TensorView q = call.in("q", q_tensor);
   const TensorView keys = call.in("k", k_tensor), values = call.in("v", v_tensor);
-  const bool decode = q.ndim == 2;
-  check.rank("q", q, 2, 3);
+  const bool decode = op_name == "single_decode_with_kv_cache";
+  check.rank("q", q, decode ? 2 : 3);
   check.rank("k", keys, 3);
   check.rank("v", values, 3);
   refuse_fp4(op, keys, values);
@@ -500,7 +509,7 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
              "fewer than 2^31 tokens", [&] { return "shape " + shape_of(keys); });
   AttentionProblem p;
   p.q = q.dtype, p.kv = k.dtype;
-  p.out = o_data_type ? dtype_of("o_dtype", *o_data_type) : q.dtype;
+  p.out = o_data_type ? dtype_of(op, "o_dtype", *o_data_type) : q.dtype;
   p.num_qo_heads = int32_t(q.shape[1]), p.num_kv_heads = int32_t(k.shape[1]);
   p.head_dim_qk = int32_t(min(q.shape[2], int64_t(INT32_MAX))), p.head_dim_vo = int32_t(min(v.shape[2], int64_t(INT32_MAX)));
   p.page_size = 0;
@@ -526,16 +535,15 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
 
   Output packed;
   if (packed_custom_mask) {
-    packed.view = flattened(call.in("packed_custom_mask", *packed_custom_mask));
+    packed.view = flattened(check, "packed_custom_mask", call.in("packed_custom_mask", *packed_custom_mask));
   } else if (custom_mask) {
     const TensorView mask = call.in("custom_mask", *custom_mask);
-    check.contiguous("custom_mask", mask);
     check.that(
-        mask.numel() == q.shape[0] * k.shape[0], "custom_mask",
-        [&] { return "qo_len * kv_len = " + std::to_string(q.shape[0] * k.shape[0]) + " elements"; },
+        mask.numel() == q.shape[0] * k.shape[0] && (mask.ndim != 2 || mask.shape[1] == k.shape[0]), "custom_mask",
+        [&] { return "shape [qo_len=" + std::to_string(q.shape[0]) + ", kv_len=" + std::to_string(k.shape[0]) + "], or its elements in one dimension"; },
         [&] { return "shape " + shape_of(mask); });
     packed = call.out("custom_mask", {}, DType::u8, {packed_size(mask.numel())});
-    packbits(flattened(mask), packed.view, BitOrder::little, context);
+    packbits(flattened(check, "custom_mask", mask), packed.view, BitOrder::little, context);
   }
   args.custom_mask = packed.view;
   Output output, logsumexp;

@@ -96,6 +96,7 @@ TensorView Call::view_of(const char* argument, const dlpack::Tensor& t) const {
     default: check.fail(argument, "a tensor on the CPU or a CUDA device", "one on DLPack device type " + std::to_string(t.device.type));
   }
   view.data = static_cast<char*>(t.data) + t.byte_offset;
+  if (uintptr_t(view.data) % size_t(size_of(view.dtype)) != 0) check.fail(argument, "elements aligned to their size", "a tensor between them");
   view.ndim = t.ndim;
   int64_t packed = 1;
   for (int i = t.ndim - 1; i >= 0; --i) {

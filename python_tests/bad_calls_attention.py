@@ -1,5 +1,6 @@
 """Wrong arguments of attention, for test_bad_calls.py: of one request, of plan(), of run() and of the wrappers themselves."""
 
+import numpy as np
 import torch
 
 from flashinfer.decode import BatchDecodeWithPagedKVCacheWrapper
@@ -79,6 +80,15 @@ for op in (SINGLE_DECODE, SINGLE_PREFILL):
     bad(op, "kv_layout", {"kv_layout": "NDH"})
     bad(op, "pos_encoding_mode", {"pos_encoding_mode": "ROPE"})
     bad(op, "sinks", {"sinks": torch.ones(7)}, {"sinks": half(8)}, {"sinks": torch.ones(8, 1)}, {"sinks": torch.ones(16)[::2]})
+    for scale in ("q_scale", "k_scale", "v_scale") if op == SINGLE_DECODE else ("scale_q", "k_scale", "v_scale"):
+        bad(op, scale.replace("scale_q", "q_scale"), {scale: float("nan")}, {scale: torch.tensor(float("inf"))})
+    bad(op, "window_left", {"window_left": 2**31}, {"window_left": "1"})
+    bad(op, "sm_scale", {"sm_scale": "1"})
+bad(SINGLE_DECODE, "q", {"q": half(7, 8, 64)})
+bad(SINGLE_PREFILL, "q", {"q": half(8, 64)}, {"q": [1.0], "pos_encoding_mode": "ALIBI"})
+bad(SINGLE_PREFILL, "causal", {"causal": "yes"})
+bad(SINGLE_PREFILL, "scale_q", {"scale_q": torch.ones(3)})
+bad(SINGLE_PREFILL, "v_scale", {"v_scale": torch.ones(3)}, {"scale_v": torch.ones(16)})
 bad(SINGLE_DECODE, "q_scale", {"q_scale": "1"})
 bad(SINGLE_PREFILL, "k_scale", {"k_scale": 1.0, "scale_k": 1.0})
 bad(SINGLE_PREFILL, "v_scale", {"v_scale": object()})
@@ -87,18 +97,23 @@ bad(
     "custom_mask",
     {"custom_mask": torch.ones(139, dtype=torch.bool)},
     {"custom_mask": torch.ones(20, 7, dtype=torch.bool).T},
+    {"custom_mask": torch.ones(20, 7, dtype=torch.bool)},
     {"packed_custom_mask": torch.ones(17, dtype=torch.uint8)},
     {"packed_custom_mask": torch.ones(18, dtype=torch.int32)},
 )
+bad(SINGLE_PREFILL, "packed_custom_mask", {"packed_custom_mask": torch.ones(36, dtype=torch.uint8)[::2]}, {"packed_custom_mask": np.ones(18, np.uint8)[::-1]})
 bad(SINGLE_PREFILL, "o_dtype", {"o_dtype": "int8"}, {"o_dtype": torch.int32})
 
 # Plans.
 for op in (DECODE + ".plan", PAGED + ".plan", RAGGED + ".plan"):
     dim = "head_dim" if op.startswith(DECODE) else "head_dim_qk"
     bad(op, "num_qo_heads", {"num_qo_heads": 7}, {"num_qo_heads": 0})
+    bad(op, "num_qo_heads", {"num_qo_heads": 8.0}, {"num_qo_heads": "8"}, {"num_qo_heads": None}, {"num_qo_heads": 2**31})
+    bad(op, "num_sms", {"num_sms": -1}, {"num_sms": "1"})
+    bad(op, "fixed_split_size", {"fixed_split_size": "1"})
     bad(op, "num_kv_heads", {"num_kv_heads": 0}, {"num_kv_heads": -2})
     bad(op, "head_dim_qk", {dim: 60}, {dim: 0}, {dim: 520})
-    bad(op, "q_data_type", {"q_data_type": "int8"}, {"q_data_type": torch.int32})
+    bad(op, "q_data_type", {"q_data_type": "int8"}, {"q_data_type": torch.int32}, {"q_data_type": {}})
     bad(op, "kv_data_type", {"kv_data_type": "float12"})
     bad(op, "o_data_type", {"o_data_type": torch.int64})
     bad(op, "window_left", {"window_left": -5})
@@ -112,13 +127,15 @@ for op, (indptr, indices, last) in ((DECODE + ".plan", decode_names), (PAGED + "
     bad(op, "kv_indptr", {indptr: torch.tensor([0.0, 2.0, 3.0])}, {indptr: i32(0, 2, 3)[None]} if op.startswith(DECODE) else {indptr: half(3)})
     bad(op, "kv_indices", {indices: i32(4, -1, 2)}, {indices: i32(4, 0, 2)[:, None]}, {indices: half(3)}, {indices: torch.tensor([4, 0, 1 << 33])})
     bad(op, "last_page_len", {last: i32(0, 5)}, {last: i32(17, 5)}, {last: i32(4, -1)}, {last: i32(4, 5, 6)}, {last: half(2)})
-    bad(op, "page_size", {"page_size": -1})
+    bad(op, "page_size", {"page_size": -1}, {"page_size": 0})
+    bad(op, "int_workspace", lambda call: {"self": call["self"].reset_workspace_buffer(x := workspace(), x) or call["self"]})
     bad(op, "int_workspace", lambda call: {"self": call["self"].reset_workspace_buffer(workspace(), workspace(16)) or call["self"]})
 bad(DECODE + ".plan", "q_len_per_req", {"q_len_per_req": 0}, {"q_len_per_req": 2})
 bad(PAGED + ".plan", "qo_indptr", {"qo_indptr": i32(0, 4, 3)}, {"qo_indptr": i32(1, 2, 3)}, {"qo_indptr": half(3)})
 bad(PAGED + ".plan", "paged_kv_indptr", {"paged_kv_indptr": i32(0, 2)}, {"qo_indptr": i32(0, 3)})
 bad(PAGED + ".plan", "custom_mask", {"custom_mask": torch.ones(79, dtype=torch.bool)}, {"custom_mask": torch.ones(80, 2, dtype=torch.bool)[:, 0]})
 bad(PAGED + ".plan", "packed_custom_mask", {"packed_custom_mask": torch.ones(10, dtype=torch.uint8)}, {"packed_custom_mask": torch.ones(11)})
+bad(PAGED + ".plan", "packed_custom_mask", {"packed_custom_mask": torch.ones(24, dtype=torch.uint8)[::2]})
 bad(PAGED + ".plan", "max_qo_len", {"max_qo_len": -1})
 bad(RAGGED + ".plan", "qo_indptr", {"qo_indptr": i32(0, 4, 3)}, {"qo_indptr": i32(2, 2, 3)})
 bad(RAGGED + ".plan", "kv_indptr", {"kv_indptr": i32(0, 20)}, {"kv_indptr": i32(0, 20, 19)}, {"kv_indptr": i32(3, 20, 25)}, {"kv_indptr": half(3)})
@@ -131,8 +148,11 @@ for op in (DECODE + ".run", PAGED + ".run", RAGGED + ".run"):
     bad(op, "out", {"out": half(rows, 8, 72)}, {"out": torch.ones(rows, 8, 64)}, {"out": half(rows, 1, 64).expand(rows, 8, 64)}, {"out": half(rows, 8, 128)[..., ::2]})
     bad(op, "out", lambda call: {"out": call["q"]}, {"out": half(rows, 8, 64).to("meta")})
     bad(op, "lse", {"lse": torch.ones(rows, 9)}, {"lse": half(rows, 8)}, {"lse": torch.ones(rows, 1).expand(rows, 8)})
+    bad(op, "lse", lambda call: {"lse": call["q"].view(-1)[: 16 * len(call["q"])].view(torch.float32).view(-1, 8)})
+    bad(op, "lse", lambda call: {"out": (x := half(*call["q"].shape)), "lse": x.view(-1)[-16 * len(x) :].view(torch.float32).view(-1, 8)})
     bad(op, "sinks", {"sinks": torch.ones(7)}, {"sinks": half(8)})
-    bad(op, "k_scale", {"k_scale": object()})
+    bad(op, "k_scale", {"k_scale": object()}, {"k_scale": float("nan")})
+    bad(op, "v_scale", {"v_scale": float("nan")}, {"v_scale": torch.tensor(float("inf"))})
     bad(op, "plan", lambda call: {"self": type(call["self"])(workspace())})
 for op in (DECODE + ".run", PAGED + ".run"):
     caches = lambda k=half(5, 16, 2, 64), v=half(5, 16, 2, 64): {"paged_kv_cache": (k, v)}

@@ -1,5 +1,6 @@
 """The main job on real input: checkpoints that transformers wrote, generated token for token as transformers does."""
 
+import json
 import subprocess
 import sys
 
@@ -135,3 +136,73 @@ def test_command_line(tmp_path):
     assert ran.returncode == 0, ran.stderr
     for shown in ("prefill tok/s", "decode tok/s", "KV pages", "Time by op", "sampling", "0 in use now"):
         assert shown in ran.stdout
+
+
+def demo(*arguments):
+    from flashinfer.demo import __main__ as command
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["demo", "--framework", "numpy", "--max-new-tokens", "2", *map(str, arguments)])
+        command.main()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    save_checkpoint(tmp_path, tied=True, llama31=False)
+    tokenizer = Tokenizer(models.WordLevel({f"[w{i}]": i for i in range(503)}, unk_token="[w0]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_prompts_are_shown_as_they_are(folder, capsys):
+    """rich takes [b] and [/b] for markup."""
+    demo("--model", folder, "--prompt", "[/b] [w2]", "--prompt", "[b]")
+    shown = capsys.readouterr().out
+    assert "[/b] [w2] [w" in shown and "[b] [w" in shown
+
+
+def config(folder, **changes):
+    raw = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in raw.items() if value is not None}))
+
+
+def test_wrong_command_lines(folder, capsys):
+    """A line that says what is wrong, no traceback."""
+    with pytest.raises(SystemExit, match="No such file.*config.json"):
+        demo("--model", folder / "no")
+    with pytest.raises(SystemExit, match="expected at least one prompt token"):
+        demo("--model", folder, "--prompt", "")
+    with pytest.raises(SystemExit, match="512 positions, got 602 tokens"):
+        demo("--model", folder, "--prompt", "x " * 600, "--pages", 1000)
+    with pytest.raises(SystemExit, match="62 tokens need 4 pages of the KV cache, which has 3"):
+        demo("--model", folder, "--prompt", "x " * 60, "--pages", 3)
+    with pytest.raises(SystemExit, match="needs a --model"):
+        demo("--prompt", "x")
+    with pytest.raises(SystemExit, match="cuda needs torch"):
+        demo("--device", "cuda")
+    for option in ("--pages", "--page-size", "--requests", "--max-new-tokens"):
+        for value in (0, -3):
+            with pytest.raises(SystemExit):
+                demo(f"{option}={value}")
+            assert f"{option}: expected a number from 1 up, got {value}" in capsys.readouterr().err
+
+
+def test_wrong_checkpoints(folder):
+    config(folder, num_hidden_layers=4)
+    with pytest.raises(SystemExit, match="model.layers.3.* the checkpoint lacks it"):
+        demo("--model", folder)
+    config(folder, num_hidden_layers=3, quantization_config={"quant_method": "fp8"})
+    with pytest.raises(SystemExit, match="quantization_config is not supported"):
+        demo("--model", folder)
+    config(folder, quantization_config=None, hidden_size=None)
+    with pytest.raises(SystemExit, match="config.json: hidden_size is missing"):
+        demo("--model", folder)
+    config(folder, hidden_size=128)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for framework in ("numpy", "torch"):
+        with pytest.raises(SystemExit, match="model.safetensors: "):
+            demo("--model", folder, "--framework", framework)

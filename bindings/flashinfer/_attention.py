@@ -5,6 +5,7 @@ cannot be captured: pass numbers in CUDA graphs.
 """
 
 import functools
+import re
 
 from . import _flashinfer
 from ._flashinfer import InvalidArgument, Unsupported
@@ -34,9 +35,34 @@ def refuse(op, argument, text, kind=InvalidArgument):
     return error
 
 
-@functools.lru_cache(maxsize=None)
+def call(op, function, *args, **arguments):
+    """function(*args, **arguments). Where an argument is of a wrong type, the error names it: nanobind's lists what all should be."""
+    try:
+        return function(*args, **arguments)
+    except TypeError as error:
+        if "incompatible function arguments" not in str(error):
+            raise
+        types = dict(re.findall(r"(\w+): (\w+(?: \| None)?)", function.__nb_signature__[0][0]))
+        for name, value in arguments.items():
+            kind, _, optional = types.get(name, "").partition(" | ")
+            fits = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}.get(kind, (object,))
+            missing = value is None and not optional
+            if missing or value is not None and (not isinstance(value, fits) or kind == "int" and abs(value) >= 2**31):
+                expected = types[name].replace("int", "int of 32 bits")
+                raise TypeError(f"{op}: {name}: expected {expected}, got {value!r}") from None
+        raise
+
+
 def dtype_name(argument, dtype, op="plan"):
     """f16, bf16, ... of a torch, NumPy or ml_dtypes dtype, or of its name."""
+    try:
+        return _dtype_name(argument, dtype, op)
+    except TypeError:
+        raise refuse(op, argument, f"{argument}: expected a dtype or the name of one, got {dtype!r}") from None
+
+
+@functools.lru_cache(maxsize=None)
+def _dtype_name(argument, dtype, op):
     text = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
     name = _DTYPES.get(text.rpartition(".")[2])
     if name is None:
@@ -95,8 +121,10 @@ def cut_of(batch_invariant, fixed_split_size, disable_split_kv, page_size):
     """(batch_invariant, cut_len): a split of fixed size, or none, is what makes a request's result its own."""
     if disable_split_kv:
         return True, 0
+    if fixed_split_size is not None and not isinstance(fixed_split_size, int):
+        raise TypeError(f"plan: fixed_split_size: expected int, got {fixed_split_size!r}")
     if fixed_split_size is not None and fixed_split_size > 0:
-        return True, fixed_split_size * max(page_size, 1)
+        return True, min(fixed_split_size * max(page_size, 1), 2**30)
     return batch_invariant, _CUT_LEN if batch_invariant else 0
 
 
@@ -105,25 +133,31 @@ def per_head(*scales):
     return any(getattr(scale, "ndim", 0) and scale.shape[-1] > 1 for scale in scales)
 
 
-def _of_query_heads(scale, num_qo_heads, device):
+def _of_query_heads(op, argument, scale, like):
     """A scale of the whole tensor, of query heads or of the key heads that they read, as [num_qo_heads, 1]."""
     import torch
 
-    scale = torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float32, device=device).reshape(-1)
+    if not torch.is_tensor(like):
+        raise Unsupported(f"{op}: {argument}: scales of heads are for torch tensors; got {type(like).__name__}")
+    num_qo_heads = like.shape[1]
+    scale = torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float32, device=like.device).reshape(-1)
+    if scale.numel() == 0 or num_qo_heads % scale.numel():
+        raise refuse(op, argument, f"{argument}: expected a scale for each head, or one, of num_qo_heads={num_qo_heads}, got {scale.numel()}")
     return scale.repeat_interleave(num_qo_heads // scale.numel())[:, None]
 
 
-def fold_head_scales(q, q_scale, k_scale):
-    """Queries times the scales of their heads and of the keys' heads. FP8 queries become float16, which every kernel converts them to."""
+def fold_head_scales(op, names, q, q_scale, k_scale):
+    """Queries times the scales of their heads and of the keys' heads, which the caller knows by these names. FP8 queries become
+    float16, which every kernel converts them to."""
     import torch
 
-    scale = _of_query_heads(q_scale, q.shape[1], q.device) * _of_query_heads(k_scale, q.shape[1], q.device)
+    scale = _of_query_heads(op, names[0], q_scale, q) * _of_query_heads(op, names[1], k_scale, q)
     return (q.float() * scale).to(torch.float16 if q.dtype.itemsize == 1 else q.dtype)
 
 
-def scale_heads(out, v_scale):
+def scale_heads(op, name, out, v_scale):
     """out *= the scale of the values' heads, in place."""
-    return out.copy_(out.float() * _of_query_heads(v_scale, out.shape[1], out.device))
+    return out.copy_(out.float() * _of_query_heads(op, name, v_scale, out))
 
 
 def is_tensor(x):
@@ -212,7 +246,9 @@ class Wrapper:
 
     def _make(self, size_only=False, **arguments):
         """Plans, or tells the sizes of the workspaces that it takes."""
-        result = _flashinfer._plan_attention(
+        result = call(
+            "plan",
+            _flashinfer._plan_attention,
             self._float_workspace_buffer,
             int_workspace=self._int_workspace_buffer,
             # Captured kernels have its address.
@@ -286,8 +322,8 @@ class Wrapper:
             plan = self._plan_of_folded
         q_scale, k_scale, v_scale = scales
         arguments = (out, lse, True, None, None, None, sinks, enable_pdl, None)
-        out, lse = getattr(plan, run)(fold_head_scales(q, q_scale, k_scale), *caches, *arguments)
-        scale_heads(out, v_scale)
+        out, lse = getattr(plan, run)(fold_head_scales("run", ("q_scale", "k_scale"), q, q_scale, k_scale), *caches, *arguments)
+        scale_heads("run", "v_scale", out, v_scale)
         return (out, lse) if return_lse else out
 
     def _positional(self, args, q_scale, k_scale, v_scale, sinks):
@@ -302,6 +338,8 @@ class Wrapper:
 
 
 def _check_alignment(op, name, buffer):
+    if buffer is None:
+        raise TypeError(f"{op}: {name}: expected a tensor, got None")
     try:
         view = _flashinfer.describe(buffer)
     except TypeError as error:

@@ -10,7 +10,7 @@ import functools
 import warnings
 
 from . import _flashinfer
-from ._attention import Wrapper, alibi_slopes, check_kv_layout, check_pos_encoding_mode, cut_of, dtype_names, per_head, refuse
+from ._attention import Wrapper, alibi_slopes, call, check_kv_layout, check_pos_encoding_mode, cut_of, dtype_names, is_tensor, per_head, refuse
 from ._flashinfer import Unsupported
 
 __all__ = [
@@ -47,7 +47,9 @@ def single_decode_with_kv_cache(
     """
     check_pos_encoding_mode("single_decode_with_kv_cache", pos_encoding_mode)
     check_kv_layout("single_decode_with_kv_cache", kv_layout)
-    return _flashinfer._single_attention(
+    return call(
+        "single_decode_with_kv_cache",
+        _flashinfer._single_attention,
         "single_decode_with_kv_cache",
         q,
         k,
@@ -55,7 +57,7 @@ def single_decode_with_kv_cache(
         hnd=kv_layout == "HND",
         window_left=window_left,
         rope=pos_encoding_mode == "ROPE_LLAMA",
-        alibi_slopes=None if pos_encoding_mode != "ALIBI" else alibi_slopes(pos_encoding_mode, q.shape[0], q),
+        alibi_slopes=alibi_slopes(pos_encoding_mode, q.shape[0], q) if pos_encoding_mode == "ALIBI" and is_tensor(q) else None,
         sm_scale=sm_scale,
         logits_soft_cap=logits_soft_cap,
         rope_scale=rope_scale,
@@ -135,9 +137,8 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         return self._use_tensor_cores
 
     def workspace_size(self, indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, *args, **options):
-        """(float_bytes, int_bytes) that plan() with these arguments uses at most."""
-        if args:
-            options = _name_positional(type(self).__name__, args, options)
+        """(float_bytes, int_bytes) that plan() with these arguments uses at most. By position they come as in plan(), without non_blocking."""
+        options.update(zip([name for name in _OLD_ORDER if name != "non_blocking"], args, strict=False))
         return self._plan_batch(indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, size_only=True, **options)
 
     def plan(self, indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, *args, **options):

@@ -10,6 +10,7 @@ from . import _flashinfer
 from ._attention import (
     Wrapper,
     alibi_slopes,
+    call,
     check_kv_layout,
     check_no_fp4,
     check_pos_encoding_mode,
@@ -74,10 +75,14 @@ def single_prefill_with_kv_cache(
     k_scale, v_scale = scale_k if k_scale is None else k_scale, scale_v if v_scale is None else v_scale
     of_heads = None
     if per_head(scale_q, k_scale, v_scale):
+        names = "scale_q", "k_scale"
+        folded = fold_head_scales("single_prefill_with_kv_cache", names, q, scale_q, k_scale)
         o_dtype = q.dtype if o_dtype is None else o_dtype
-        q, scale_q, k_scale = fold_head_scales(q, scale_q, k_scale), None, None
+        q, scale_q, k_scale = folded, None, None
         of_heads, v_scale = v_scale, None
-    result = _flashinfer._single_attention(
+    result = call(
+        "single_prefill_with_kv_cache",
+        _flashinfer._single_attention,
         "single_prefill_with_kv_cache",
         q,
         k,
@@ -88,7 +93,7 @@ def single_prefill_with_kv_cache(
         causal=causal,
         window_left=window_left,
         rope=pos_encoding_mode == "ROPE_LLAMA",
-        alibi_slopes=None if pos_encoding_mode != "ALIBI" else alibi_slopes(pos_encoding_mode, q.shape[1], q),
+        alibi_slopes=alibi_slopes(pos_encoding_mode, q.shape[1], q) if pos_encoding_mode == "ALIBI" and is_tensor(q) else None,
         sm_scale=sm_scale,
         logits_soft_cap=logits_soft_cap,
         rope_scale=rope_scale,
@@ -101,7 +106,7 @@ def single_prefill_with_kv_cache(
         return_lse=return_lse,
     )
     if of_heads is not None:
-        scale_heads(result[0] if return_lse else result, of_heads)
+        scale_heads("single_prefill_with_kv_cache", "v_scale", result[0] if return_lse else result, of_heads)
     return result
 
 

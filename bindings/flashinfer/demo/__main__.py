@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -14,6 +15,13 @@ import flashinfer
 from flashinfer.demo.arrays import NumPy, Torch
 from flashinfer.demo.engine import Engine, Request
 from flashinfer.demo.model import Llama, LlamaConfig
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text}")
+    return number
 
 
 def options():
@@ -24,14 +32,14 @@ def options():
     parser.add_argument("--framework", choices=["numpy", "torch"], help="default: torch where it is installed, else NumPy")
     parser.add_argument("--device", default=None, help="cpu or cuda (torch); default: cuda where there is one")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: float32 on CPU, bfloat16 on CUDA")
-    parser.add_argument("--requests", type=int, default=8, help="how many random requests, without --prompt")
-    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--requests", type=positive, default=8, help="how many random requests, without --prompt")
+    parser.add_argument("--max-new-tokens", type=positive, default=48)
     parser.add_argument("--temperature", type=float, default=0.0, help="0: the most likely token, always")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k most likely tokens; 0: from all")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the most likely tokens that together have this probability")
     parser.add_argument("--min-p", type=float, default=0.0, help="draw from tokens with at least this share of the most likely one's probability")
-    parser.add_argument("--page-size", type=int, default=16)
-    parser.add_argument("--pages", type=int, default=256, help="pages of the KV cache")
+    parser.add_argument("--page-size", type=positive, default=16)
+    parser.add_argument("--pages", type=positive, default=256, help="pages of the KV cache")
     parser.add_argument("--seed", type=int, default=0, help="of random requests, and of what they draw: request i has seed + i")
     return parser.parse_args()
 
@@ -46,6 +54,8 @@ def choose_arrays(args):
         except ImportError:
             framework = "numpy"
     if framework == "numpy":
+        if args.device not in (None, "cpu"):
+            raise ValueError(f"--device {args.device} needs torch; NumPy computes on the CPU")
         return NumPy(args.dtype or "float32")
     import torch
 
@@ -58,14 +68,14 @@ def make_requests(args, config, tokenizer):
     sampling = dict(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
     if args.prompt:
         if tokenizer is None:
-            sys.exit("--prompt needs a --model folder with a tokenizer.json")
+            raise ValueError("--prompt needs a --model folder with a tokenizer.json")
         return [Request(tokenizer.encode(text).ids, args.max_new_tokens, name=text[:24], seed=args.seed + i, **sampling)
                 for i, text in enumerate(args.prompt)]
     requests = []
     for i in range(args.requests):  # some at once, some while others decode
         length = rng.choice([5, 17, 64, 130, 300])
         prompt = [rng.randrange(config.vocab_size) for _ in range(length)]
-        requests.append(Request(prompt, rng.randint(args.max_new_tokens // 2, args.max_new_tokens), arrival=max(0, i - 3) * 6,
+        requests.append(Request(prompt, rng.randint(max(1, args.max_new_tokens // 2), args.max_new_tokens), arrival=max(0, i - 3) * 6,
                                 name=f"request {i}", seed=args.seed + i, **sampling))
     return requests
 
@@ -74,9 +84,8 @@ def rate(tokens, seconds):
     return f"{tokens / seconds:,.0f}" if seconds > 0 else "-"
 
 
-def main():
-    args = options()
-    console = Console()
+def set_up(args, console):
+    """Model, tokenizer and requests in an engine."""
     arrays = choose_arrays(args)
     begin = time.perf_counter()
     if args.model:
@@ -92,25 +101,36 @@ def main():
     console.print(f"flashinfer {flashinfer.__version__}: {c.num_layers} layers, hidden {c.hidden_size}, heads {c.num_qo_heads}/{c.num_kv_heads} x {c.head_dim}, "
                   f"{type(arrays).__name__} on {arrays.device}, {arrays.dtype}; model ready in {time.perf_counter() - begin:.2f} s")
     requests = make_requests(args, c, tokenizer)
+    engine = Engine(model)
+    for request in requests:
+        engine.add(request)
+    return engine, tokenizer, requests
+
+
+def main():
+    args = options()
+    console = Console()
+    try:
+        engine, tokenizer, requests = set_up(args, console)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"python -m flashinfer.demo: {error}")
 
     bar = Progress(TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"),
                    TimeRemainingColumn(), console=console)
     begin = time.perf_counter()
     with bar:
         task = bar.add_task("generating", total=sum(request.max_new_tokens for request in requests))
-        engine = Engine(model, on_token=lambda request, token: bar.advance(task))
-        for request in requests:
-            engine.add(request)
+        engine.on_token = lambda request, token: bar.advance(task)
         engine.run()
         bar.update(task, total=bar.tasks[0].completed)
     seconds = time.perf_counter() - begin
 
     table = Table("request", "arrived", "prompt", "new", "prefill tok/s", "decode tok/s", "KV pages", title="Requests")
     for request in requests:
-        table.add_row(request.name, f"step {request.arrival}", str(len(request.prompt)), str(len(request.generated)),
+        table.add_row(escape(request.name), f"step {request.arrival}", str(len(request.prompt)), str(len(request.generated)),
                       rate(request.prefill_tokens, request.prefill_seconds), rate(request.decode_tokens, request.decode_seconds), str(request.most_pages))
     console.print(table)
-    totals = model.times.totals()
+    totals = engine.model.times.totals()
     table = Table("op", "ms", "share", title="Time by op")
     for name, spent in totals.items():
         table.add_row(name, f"{spent * 1e3:,.1f}", f"{spent / sum(totals.values()):.0%}")
@@ -121,7 +141,7 @@ def main():
                   f"{pool.num_pages} pages in use, {pool.num_taken} taken in all, {pool.num_pages - len(pool.free)} in use now")
     if tokenizer is not None:
         for request in requests:
-            console.print(f"[bold]{request.name}[/bold] {tokenizer.decode(request.generated)}")
+            console.print(f"[bold]{escape(request.name)}[/bold] {escape(tokenizer.decode(request.generated))}")
 
 
 if __name__ == "__main__":

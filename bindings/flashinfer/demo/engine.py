@@ -63,9 +63,14 @@ class Engine:
         self.num_steps = 0
 
     def add(self, request):
-        need = -(-(len(request.prompt) + request.max_new_tokens) // self.model.page_size)
-        if not request.prompt or need > self.pool.num_pages:
-            raise ValueError(f"{request.name or 'request'}: needs {need} pages of {self.pool.num_pages}, and at least one prompt token")
+        name, tokens, most = request.name or "request", len(request.prompt) + request.max_new_tokens, self.model.config.max_position
+        need = -(-tokens // self.model.page_size)
+        if not request.prompt:
+            raise ValueError(f"{name}: expected at least one prompt token")
+        if tokens > most:
+            raise ValueError(f"{name}: expected at most the model's {most} positions, got {tokens} tokens of prompt and answer")
+        if need > self.pool.num_pages:
+            raise ValueError(f"{name}: {tokens} tokens need {need} pages of the KV cache, which has {self.pool.num_pages}")
         self.waiting.append(request)
 
     def run(self):

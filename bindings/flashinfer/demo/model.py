@@ -35,7 +35,10 @@ class LlamaConfig:
         kinds = raw.get("architectures") or []
         if kinds and kinds[0] not in ("LlamaForCausalLM", "MistralForCausalLM"):
             raise ValueError(f"{folder}: expected a Llama-architecture checkpoint, got {kinds[0]}")
-        for name in ("attention_bias", "mlp_bias"):
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if name not in raw:
+                raise ValueError(f"{folder}/config.json: {name} is missing")
+        for name in ("attention_bias", "mlp_bias", "quantization_config"):
             if raw.get(name):
                 raise ValueError(f"{folder}: {name} is not supported")
         # transformers 5 writes rope_parameters, older versions rope_theta and rope_scaling.
@@ -63,16 +66,25 @@ def checkpoint(folder, arrays):
     found = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         if hasattr(arrays, "torch"):
-            from safetensors import safe_open
+            from safetensors import SafetensorError, safe_open
 
-            with safe_open(path, framework="pt") as file:
-                found.update((name, file.get_tensor(name)) for name in file.keys())
+            try:
+                with safe_open(path, framework="pt") as file:
+                    found.update((name, file.get_tensor(name)) for name in file.keys())
+            except SafetensorError as error:
+                raise ValueError(f"{path}: {error}") from None
         else:
             import ml_dtypes
             import safetensors
 
             dtypes = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-            for name, entry in safetensors.deserialize(path.read_bytes()):
+            try:
+                entries = safetensors.deserialize(path.read_bytes())
+            except safetensors.SafetensorError as error:
+                raise ValueError(f"{path}: {error}") from None
+            for name, entry in entries:
+                if entry["dtype"] not in dtypes:
+                    raise ValueError(f"{path}: {name}: expected {', '.join(dtypes)}, got {entry['dtype']}")
                 found[name] = np.frombuffer(entry["data"], dtypes[entry["dtype"]]).reshape(entry["shape"])
     if not found:
         raise FileNotFoundError(f"{folder}: no *.safetensors file")
@@ -127,6 +139,8 @@ class Llama:
             if weights is None:
                 spread = 1.0 if len(shape) == 1 else 1 / math.sqrt(shape[1])
                 return np.ones(shape, np.float32) if len(shape) == 1 else rng.standard_normal(shape, np.float32) * np.float32(spread)
+            if name not in weights:
+                raise ValueError(f"{name}: the checkpoint lacks it")
             array = weights[name]
             if tuple(array.shape) != shape:
                 raise ValueError(f"{name}: expected shape {list(shape)}, got {list(array.shape)}")

@@ -61,7 +61,7 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
     plan.num_vo_tiles = tiles.num_vo_tiles;
     plan.num_kv_heads = problem.num_kv_heads / tiles.heads_per_item;
     plan.min_units = tiles.min_units;
-    plan.max_workers = options.num_sms > 0 ? options.num_sms : tiles.max_workers;
+    plan.max_workers = options.num_sms > 0 ? min(options.num_sms, tiles.max_workers) : tiles.max_workers;
     planned.vo_tile = ceil_div(problem.head_dim_vo, tiles.num_vo_tiles);
   } else {
     const DeviceInfo& info = context.kernels->device_info(context.device.index);
@@ -122,6 +122,7 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
                                  const AttentionLengths& homes, int64_t float_bytes, const AttentionPlanOptions& options,
                                  const Context& context, HostLengths& host) {
   check_problem(check, given);
+  check.that(options.num_sms >= 0, "num_sms", "a number of SMs, or 0: all", [&] { return std::to_string(options.num_sms); });
   const bool on_cpu = context.device.type == DeviceType::cpu;
   const int32_t batch_size = check_lengths(check, given, lengths, context.device);
   const bool uniform = is_uniform(lengths);
@@ -230,6 +231,7 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
   else
     int_workspace = int_workspace_of;
   check_workspace(check, "int_workspace", int_workspace, layout.size.int_bytes, context.device);
+  check_apart(check, "int_workspace", int_workspace, "float_workspace", float_workspace);
 
   // The image of the int workspace: written in place on the CPU, in one copy to the GPU.
   thread_local std::vector<int64_t> staging;
@@ -369,10 +371,16 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
       [&] { return std::to_string(k.size(0)); });
   check_output(check, "out", out, {rows, p.num_qo_heads, p.head_dim_vo}, p.out, planned.device);
   check.inner_stride("out", out);
-  check_apart(check, out, "q", q);
-  check_apart(check, out, "k", k);
-  check_apart(check, out, "v", v);
-  if (lse) check_output(check, "lse", lse, {rows, p.num_qo_heads}, DType::f32, planned.device);
+  check_apart(check, "out", out, "q", q);
+  check_apart(check, "out", out, "k", k);
+  check_apart(check, "out", out, "v", v);
+  if (lse) {
+    check_output(check, "lse", lse, {rows, p.num_qo_heads}, DType::f32, planned.device);
+    check_apart(check, "lse", lse, "out", out);
+    check_apart(check, "lse", lse, "q", q);
+    check_apart(check, "lse", lse, "k", k);
+    check_apart(check, "lse", lse, "v", v);
+  }
 
   AttentionParams params;
   params.variant = args.variant;

@@ -88,9 +88,10 @@ inline void check_cache(const Check& check, const char* argument, const TensorVi
   check.that(t.size(0) <= INT32_MAX, argument, "fewer than 2^31 pages or tokens", [&] { return "shape " + shape_of(t); });
 }
 
-/// Work items of one launch read q while others write out: they may not share memory.
-inline void check_apart(const Check& check, const TensorView& out, const char* argument, const TensorView& other) {
-  check.that(!overlap(out, other), "out", "memory of its own", [&] { return std::string("memory that ") + argument + " lies in"; });
+/// Work items of one launch read while others write: what is written may not share memory with anything.
+inline void check_apart(const Check& check, const char* argument, const TensorView& written, const char* other_argument, const TensorView& other) {
+  check.that(!overlap(written, other), argument, "memory of its own",
+             [&] { return std::string("memory that ") + other_argument + " lies in"; });
 }
 
 }  // namespace flashinfer
