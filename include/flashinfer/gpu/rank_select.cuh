@@ -98,6 +98,7 @@ FLASHINFER_DEVICE void block_sort(int count, const Order& order) {
     else
       __syncthreads();
     local = stays;
+#pragma unroll 1
     for (int pair = int(threadIdx.x); pair < padded / 2; pair += kThreads) {
       const int offset = pair & (span / 2 - 1), first = (pair - offset) * 2;
       const int i = first + offset, j = fold ? first + span - 1 - offset : i + span / 2;
@@ -121,6 +122,7 @@ __device__ __noinline__ void sort_ranks(uint64_t* ranks, int count, int room, Ra
   __syncthreads();  // the ranks are there
   if (2 * count <= room) {
     uint64_t most = 0, least = ~uint64_t(0);
+#pragma unroll 1
     for (int i = thread; i < count; i += kThreads) most = max(most, ranks[i]), least = min(least, ranks[i]);
     const auto max_of = [](uint64_t a, uint64_t b) { return max(a, b); };
     const auto min_of = [](uint64_t a, uint64_t b) { return min(a, b); };
@@ -133,6 +135,7 @@ __device__ __noinline__ void sort_ranks(uint64_t* ranks, int count, int room, Ra
     const int shift = max(64 - kRankDigitBits - int(__clzll(static_cast<long long>(most - least))), 0);
     const auto bin_of = [&](uint64_t rank) { return int((most - rank) >> shift); };
 
+#pragma unroll 1
     for (int i = thread; i < count; i += kThreads) atomicAdd(&smem.histogram[bin_of(ranks[i])], 1u);
     __syncthreads();  // the bins are counted
     int counts[kPerThread], sum = 0, total;
@@ -148,13 +151,16 @@ __device__ __noinline__ void sort_ranks(uint64_t* ranks, int count, int room, Ra
     __syncthreads();  // the bins' starts are known
     if (smem.count == 0) {
       uint64_t* binned = ranks + count;
+#pragma unroll 1
       for (int i = thread; i < count; i += kThreads) binned[atomicAdd(&smem.histogram[bin_of(ranks[i])], 1u)] = ranks[i];
       __syncthreads();  // the ranks lie in their bins, whose starts have become ends
+#pragma unroll 1
       for (int i = thread; i < count; i += kThreads) {
         const uint64_t rank = binned[i];
         const int bin = bin_of(rank), end = int(smem.histogram[bin]);
         const int start = bin > 0 ? int(smem.histogram[bin - 1]) : 0;
         int place = start;
+#pragma unroll 1
         for (int j = start; j < end; ++j) place += binned[j] > rank;
         ranks[place] = rank;
       }

@@ -49,9 +49,9 @@ struct RowWindow {
 FLASHINFER_HOST_DEVICE constexpr RowWindow window_of(const TopkParams& p, int64_t row) {
   const int32_t start = p.row_starts ? clamp(p.row_starts[row], 0, p.width) : 0;
   if (!p.lengths) return {start, p.width - start};
-  const int64_t group = p.next_n == 1 ? row : row / p.next_n;
-  const int64_t length = (p.lengths[group] - p.next_n + (row - group * p.next_n) + 1) / p.compress_ratio;
-  return {start, int32_t(clamp(length, int64_t(0), int64_t(p.width - start)))};
+  const int32_t group = int32_t(row) / p.next_n, step = int32_t(row) - group * p.next_n;
+  const int64_t tokens = int64_t(p.lengths[group]) - p.next_n + step + 1;
+  return {start, min(int32_t(clamp(tokens, int64_t(0), int64_t(0x7fffffff))) / p.compress_ratio, p.width - start)};
 }
 
 /// An element's rank in its row: the greater one comes first. No two are equal.

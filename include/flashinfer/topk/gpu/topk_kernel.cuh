@@ -148,6 +148,7 @@ struct TopkKernel {
     const uint64_t bound = gpu::select_rank<kThreads>(
         wanted_, wanted_ / 4, 0,
         [&](const auto& count) {
+#pragma unroll 1
           for (int i = int(threadIdx.x); i < p_.capacity; i += kThreads) count(smem_.candidates[i]);
         },
         smem_.select);
@@ -172,7 +173,7 @@ struct TopkKernel {
     const int sampled = min(chunks_, kSamples);
     int wanted = wanted_;
     if (kCluster > 1 || chunks_ > kSamples) {  // the sample's share of the chosen, and four standard deviations more
-      const float share = float(wanted_) * float(sampled * gpu::kWarpSize * kVec) / float(row_.length);
+      const float share = float(wanted_) * float(sampled * gpu::kWarpSize * kVec) * gpu::ptx::rcp(float(row_.length));
       wanted = min(wanted, int(share + 4 * share * gpu::ptx::rsqrt(share + 1)) + 5);
     }
     const int slack = wanted / 4;
@@ -218,7 +219,7 @@ struct TopkKernel {
     const int above = int(uint32_t(total) >> 16), equal = int(uint32_t(total) & 0xffffu);
     if (above >= wanted) return uint64_t(order_key(value) + 1) << 32;
     const float rest = float(wanted - above);
-    const float part = (rest + 4 * rest * gpu::ptx::rsqrt(rest) + 4) / float(max(equal, 1));
+    const float part = (rest + 4 * rest * gpu::ptx::rsqrt(rest) + 4) * gpu::ptx::rcp(float(max(equal, 1)));
     const int place = part < 1 ? min(int(part * float(row_.length)), row_.length - 1) : row_.length - 1;
     return topk_rank(value, p_.tie_break == TieBreak::small ? place : row_.length - 1 - place, p_.tie_break);
   }
@@ -286,6 +287,7 @@ struct TopkKernel {
       }
       if (rank_ > 0 && total <= p_.capacity) {
         uint64_t* first = Group::of(smem_.candidates, 0) + before;
+#pragma unroll 1
         for (int i = int(threadIdx.x); i < smem_.count; i += kThreads) first[i] = smem_.candidates[i];
       }
       Group::sync();  // the first block has all; nobody reads the others' memory any more
@@ -338,12 +340,14 @@ struct TopkKernel {
   __device__ void turn_candidates() {
     const bool small = p_.tie_break == TieBreak::small;
     __syncthreads();  // every thread has compared the last of the chosen with the bound
+#pragma unroll 1
     for (int i = int(threadIdx.x); i < wanted_; i += kThreads) {
       const uint64_t rank = smem_.candidates[i];
       smem_.candidates[i] = uint64_t(small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank);
     }
   }
   __device__ void write_candidates(bool turned) const {
+#pragma unroll 1
     for (int i = int(threadIdx.x); i < wanted_; i += kThreads) {
       const uint64_t c = smem_.candidates[i];
       if (turned)
@@ -367,10 +371,12 @@ struct TopkKernel {
   __device__ void write_rest() const {
     T padding;
     gpu::store_float(&padding, p_.padding);
+#pragma unroll 1
     for (int i = wanted_ + int(threadIdx.x); i < p_.k; i += kThreads) write_padding(p_, number_, i, padding);
   }
   /// The whole window, by this and other blocks.
   __device__ void write_all(int block, int blocks) const {
+#pragma unroll 1
     for (int i = block * kThreads + int(threadIdx.x); i < row_.length; i += blocks * kThreads) {
       write_index(p_, number_, i, i);
       if (p_.values) static_cast<T*>(p_.values)[number_ * p_.k + i] = element(i);
