@@ -275,15 +275,11 @@ TEST_F(StandIn, CopiesAreOrderedAndNotForCaptures) {
   JitKernels kernels(settings_in(folder), headers_in(folder / "include"));
   const Context here = context(kernels);
   int host[3] = {1, 2, 3}, device[3] = {}, back[3] = {};
-  std::thread([&] {  // whose first copy it is: it gets the pinned memory
-    kernels.copy_to_device(device, host, sizeof(host), here);
-    EXPECT_NE(driver.copied_from, host);  // host may be pinned: the driver would read it later
-    kernels.copy_to_host(back, device, sizeof(back), here);
-    EXPECT_EQ(std::memcmp(host, back, sizeof(host)), 0);
-    const std::string first = std::to_string(3000 + driver.events - jit::Staging::kPieces);
-    EXPECT_EQ(driver.take(), (Calls{"retain 0", "push 1000", "pinned memory mode=2", "copy to device", "record " + first + " on 7", "pop",
-                                    "push 1000", "copy to host", "synchronize", "pop"}));
-  }).join();
+  kernels.copy_to_device(device, host, sizeof(host), here);
+  EXPECT_NE(driver.copied_from, host);  // host may be pinned: the driver would read it later
+  kernels.copy_to_host(back, device, sizeof(back), here);
+  EXPECT_EQ(std::memcmp(host, back, sizeof(host)), 0);
+  EXPECT_EQ(driver.take(), (Calls{"retain 0", "push 1000", "copy to device", "pop", "push 1000", "copy to host", "synchronize", "pop"}));
   driver.capturing = true;
   EXPECT_NE(error_of<CudaError>([&] { kernels.copy_to_device(device, host, sizeof(host), here); }).find("CUDA graph"), std::string::npos);
   EXPECT_THROW(kernels.copy_to_host(back, device, sizeof(back), here), CudaError);
@@ -293,20 +289,27 @@ TEST_F(StandIn, CopiesAreOrderedAndNotForCaptures) {
 TEST_F(StandIn, CopiesInFlightKeepTheirMemory) {
   JitKernels kernels(settings_in(folder), headers_in(folder / "include"));
   const Context here = context(kernels, 1);
-  std::vector<char> host(2 * jit::Staging::kPieceBytes), device(host.size());
+  constexpr size_t kSmall = jit::Staging::kDriverBytes, kLarge = jit::Staging::kPieceBytes;
+  std::vector<char> host(2 * kLarge), device(host.size());
   const auto copy = [&](size_t bytes) { return kernels.copy_to_device(device.data(), host.data(), bytes, here), driver.copied_from; };
   driver.busy = true;
   std::set<const void*> places;
-  for (int i = 0; i < jit::Staging::kPieces; ++i) EXPECT_TRUE(places.insert(copy(jit::Staging::kPieceBytes)).second);
-  driver.take();
-  EXPECT_FALSE(places.contains(copy(100)));  // nobody waits: the driver is given pageable memory
+  for (int i = 0; i < jit::Staging::kPieces; ++i) {
+    EXPECT_TRUE(places.insert(copy(kLarge)).second);
+    const Calls calls = driver.take();
+    const std::string first = std::to_string(3000 + driver.events - jit::Staging::kPieces + i);
+    if (i == 0) EXPECT_EQ(calls, (Calls{"retain 1", "push 1001", "pinned memory mode=2", "copy to device", "record " + first + " on 7", "pop"}));
+    else EXPECT_EQ(calls, (Calls{"push 1001", "copy to device", "record " + first + " on 7", "pop"}));
+  }
+  EXPECT_FALSE(places.contains(copy(kLarge)));  // nobody waits: the driver is given pageable memory
   EXPECT_EQ(driver.take(), (Calls{"push 1001", "copy to device", "pop"}));
   driver.busy = false;
-  EXPECT_TRUE(places.contains(copy(100)));
+  EXPECT_TRUE(places.contains(copy(kSmall + 1)));
+  EXPECT_FALSE(places.contains(copy(kSmall)));
   EXPECT_FALSE(places.contains(copy(host.size())));
   driver.write_down = false;
   const long before = allocations;
-  for (int i = 0; i < 100; ++i) copy(100);
+  for (int i = 0; i < 100; ++i) copy(kSmall + i % 2);
   EXPECT_EQ(allocations, before);
 }
 

@@ -166,12 +166,14 @@ class JitKernels : public KernelSource {
     const cu::CurrentContext current(gpu(context.device.index).context);
     refuse_capture(context, "a copy from host memory; plan before the capture");
     const auto to = cu::DevicePointer(uintptr_t(device));
-    jit::Staging& staging = jit::Staging::of_thread(context.device.index);
-    if (void* piece = staging.piece(bytes)) [[likely]] {
-      std::memcpy(piece, host, bytes);
-      cu::check(cu::Driver::get().memcpy_htod_async(to, piece, bytes, stream_of(context)), "cuMemcpyHtoDAsync");
-      cu::check(staging.sent(stream_of(context)), "cuEventRecord");
-      return;
+    if (bytes > jit::Staging::kDriverBytes) {
+      jit::Staging& staging = jit::Staging::of_thread(context.device.index);
+      if (void* piece = staging.piece(bytes)) {
+        std::memcpy(piece, host, bytes);
+        cu::check(cu::Driver::get().memcpy_htod_async(to, piece, bytes, stream_of(context)), "cuMemcpyHtoDAsync");
+        cu::check(staging.sent(stream_of(context)), "cuEventRecord");
+        return;
+      }
     }
     // The driver copies pageable memory aside before it returns, but reads pinned memory later, when the caller may have
     // written the next plan there. Our own buffer is always pageable.
