@@ -49,6 +49,48 @@ def top_k_ragged_transform(input: Tensor, offsets: Tensor, lengths: Tensor, k: i
     element hold -1.
     """
 
+def softmax(logits: Tensor, temperature: object | None = None, enable_pdl: bool | None = None, out: Tensor | None = None) -> Tensor:
+    """
+    softmax(logits / temperature) over the last dimension, in float32.
+
+    logits: [batch_size, vocab_size], float32, float16 or bfloat16, row stride free. temperature: a number or [batch_size]; 0 gives all to
+    the largest logit, of equal ones to the first. out: float32, may be the logits themselves; made if None. A row of -inf gives zeros.
+    """
+
+def top_p_renorm_probs(probs: Tensor, top_p: object | None, is_deterministic: bool = False, out: Tensor | None = None) -> Tensor:
+    """
+    Keeps the smallest set of most probable tokens whose mass reaches top_p of the row's, and renormalises it, in float32.
+
+    probs: [batch_size, vocab_size], float32, float16 or bfloat16, row stride free. top_p: a number or [batch_size]. Of equal probabilities
+    the lower index is kept first. out: float32 or probs' dtype; made if None. The result never depends on timing or the batch.
+    """
+
+def top_k_renorm_probs(probs: Tensor, top_k: object | None, out: Tensor | None = None) -> Tensor:
+    """
+    Keeps the top_k most probable tokens of each row, exactly that many, and renormalises them, in probs' dtype.
+
+    probs: [batch_size, vocab_size], float32, float16 or bfloat16, row stride free. top_k: a number or [batch_size], of which 0 and less
+    keeps all. Of equal probabilities the lower index is kept first. out: may be probs itself; made if None.
+    """
+
+def top_k_mask_logits(logits: Tensor, top_k: object | None, out: Tensor | None = None) -> Tensor:
+    """
+    Keeps the top_k largest logits of each row, exactly that many, and makes the rest -inf.
+
+    As top_k_renorm_probs. NaN counts as the smallest of all and becomes -inf.
+    """
+
+def chain_speculative_sampling(draft_probs: Tensor, draft_token_ids: Tensor, target_probs: Tensor, maybe_output_accepted_token_num: Tensor | None = None, maybe_output_emitted_draft_token_num: Tensor | None = None, deterministic: bool = True, generator: object | None = None, seed: object | None = None, offset: object | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    (output_token_ids, accepted_token_num, emitted_draft_token_num): which drafted tokens the target model accepts.
+
+    draft_probs: [batch_size, n, vocab_size] and target_probs: [batch_size, n + 1, vocab_size], float32. draft_token_ids: [batch_size, n],
+    int32 or int64, drawn from draft_probs. Token i is accepted with probability min(1, target / draft). output_token_ids, int32
+    [batch_size, n + 1], has the tokens before the first rejection, one more (from max(target - draft, 0), or from the last target), then
+    -1: tokens distributed as the target's own. The counts, int32 [batch_size], are added to where given: steps that accept by themselves,
+    and tokens before the first rejection. seed, offset, generator: as in sampling_from_probs.
+    """
+
 def apply_rope(q: Tensor, k: Tensor, indptr: Tensor, offsets: Tensor, rotary_dim: int | None = None, interleave: bool = False, rope_scale: float = 1.0, rope_theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """
     Rotates pairs of q and k by position * rope_theta^(-2i / rotary_dim) / rope_scale; token indptr[r] + i is at position offsets[r] + i.
@@ -234,6 +276,12 @@ class AttentionPlan:
 
     @property
     def info(self) -> list: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def kernel(self) -> str: ...
 
     @property
     def batch_size(self) -> int: ...
