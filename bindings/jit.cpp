@@ -1,4 +1,6 @@
 // The JIT as Python sees it: where the compiler is, building kernels ahead of time, the cache.
+#include <atomic>
+
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
@@ -20,8 +22,11 @@ jit::Toolchain locate(int cuda_major) {
   return toolchain;
 }
 
+std::atomic<bool> in_use{false};
+
 JitKernels& kernels() {
   static JitKernels& global = [&]() -> JitKernels& {
+    in_use = true;
     JitKernels::global().builder().hooks.locate = locate;
     return JitKernels::global();
   }();
@@ -146,7 +151,14 @@ nb::dict config() {
   return d;
 }
 
+/// Compilers that still run do not survive the end of the process, nor what they ask of Python.
+void finish() {
+  const nb::gil_scoped_release release;
+  if (in_use) kernels().wait();
+}
+
 const Family family{[](nb::module_& m) {
+  nb::module_::import_("atexit").attr("register")(nb::cpp_function(finish));
   nb::module_ jit = m.def_submodule("_jit", "Building kernels.");
   jit.def("tuned_ops", &tuned_ops, "Names of the ops that precompile knows.");
   jit.def("tuned_kernels", &tuned_kernels, "ops"_a, "archs"_a, "match"_a = "",

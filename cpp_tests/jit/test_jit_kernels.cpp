@@ -214,6 +214,29 @@ TEST_F(StandIn, ThreadsShareOneBuild) {
   EXPECT_EQ(loads, 2);
 }
 
+TEST_F(StandIn, APrefetchedKernelIsBuiltOnce) {
+  jit::Hooks hooks = headers_in(folder / "include");
+  std::atomic<int> compiled{0};
+  hooks.on_compile = [&](const std::string&, Arch, double) { ++compiled; };
+  JitKernels kernels(settings_in(folder), hooks);
+  const LaunchShape shape{.grid = {1}, .block = {32}};
+  for (int i = 0; i < 3; ++i) prefetch(ScaleConfig{}, context(kernels));
+  launch(ScaleConfig{}, shape, params, context(kernels));
+  prefetch(ScaleConfig{}, context(kernels));
+  EXPECT_EQ(compiled, 1);
+  prefetch(ScaleConfig{64}, context(kernels));
+  kernels.wait();
+  EXPECT_EQ(compiled, 2);
+  launch(ScaleConfig{64}, shape, params, context(kernels));
+  EXPECT_EQ(compiled, 2);
+
+  jit::Settings off = settings_in(folder);
+  off.compile = false;
+  JitKernels refusing(off, headers_in(folder / "include"));
+  prefetch(ScaleConfig{96}, context(refusing));
+  EXPECT_THROW(launch(ScaleConfig{96}, shape, params, context(refusing)), CompileError);
+}
+
 TEST_F(StandIn, AFailedBuildFailsForAllAndIsTriedAgain) {
   jit::Settings off = settings_in(folder);
   off.compile = false;

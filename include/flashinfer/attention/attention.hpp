@@ -310,7 +310,13 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
   plan.partial_out = at_offset<float>(float_workspace.data, layout.partial_out);
   plan.partial_max = at_offset<float>(float_workspace.data, layout.partial_max);
   plan.partial_sum = at_offset<float>(float_workspace.data, layout.partial_sum);
-  if (!prepared.on_host) gpu::plan_on_device(plan, context);
+  if (!prepared.on_host) {
+    if (planned.backend == AttentionBackend::decode)  // to be built beside the planner, if neither is there yet
+      prefetch(planned.decode, context);
+    else
+      prefetch(planned.config, context);
+    gpu::plan_on_device(plan, context);
+  }
   return planned;
 }
 

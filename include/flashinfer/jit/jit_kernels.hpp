@@ -16,6 +16,8 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -103,6 +105,7 @@ class JitKernels : public KernelSource {
  public:
   JitKernels() = default;
   explicit JitKernels(jit::Settings settings, jit::Hooks hooks = {}) : builder_(std::move(settings), std::move(hooks)) {}
+  ~JitKernels() override { wait(); }
 
   /// The one of the process. Never destroyed: the driver may be gone before static destructors run.
   static JitKernels& global() {
@@ -159,6 +162,38 @@ class JitKernels : public KernelSource {
     const cu::Result result = cu::Driver::get().launch_kernel_ex(&config, function, arguments, nullptr);
     if (result != 0) [[unlikely]]
       cu::fail(result, "launch of " + id.text(id.config).kernel + " " + describe(shape));
+  }
+
+  /// On a thread of its own. A process that may exit before the launch calls wait() first: compilers do not survive exit().
+  void prefetch(const KernelId& id, const Context& context) override {
+    const jit::Gpu& gpu = this->gpu(context.device.index);
+    const uint64_t key = mix(id.hash, uint64_t(gpu.info.arch.number));
+    if (table_.find(key)) [[likely]]
+      return;
+    const std::lock_guard lock(mutex_);
+    if (table_.find(key) || loading_.count(key)) return;
+    std::promise<jit::LoadedKernel*> promise;
+    loading_[key] = promise.get_future().share();
+    try {
+      builders_.emplace_back([this, &gpu, key, text = id.text(id.config), promise = std::move(promise)]() mutable {
+        load_for_all(promise, key, [&] {
+          const cu::CurrentContext current(gpu.context);
+          return build_and_load(text, key, gpu.info.arch);
+        });
+      });
+    } catch (const std::system_error&) {  // no thread to be had: the launch builds
+      loading_.erase(key);
+    }
+  }
+
+  /// For all that prefetch() has begun.
+  void wait() {
+    std::vector<std::thread> builders;
+    {
+      const std::lock_guard lock(mutex_);
+      builders.swap(builders_);
+    }
+    for (std::thread& builder : builders) builder.join();
   }
 
   void copy_to_device(void* device, const void* host, size_t bytes, const Context& context) override {
@@ -243,18 +278,24 @@ class JitKernels : public KernelSource {
   jit::LoadedKernel* load(const KernelId& id, uint64_t key, Arch arch) {
     const std::shared_ptr<void> token = builder_.hooks.before_compile ? builder_.hooks.before_compile() : nullptr;
     std::promise<jit::LoadedKernel*> promise;
-    std::shared_future<jit::LoadedKernel*> other;
+    std::shared_future<jit::LoadedKernel*> loaded;
+    bool mine = false;
     {
       const std::lock_guard lock(mutex_);
       if (jit::LoadedKernel* kernel = table_.find(key)) return kernel;
-      if (const auto found = loading_.find(key); found != loading_.end())
-        other = found->second;
-      else
-        loading_[key] = promise.get_future().share();
+      const auto [place, is_new] = loading_.try_emplace(key);
+      if (is_new) place->second = promise.get_future().share();
+      loaded = place->second, mine = is_new;
     }
-    if (other.valid()) return other.get();
+    if (mine) load_for_all(promise, key, [&] { return build_and_load(id.text(id.config), key, arch); });
+    return loaded.get();
+  }
+
+  /// By the thread that has put the promise into loading_.
+  template <class Load>
+  void load_for_all(std::promise<jit::LoadedKernel*>& promise, uint64_t key, const Load& load) {
     try {
-      std::unique_ptr<jit::LoadedKernel> loaded = build_and_load(id.text(id.config), key, arch);
+      std::unique_ptr<jit::LoadedKernel> loaded = load();
       jit::LoadedKernel* kernel = loaded.get();
       {
         const std::lock_guard lock(mutex_);
@@ -262,14 +303,12 @@ class JitKernels : public KernelSource {
         loading_.erase(key);
       }
       promise.set_value(kernel);
-      return kernel;
     } catch (...) {
       {
         const std::lock_guard lock(mutex_);
         loading_.erase(key);
       }
       promise.set_exception(std::current_exception());
-      throw;
     }
   }
 
@@ -339,6 +378,7 @@ class JitKernels : public KernelSource {
   std::atomic<const jit::Gpu*> gpus_[jit::kMaxDevices] = {};
   std::mutex mutex_;  // of the members below, and of writing those above
   std::vector<std::unique_ptr<jit::Gpu>> retained_;
+  std::vector<std::thread> builders_;  // of prefetch()
   std::map<uint64_t, std::shared_future<jit::LoadedKernel*>> loading_;
 };
 

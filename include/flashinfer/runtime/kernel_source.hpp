@@ -55,6 +55,8 @@ class KernelSource {
   virtual const DeviceInfo& device_info(int device) = 0;
   /// Enqueues the kernel on context.stream. `params` is the kernel's single by-value argument. Never synchronises.
   virtual void launch(const KernelId& id, const LaunchShape& shape, const void* params, size_t params_bytes, const Context& context) = 0;
+  /// A launch will soon ask for this kernel: it may be built meanwhile. What fails there, the launch tells.
+  virtual void prefetch(const KernelId&, const Context&) {}
   /// Enqueues a copy on context.stream; `host` may be reused on return. Not for use inside a stream capture.
   virtual void copy_to_device(void* device, const void* host, size_t bytes, const Context& context) = 0;
   /// Waits for context.stream, then reads. Only for checking device arrays under FLASHINFER_VALIDATE=1.
@@ -74,6 +76,11 @@ template <class Config, class Params>
 void launch(const Config& config, const LaunchShape& shape, const Params& params, const Context& context) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   context.kernels->launch(kernel_id(config), shape, &params, sizeof(Params), context);
+}
+
+template <class Config>
+void prefetch(const Config& config, const Context& context) {
+  context.kernels->prefetch(kernel_id(config), context);
 }
 
 /// Writes launches down instead of running them: tuning and launch shapes are tested on any machine.
