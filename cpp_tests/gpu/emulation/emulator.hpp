@@ -311,7 +311,7 @@ class Block {
 #define __device__
 #define __shared__ static
 #define __device__
-#define __noinline__ [[gnu::noinline]]
+#define __noinline__ __attribute__((noinline))
 #define FLASHINFER_DEVICE inline
 
 struct float2 {

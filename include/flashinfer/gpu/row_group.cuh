@@ -11,13 +11,13 @@ namespace flashinfer::gpu {
 template <int kThreads, int kCluster>
 class RowGroup {
  public:
-  static constexpr int kWarps = kThreads / kWarpSize, kWords = 4;
-  static_assert(kWarps <= kWarpSize && is_power_of_two(kWarps));
+  static constexpr int kWarps = kThreads / kWarpSize;
+  static_assert(kWarps <= kWarpSize && is_power_of_two(kWarps) && kCluster <= kWarpSize && is_power_of_two(kCluster));
 
   /// Two of each: what a round writes is still being read by threads that are late in the round before, not in the one before that.
   struct Smem {
-    uint64_t mail[2][kCluster][kWords];
-    uint64_t partial[2][kWarps][kWords];
+    uint64_t mail[2][kCluster][2];
+    uint64_t partial[2][kWarps][2];
   };
 
   __device__ explicit RowGroup(Smem& smem) : smem_(smem) {}
@@ -45,49 +45,53 @@ class RowGroup {
     }
   }
 
-  /// x[n] = op(n, ...) over all threads of the group, in every thread. A barrier of the group.
-  template <int N, class Op>
-  __device__ void all_reduce(uint64_t (&x)[N], const Op& op) {
-    static_assert(N <= kWords);
-    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-    const int turn = turn_;
-    turn_ ^= 1;
-#pragma unroll
-    for (int n = 0; n < N; ++n) x[n] = warp_reduce(x[n], [&](uint64_t a, uint64_t b) { return op(n, a, b); });
-    if (lane == 0) {
-#pragma unroll
-      for (int n = 0; n < N; ++n) smem_.partial[turn][warp][n] = x[n];
-    }
-    __syncthreads();
-    if (kCluster == 1 || warp == 0) {
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-        x[n] = warp_reduce<kWarps>(smem_.partial[turn][lane % kWarps][n], [&](uint64_t a, uint64_t b) { return op(n, a, b); });
-    }
-    if constexpr (kCluster > 1) {
-      if (warp == 0 && lane < kCluster) {
-        uint64_t* to = of(smem_.mail[turn][rank()], lane);
-#pragma unroll
-        for (int n = 0; n < N; ++n) to[n] = x[n];
-      }
-      ptx::cluster_sync();
-#pragma unroll
-      for (int n = 0; n < N; ++n) x[n] = smem_.mail[turn][0][n];
-#pragma unroll
-      for (int r = 1; r < kCluster; ++r) {
-#pragma unroll
-        for (int n = 0; n < N; ++n) x[n] = op(n, x[n], smem_.mail[turn][r][n]);
-      }
-    }
-  }
-  template <int N>
-  __device__ void all_sum(uint64_t (&x)[N]) {
-    all_reduce(x, [](int, uint64_t a, uint64_t b) { return a + b; });
-  }
+  struct Pair {
+    uint64_t first, second;
+  };
+  /// Over all threads of the group, in every thread. A barrier of the group.
+  __device__ Pair sum(uint64_t first, uint64_t second = 0) { return reduce<false>(smem_, turn_ ^= 1, {first, second}); }
+  __device__ Pair max(uint64_t first, uint64_t second = 0) { return reduce<true>(smem_, turn_ ^= 1, {first, second}); }
 
  private:
   Smem& smem_;
   int turn_ = 0;
+
+  template <bool kMax>
+  __device__ static uint64_t combine(uint64_t a, uint64_t b) {
+    if constexpr (kMax) return a > b ? a : b;
+    return a + b;
+  }
+  template <bool kMax, int kLanes>
+  __device__ static Pair reduce_lanes(Pair x) {
+#pragma unroll 1  // short code: most of it is run once a row, and has to be fetched
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      x.first = combine<kMax>(x.first, __shfl_xor_sync(0xffffffffu, x.first, offset));
+      x.second = combine<kMax>(x.second, __shfl_xor_sync(0xffffffffu, x.second, offset));
+    }
+    return x;
+  }
+  /// One function for all the calls of a kernel, as the instructions of a row's way through it have to be fetched.
+  template <bool kMax>
+  __device__ static __noinline__ Pair reduce(Smem& smem, int turn, Pair x) {
+    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+    x = reduce_lanes<kMax, kWarpSize>(x);
+    if (lane == 0) smem.partial[turn][warp][0] = x.first, smem.partial[turn][warp][1] = x.second;
+    __syncthreads();
+    if (kCluster == 1 || warp == 0) {
+      const uint64_t* partial = smem.partial[turn][lane % kWarps];
+      x = reduce_lanes<kMax, kWarps>({partial[0], partial[1]});
+    }
+    if constexpr (kCluster > 1) {
+      if (warp == 0 && lane < kCluster) {
+        uint64_t* mail = of(smem.mail[turn][rank()], lane);
+        mail[0] = x.first, mail[1] = x.second;
+      }
+      ptx::cluster_sync();
+      const uint64_t* mail = smem.mail[turn][lane % kCluster];
+      x = reduce_lanes<kMax, kCluster>({mail[0], mail[1]});
+    }
+    return x;
+  }
 };
 
 }  // namespace flashinfer::gpu

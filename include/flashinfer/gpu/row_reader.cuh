@@ -28,17 +28,24 @@ struct RowVectors {
   __device__ int first_index(int vec) const { return vec < count ? (begin + vec) * kVec - skip : length; }
   __device__ bool is_whole(int vec) const { return first_index(vec) >= 0 && first_index(vec) + kVec <= length; }
 
-  static __device__ uint32_t nan_bits() { return is_same_v<T, float> ? 0x7fc00000u : is_same_v<T, f16> ? 0x7e007e00u : 0x7fc07fc0u; }
-  /// A vector that lies partly outside the row, element by element.
-  __device__ Vec<T, kVec> load_part(int vec) const {
+  static constexpr uint32_t kNan = is_same_v<T, float> ? 0x7fc00000u : is_same_v<T, f16> ? 0x7e007e00u : 0x7fc07fc0u;
+  static constexpr uint32_t kLeast = is_same_v<T, float> ? 0xff800000u : is_same_v<T, f16> ? 0xfc00fc00u : 0xff80ff80u;  // -inf
+  /// A vector that lies partly or wholly outside the row or the slice; `padding` in every other place.
+  __device__ Vec<T, kVec> load_part(int vec, uint32_t padding = kNan) const { return load_part(base + skip, first_index(vec), length, padding); }
+  __device__ Vec<T, kVec> load(int vec) const {
+    return is_whole(vec) ? Vec<T, kVec>::load(base + int64_t(begin + vec) * kVec) : load_part(vec);
+  }
+
+ private:
+  /// Element by element; rare, and there once.
+  static __device__ __noinline__ Vec<T, kVec> load_part(const T* row, int first, int length, uint32_t padding) {
     Vec<T, kVec> v;
 #pragma unroll
-    for (uint32_t& word : v.words) word = nan_bits();
+    for (uint32_t& word : v.words) word = padding;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
-      const int i = first_index(vec) + j;
-      if (i < 0 || i >= length) continue;
-      const T x = base[i + skip];
+      if (first + j < 0 || first + j >= length) continue;
+      const T x = row[first + j];
       if constexpr (sizeof(T) == 4) {
         v.words[j] = bit_cast<uint32_t>(x);
       } else {
@@ -47,30 +54,28 @@ struct RowVectors {
     }
     return v;
   }
-  __device__ Vec<T, kVec> load(int vec) const {
-    return is_whole(vec) ? Vec<T, kVec>::load(base + int64_t(begin + vec) * kVec) : load_part(vec);
-  }
 };
 
 /// Writes a row of the same length, from vectors of its elements as the reader hands them out.
 template <class Out, int kVec>
 class RowWriter {
  public:
-  /// `skip` of the row that is read.
-  __device__ RowWriter(Out* row, int skip, int length)
-      : row_(row), length_(length), aligned_((uintptr_t(row) - uintptr_t(skip) * sizeof(Out)) % Vec<Out, kVec>::kAlignment == 0) {}
+  template <class T>
+  __device__ RowWriter(Out* row, const RowVectors<T>& read)
+      : row_(row),
+        end_(min((read.begin + read.count) * RowVectors<T>::kVec - read.skip, read.length)),
+        aligned_((uintptr_t(row) - uintptr_t(read.skip) * sizeof(Out)) % Vec<Out, kVec>::kAlignment == 0) {}
 
   __device__ void write(const float (&y)[kVec], int first) const {
-    const Vec<Out, kVec> v = Vec<Out, kVec>::from_float(y);
-    if (aligned_ && first >= 0 && first + kVec <= length_) return v.store(row_ + first);
+    if (aligned_ && first >= 0 && first + kVec <= end_) return Vec<Out, kVec>::from_float(y).store(row_ + first);
 #pragma unroll
     for (int j = 0; j < kVec; ++j)
-      if (first + j >= 0 && first + j < length_) store_float(row_ + first + j, y[j]);
+      if (first + j >= 0 && first + j < end_) store_float(row_ + first + j, y[j]);
   }
 
  private:
   Out* row_;
-  int length_;
+  int end_;  // of the slice
   bool aligned_;
 };
 
@@ -79,14 +84,16 @@ template <class T, int kThreads, int kCluster, int kChunks>
 class RowReader {
  public:
   static constexpr int kVec = 16 / int(sizeof(T)), kChunkBytes = kThreads * 16;
+  static_assert(kChunks > 0 || kCluster == 1);
+  using Element = T;
   using Vector = Vec<T, kVec>;
 
   struct Smem {
     alignas(128) unsigned char chunks[max(kChunks * kChunkBytes, 1)];
     uint64_t full[max(kChunks, 1)];
-    // What has been copied so far, known to the copying thread: the row that is being copied, its next chunk, chunks of all rows.
+    // What has been copied so far, known to the copying thread: the row that is being copied, its next chunk, and the slot of that.
     int32_t row, chunk;
-    uint32_t copied;
+    uint32_t slot, in_use;  // slots
   };
 
   /// The first of the rows that this block works on.
@@ -94,7 +101,7 @@ class RowReader {
   __device__ RowReader(Smem& smem, int rank, int length, int first) : smem_(smem), rank_(rank), length_(length) {
     if constexpr (kChunks > 0) {
       if (threadIdx.x == 0) {
-        smem.row = first, smem.chunk = 0, smem.copied = 0;
+        smem.row = first, smem.chunk = 0, smem.slot = 0, smem.in_use = 0;
         for (int i = 0; i < kChunks; ++i) ptx::mbarrier_init(&smem.full[i], 1);
         ptx::mbarrier_init_fence();
       }
@@ -108,11 +115,10 @@ class RowReader {
     if constexpr (kChunks > 0) {
       if (threadIdx.x != 0) return;
       int ahead = smem_.row, chunk = smem_.chunk;
-      uint32_t copied = smem_.copied;
+      uint32_t slot = smem_.slot, in_use = smem_.in_use;
       for (; ahead < num_rows; ahead += step, chunk = 0) {
         const RowVectors<T> row(row_at(ahead), length_, kCluster, rank_);
-        for (; chunk * kThreads < row.count && copied - done_ < kChunks; ++chunk, ++copied) {
-          const int slot = int(copied % kChunks);
+        for (; chunk * kThreads < row.count && in_use < kChunks; ++chunk, ++in_use) {
           // Vectors that lie partly outside the row are left to the threads they belong to.
           const int from = max(chunk * kThreads, row.begin == 0 && row.skip > 0 ? 1 : 0);
           const int to = min(min((chunk + 1) * kThreads, row.count), (row.length + row.skip) / kVec - row.begin);
@@ -124,10 +130,11 @@ class RowReader {
           } else {
             ptx::mbarrier_arrive(&smem_.full[slot]);
           }
+          if (++slot == kChunks) slot = 0;
         }
         if (chunk * kThreads < row.count) break;  // the ring is full
       }
-      smem_.row = ahead, smem_.chunk = chunk, smem_.copied = copied;
+      smem_.row = ahead, smem_.chunk = chunk, smem_.slot = slot, smem_.in_use = in_use;
     }
   }
 
@@ -140,62 +147,99 @@ class RowReader {
   __device__ void close() {
     if constexpr (kChunks > 0) {
       __syncthreads();
-      done_ += uint32_t(chunks_);
+      if (threadIdx.x == 0) smem_.in_use -= uint32_t(chunks_);
+      at_ = (at_ + uint32_t(chunks_)) % (2 * kChunks);
     }
   }
 
   __device__ const RowVectors<T>& row() const { return row_; }
 
-  /// f(vector, its first element's index in the row, which may be negative) for this thread's vectors, all lanes of a warp together: those
-  /// that have none get NaN. The first pass of a row waits for the copies.
-  template <bool kFirst = false, class F>
-  __device__ void for_each(const F& f) const {
+  /// f(vector) for this thread's vectors, with -inf for what lies outside the row or the slice. The first pass over a row, which waits for
+  /// the copies.
+  template <class F>
+  __device__ void for_each_first(const F& f) {
+    // Vectors from `first_whole` on, `whole` of them, need no second look.
+    const int first_whole = row_.begin == 0 && row_.skip > 0 ? 1 : 0;
+    const uint32_t whole = uint32_t(max(min(row_.count, (row_.length + row_.skip) / kVec - row_.begin) - first_whole, 0));
     if constexpr (kChunks > 0) {
+      uint32_t slot = at_ % kChunks, phase = at_ / kChunks;
+      int vec = int(threadIdx.x);
 #pragma unroll 1
-      for (int c = 0; c < chunks_; ++c) {
-        const uint32_t at = done_ + uint32_t(c), slot = at % kChunks;
-        const int vec = c * kThreads + int(threadIdx.x);
+      for (int c = 0; c < chunks_; ++c, vec += kThreads) {
+        ptx::mbarrier_wait(&smem_.full[slot], phase);
         T* place = reinterpret_cast<T*>(smem_.chunks + slot * kChunkBytes) + threadIdx.x * kVec;
-        if constexpr (kFirst) {
-          ptx::mbarrier_wait(&smem_.full[slot], at / kChunks & 1);
-          if (vec < row_.count && !row_.is_whole(vec)) {
-            row_.load_part(vec).store(place);
-            ptx::async_proxy_fence();  // the copy engine writes here next
-          }
+        Vector v = Vector::load(place);
+        if (uint32_t(vec - first_whole) >= whole) {
+          v = row_.load_part(vec, RowVectors<T>::kLeast);
+          row_.load_part(vec).store(place);
+          ptx::async_proxy_fence();  // the copy engine writes here next
         }
-        f(vec < row_.count ? Vector::load(place) : nothing(), row_.first_index(vec));
+        f(v);
+        if (++slot == kChunks) slot = 0, phase ^= 1;
       }
     } else {
-      constexpr int kBatch = 4;
+      pass<RowVectors<T>::kLeast>([&](const Vector& v, int) { f(v); });
+    }
+  }
+
+  /// f(kUnit elements, index of the first in the row, which may be negative) for this thread's vectors or halves of them, all lanes of a warp
+  /// together, with NaN for what lies outside the row or the slice.
+  template <int kUnit, class F>
+  __device__ void for_each(const F& f) const {
+    static_assert(kUnit == kVec || 2 * kUnit == kVec);
+    if constexpr (kChunks > 0) {
+      uint32_t slot = at_ % kChunks;
+      int first = (row_.begin + int(threadIdx.x)) * kVec - row_.skip;
 #pragma unroll 1
-      for (int c = 0; c < chunks_; c += kBatch) {
-        Vector v[kBatch];
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const int vec = (c + i) * kThreads + int(threadIdx.x);
-          v[i] = vec < row_.count ? row_.load(vec) : nothing();
-        }
+      for (int c = 0; c < chunks_; ++c, first += kThreads * kVec) {
+        const T* place = reinterpret_cast<const T*>(smem_.chunks + slot * kChunkBytes) + threadIdx.x * kVec;
 #pragma unroll 1
-        for (int i = 0; i < kBatch && c + i < chunks_; ++i) {
-          f(v[0], row_.first_index((c + i) * kThreads + int(threadIdx.x)));
-#pragma unroll
-          for (int next = 1; next < kBatch; ++next) v[next - 1] = v[next];  // no code for each
-        }
+        for (int i = 0; i < kVec; i += kUnit) f(Vec<T, kUnit>::load(place + i), first + i);
+        if (++slot == kChunks) slot = 0;
       }
+    } else {
+      pass<RowVectors<T>::kNan>([&](const Vector& v, int first) {
+        if constexpr (kUnit == kVec) {
+          f(v, first);
+        } else {
+#pragma unroll 1  // there is one copy of f
+          for (int i = 0; i < kVec; i += kUnit) {
+            constexpr int kWords = int(sizeof(Vec<T, kUnit>::words) / 4);
+            Vec<T, kUnit> part;
+#pragma unroll
+            for (int w = 0; w < kWords; ++w) part.words[w] = i ? v.words[kWords + w] : v.words[w];
+            f(part, first + i);
+          }
+        }
+      });
     }
   }
 
  private:
-  static __device__ Vector nothing() {
-    Vector v;
-#pragma unroll
-    for (uint32_t& word : v.words) word = RowVectors<T>::nan_bits();
-    return v;
+  /// From global memory, one vector ahead.
+  template <uint32_t kPadding, class F>
+  __device__ void pass(const F& f) const {
+    const int first_whole = row_.skip > 0 ? 1 : 0;
+    const uint32_t whole = uint32_t(max((row_.length + row_.skip) / kVec - first_whole, 0));
+    const T* at = row_.base + int64_t(threadIdx.x) * kVec;
+    auto load = [&](int vec, const T* from) {
+      return uint32_t(vec - first_whole) < whole ? Vector::load(from) : row_.load_part(vec, kPadding);
+    };
+    int vec = int(threadIdx.x), first = int(threadIdx.x) * kVec - row_.skip;
+    Vector next = load(vec, at);
+#pragma unroll 1
+    for (int c = 0; c < chunks_; ++c) {
+      const Vector v = next;
+      vec += kThreads, at += kThreads * kVec;
+      next = load(vec, at);
+      f(v, first);
+      first += kThreads * kVec;
+    }
   }
 
   Smem& smem_;
   const int rank_, length_;
-  uint32_t done_ = 0;  // chunks of the rows before this one
+  uint32_t at_ = 0;  // of the row's first chunk: slot + kChunks * phase
   RowVectors<T> row_;
   int chunks_ = 0;
 };

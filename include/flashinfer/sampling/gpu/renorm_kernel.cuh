@@ -44,7 +44,6 @@ struct RenormKernel {
   using Group = gpu::RowGroup<kThreads, kCluster>;
   using Filter = gpu::RowFilter<kConfig.values, Reader, Group, kThreads, kCluster>;
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
-  static constexpr int kVec = Reader::kVec;
 
   struct Smem {
     typename Reader::Smem reader;

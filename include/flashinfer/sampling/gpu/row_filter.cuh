@@ -23,6 +23,7 @@ struct RowPrefix {
   struct Test {
     float least;    // value of the last element
     uint32_t last;  // and its index
+    __device__ bool reaches(float x) const { return x >= least; }
     __device__ bool operator()(float x, int index) const { return x > least || (x == least && uint32_t(index) <= last); }
   };
   __device__ Test test() const { return {value_of_order_key<float>(key_of_rank(rank)), index_of_rank(rank)}; }
@@ -91,9 +92,28 @@ struct RowWeight {
 
 template <RowValues kValues, class Reader, class Group, int kThreads, int kCluster>
 class RowFilter {
+  /// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to.
+  struct MassSum {
+    uint64_t total = 0;
+
+    template <int kCount>
+    __device__ void add(const float (&f)[kCount]) {
+      constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
+      uint32_t high_bits = 0, low_bits = 0;
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
+        high_bits += bit_cast<uint32_t>(high);
+        low_bits += bit_cast<uint32_t>(PortableScalar::fma(rest, kStep, kMagic));
+      }
+      const int32_t high = int32_t(high_bits - kCount * 0x4b400000u), low = int32_t(low_bits - kCount * 0x4b400000u);
+      total += uint64_t((int64_t(high) << 20) + low);
+    }
+  };
+
  public:
   static constexpr int kBins = 256, kListed = 128, kMost = 256;  // entries of a block, of all blocks
-  static constexpr int kVec = Reader::kVec;
+  static constexpr int kVec = 4;                                 // elements that a pass looks at together
   static constexpr uint64_t kLowestRank = uint64_t(order_key(-kInfinity)) << 32;
   using Weight = RowWeight<kValues>;
   static_assert(kThreads >= kBins && kThreads >= kMost);
@@ -110,6 +130,7 @@ class RowFilter {
     uint64_t scan[2][8];
     Found found[2];
     RowPrefix prefix;
+    uint64_t whole, top, target;  // of keep(): every thread writes the same, and reads what it wrote
     uint64_t mass_of_k, mass_of_list;
     float sums[2][8];
     int guess[2];
@@ -121,10 +142,10 @@ class RowFilter {
 
   __device__ RowFilter(Smem& smem, const Reader& reader, const Group& group) : reader(reader), group(group), smem_(smem) {}
 
-  /// f(vector's elements as floats, index of the first) for every vector; all lanes of a warp together, with NaN where a lane has none.
+  /// f(four elements as floats, index of the first) for all elements; all lanes of a warp together, with NaN where a lane has none.
   template <class F>
   __device__ void for_each(const F& f) const {
-    reader.for_each([&](const typename Reader::Vector& v, int first) {
+    reader.template for_each<kVec>([&](const Vec<typename Reader::Element, kVec>& v, int first) {
       float x[kVec];
       v.to_float(x);
       f(x, first);
@@ -138,6 +159,12 @@ class RowFilter {
 #pragma unroll
     for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;
     return value;
+  }
+  __device__ static bool reaches(const float (&x)[kVec], float least) {
+    bool any = false;
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) any |= x[j] >= least;
+    return any;
   }
   /// f(element, index) for the elements that hit(element): code that few elements need is there once, not for every element of a vector.
   template <class Hit, class F>
@@ -179,53 +206,53 @@ class RowFilter {
   __device__ void look(float& max, bool& has_nan) {
     float most = -kInfinity;
     bool nan = false;
-    const int length = reader.row().length;
-    reader.template for_each<true>([&](const typename Reader::Vector& v, int first) {
-      float x[kVec];
+    reader.for_each_first([&](const typename Reader::Vector& v) {
+      float x[Reader::kVec];
       v.to_float(x);
-      const bool whole = first >= 0 && first + kVec <= length;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) {
+      for (int j = 0; j < Reader::kVec; ++j) {
         most = fmaxf(most, x[j]);
-        nan |= x[j] != x[j] && (whole || (first + j >= 0 && first + j < length));
+        nan |= x[j] != x[j];
       }
     });
-    uint64_t words[1] = {uint64_t(order_key(most)) | uint64_t(nan) << 32};
-    group.all_reduce(words, [](int, uint64_t a, uint64_t b) { return flashinfer::max(uint32_t(a), uint32_t(b)) | (a | b) >> 32 << 32; });
-    max = value_of_order_key<float>(uint32_t(words[0]));
-    has_nan = words[0] >> 32;
+    const typename Group::Pair found = group.max(order_key(most), nan);
+    max = value_of_order_key<float>(uint32_t(found.first));
+    has_nan = found.second;
   }
 
   /// The mass of elements of rank `floor` and above, in every thread.
   __device__ uint64_t mass_from(const Weight& weight, uint64_t floor) {
-    uint64_t sum[1] = {0};
+    MassSum sum;
     const RowPrefix::Test kept = RowPrefix{floor, 0}.test();
     for_each([&](const float(&x)[kVec], int first) {
+      float f[kVec];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j)
-        if (kept(x[j], first + j)) sum[0] += mass_of(weight(x[j]));
+      for (int j = 0; j < kVec; ++j) f[j] = kept.reaches(x[j]) ? weight(x[j]) : 0.0f;
+      if (kept.last != ~0u) {  // not all of those that equal the last
+#pragma unroll
+        for (int j = 0; j < kVec; ++j) f[j] = kept(x[j], first + j) ? f[j] : 0.0f;
+      }
+      sum.add(f);
     });
-    group.all_sum(sum);
-    return sum[0];
+    return group.sum(sum.total).first;
   }
 
   /// The rank of the first element, whose value is `largest`.
   __device__ uint64_t first(float largest) {
-    uint64_t best[1] = {0};
+    uint64_t best = 0;
     for_each([&](const float(&x)[kVec], int index) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j)
-        if (x[j] == largest) best[0] = max(best[0], order_rank(order_key(x[j]), uint32_t(index + j)));
+        if (x[j] == largest) best = max(best, order_rank(order_key(x[j]), uint32_t(index + j)));
     });
-    group.all_reduce(best, [](int, uint64_t a, uint64_t b) { return a > b ? a : b; });
-    return best[0];
+    return group.max(best).first;
   }
 
   /// Writes value(element) * factor for what is kept, `nothing` for the rest.
   template <class Out, class Value>
   __device__ void write(Out* output, const Value& value, const RowPrefix& prefix, float factor, float nothing) const {
     const RowPrefix::Test kept = prefix.test();
-    const RowWriter<Out, kVec> writer(output, reader.row().skip, reader.row().length);
+    const RowWriter<Out, kVec> writer(output, reader.row());
     for_each([&](const float(&x)[kVec], int first) {
       float y[kVec];
 #pragma unroll
@@ -235,7 +262,7 @@ class RowFilter {
   }
   template <class Out>
   __device__ void fill(Out* output, float value) const {
-    const RowWriter<Out, kVec> writer(output, reader.row().skip, reader.row().length);
+    const RowWriter<Out, kVec> writer(output, reader.row());
     for_each([&](const float(&)[kVec], int first) {
       float y[kVec];
 #pragma unroll
@@ -247,6 +274,7 @@ class RowFilter {
   /// What `filters` keep of the elements of rank `floor` and above. `total` is the row's mass, 0 where nobody knows it yet. The prefix's mass is
   /// computed where the filters need it, or `want_mass`.
   __device__ RowPrefix keep(const Weight& weight, const RowFilters& filters, uint64_t floor, uint64_t& total, bool want_mass) {
+    turn_ = length_ = 0, high_ = 0;  // the blocks have met since the last row's histograms were read
     if (!filters.by_count() && !filters.by_mass()) {
       if (want_mass && floor == kLowestRank && total) return {floor, total};
       const uint64_t mass = want_mass ? mass_from(weight, floor) : 0;
@@ -254,15 +282,17 @@ class RowFilter {
       return {floor, mass};
     }
     const bool of_row = filters.by_mass() && (filters.joint || !filters.by_count());
-    uint64_t whole = 0;  // what top_p is a share of, if of_row
-    uint64_t low = guess(weight, filters, floor, of_row, whole);
+    // What is seldom asked for waits in shared memory: there are no registers for it while passes run.
+    volatile uint64_t &whole = smem_.whole, &top = smem_.top, &target = smem_.target;  // whole: what top_p is a share of, if of_row
+    uint64_t low = guess(weight, filters, floor, of_row);
     if (of_row && (filters.joint || floor == kLowestRank)) total = whole;
 
     // The boundary looked for: where elements (top_k, first) or mass (top_p) reach the target. It is likely to have a rank in [low, high],
     // and has one in [floor, top].
     bool by_mass = !filters.by_count();
-    uint64_t target = by_mass ? needed_mass(filters.top_p, whole) : uint64_t(filters.top_k);
-    uint64_t high = high_, top = ~0ull;
+    target = by_mass ? needed_mass(filters.top_p, whole) : uint64_t(filters.top_k);
+    uint64_t high = high_;
+    top = ~0ull;
     bool whole_prefix = length_ <= kShort, few = whole_prefix;
     RowPrefix prefix;
     for (;;) {
@@ -273,7 +303,7 @@ class RowFilter {
           uint64_t before, own;
           place_in_list(weight, place, before, own);
           if (whole_prefix) {
-            if (keep_of_list(filters, low <= floor, whole, place, before, own, prefix)) return prefix;
+            if (keep_of_list(filters, low <= floor, place, before, own, prefix)) return prefix;
           } else {
             prefix = end_in_list(by_mass, target, place, before, own);
             ends = true;
@@ -289,11 +319,14 @@ class RowFilter {
         count_between(weight, low, high, shift, above);
         const Found* found = scan(by_mass, target, above, inside);
         if ((by_mass ? above[1] : above[0]) >= target) {  // the boundary lies above
-          low = high + 1, high = top;
+          low = high + 1;
+          high = top;
           continue;
         }
         if (!found && low > floor) {
-          high = top = low - 1, low = floor;
+          high = low - 1;
+          top = high;
+          low = floor;
           continue;
         }
         if (!found) {
@@ -310,10 +343,13 @@ class RowFilter {
       }
       if (by_mass || !filters.by_mass()) return prefix;
       // top_p cuts what top_k has kept.
+      __syncthreads();  // every thread has compared with the old target
       by_mass = true;
-      target = needed_mass(filters.top_p, filters.joint ? whole : prefix.mass);
+      target = needed_mass(filters.top_p, filters.joint ? uint64_t(whole) : prefix.mass);
       if (target >= prefix.mass) return prefix;
-      low = floor = prefix.rank, high = top = ~0ull;
+      low = floor = prefix.rank;
+      high = ~0ull;
+      top = high;
     }
   }
 
@@ -330,6 +366,7 @@ class RowFilter {
     __syncthreads();
     const float least = value_of_order_key<float>(key_of_rank(low));
     for_each([&](const float(&x)[kVec], int first) {
+      if (!reaches(x, least)) return;
       for_each_hit(
           x, first, [&](float value) { return value >= least; },
           [&](float value, uint32_t index) {
@@ -346,6 +383,7 @@ class RowFilter {
     if (threadIdx.x < kCluster) *Group::of(&smem_.lengths[group.rank()], int(threadIdx.x)) = smem_.listed;
     Group::sync();
     length_ = 0;
+    own_rank_ = 0;
     bool fits = true;
     for (int r = 0; r < kCluster; ++r) {
       const int length = int(smem_.lengths[r]);
@@ -421,36 +459,37 @@ class RowFilter {
 
   /// Bins of the row's elements by exponent, from a sample, and two ranks that the boundary is likely to lie between: the return value and high_.
   /// length_ is how many elements are likely to lie above the lower one.
-  __device__ uint64_t guess(const Weight& weight, const RowFilters& filters, uint64_t floor, bool with_mass, uint64_t& whole) {
+  __device__ uint64_t guess(const Weight& weight, const RowFilters& filters, uint64_t floor, bool with_mass) {
     begin_histogram(false);
-    const float least = value_of_order_key<float>(key_of_rank(floor)), exact = weight.value_at(kExact);
-    uint64_t mass[1] = {0};
+    const float least = value_of_order_key<float>(key_of_rank(floor)), exact = max(weight.value_at(kExact), least);
+    const float counted = filters.joint ? -kInfinity : least;  // from where on elements belong to the mass
+    const bool sampled = threadIdx.x % 2 == 0;                 // one element in 8
+    MassSum mass;
+    auto add = [&](float x, uint32_t n) {
+      const float bin = fminf(fmaxf(weight.exponent(x) * -float(kPerOctave), 0.0f), float(kBins - 1));
+      if (bin < kBins - 1) atomicAdd(&smem_.count[turn_][int(bin)], n);  // nothing is read from the last one
+    };
     for_each([&](const float(&x)[kVec], int first) {
-      const bool sampled = kVec == 8 || (first / kVec & 1) == 0;
       if (with_mass) {
+        float f[kVec];
 #pragma unroll
-        for (int j = 0; j < kVec; ++j)
-          if (x[j] >= least || (filters.joint && x[j] == x[j])) mass[0] += mass_of(weight(x[j]));
+        for (int j = 0; j < kVec; ++j) f[j] = x[j] >= counted ? weight(x[j]) : 0.0f;
+        mass.add(f);
       }
-      auto add = [&](float exponent, uint32_t n) {
-        const float bin = fminf(fmaxf(exponent * -float(kPerOctave), 0.0f), float(kBins - 1));
-        if (bin < kBins - 1) atomicAdd(&smem_.count[turn_][int(bin)], n);  // nothing is read from the last one
-      };
-      const bool counts = x[0] >= least && x[0] >= exact;
-      if (add_ties(x, counts, [&](uint32_t n) { add(weight.exponent(x[0]), n); })) return;
-      if (sampled && x[0] >= least && !(x[0] >= exact)) add(weight.exponent(x[0]), 8);
-      for_each_hit(
-          x, first, [&](float value) { return value >= least && value >= exact; },
-          [&](float value, uint32_t) { add(weight.exponent(value), 1); });
+      if (sampled && x[0] >= least && !(x[0] >= exact)) add(x[0], 8);
+      const bool any = reaches(x, exact);
+      if (__any_sync(0xffffffffu, any) && !add_ties(x, x[0] >= exact, [&](uint32_t n) { add(x[0], n); }) && any)
+        for_each_hit(
+            x, first, [&](float value) { return value >= exact; }, [&](float value, uint32_t) { add(value, 1); });
     });
-    group.all_sum(mass);
-    whole = mass[0];
+    const uint64_t whole = group.sum(mass.total).first;
+    *static_cast<volatile uint64_t*>(&smem_.whole) = whole;
 
     const int t = int(threadIdx.x), lane = t % kWarpSize, warp = t / kWarpSize;
     float count = 0, weighs = 0;  // of bin t, in all blocks; what they weigh, as a bin's middle
     if (t < kBins) {
       uint32_t n = 0;
-#pragma unroll
+#pragma unroll 4
       for (int r = 0; r < kCluster; ++r) n += *Group::of(&smem_.count[turn_][t], r);
       count = float(n);
       weighs = count * 0.957f * portable_exp2(float(-t) / kPerOctave);
@@ -509,9 +548,11 @@ class RowFilter {
       if (carried) atomicAdd(&smem_.mass_high[turn_][bin], carried);
     };
     for_each([&](const float(&x)[kVec], int first) {
+      const bool any = reaches(x, least);
+      if (!__any_sync(0xffffffffu, any)) return;
       const uint32_t key = order_key(x[0]);
       const bool ties = x[0] >= least && key > key_of_rank(low) && key < key_of_rank(high) && shift >= 32;  // a key is inside one bin
-      if (add_ties(x, ties, [&](uint32_t n) { add(order_rank(key, uint32_t(first)), n, n * mass_of(weight(x[0]))); })) return;
+      if (add_ties(x, ties, [&](uint32_t n) { add(order_rank(key, uint32_t(first)), n, n * mass_of(weight(x[0]))); }) || !any) return;
       for_each_hit(
           x, first, [&](float value) { return value >= least; },
           [&](float value, uint32_t index) {
@@ -525,7 +566,8 @@ class RowFilter {
             }
           });
     });
-    group.all_sum(above);
+    const typename Group::Pair all = group.sum(above[0], above[1]);
+    above[0] = all.first, above[1] = all.second;
   }
 
   /// The bin that `target` is reached in, from the highest down, with `above` before all of them; null: none. The
@@ -534,7 +576,7 @@ class RowFilter {
     const int t = int(threadIdx.x), lane = t % kWarpSize, warp = t / kWarpSize, bin = kBins - 1 - t;
     uint64_t count = 0, mass = 0;
     if (t < kBins) {
-#pragma unroll 4
+#pragma unroll 2
       for (int r = 0; r < kCluster; ++r) {
         count += *Group::of(&smem_.count[turn_][bin], r);
         mass += *Group::of(&smem_.mass_low[turn_][bin], r);
@@ -572,7 +614,7 @@ class RowFilter {
   }
 
   /// Applies the filters to a list of all elements from some rank up, `complete` if that is all there is. False: the prefix may go on below.
-  __device__ bool keep_of_list(const RowFilters& filters, bool complete, uint64_t whole, int place, uint64_t before, uint64_t own,
+  __device__ bool keep_of_list(const RowFilters& filters, bool complete, int place, uint64_t before, uint64_t own,
                                RowPrefix& prefix) {
     const int t = int(threadIdx.x), k = filters.by_count() ? min(filters.top_k, length_) : length_;
     const bool listed = t < length_;
@@ -580,7 +622,7 @@ class RowFilter {
     if (listed && place == length_ - 1) smem_.mass_of_list = before + own;
     __syncthreads();
     const bool of_row = filters.joint || !filters.by_count();
-    const uint64_t needed = filters.by_mass() ? needed_mass(filters.top_p, of_row ? whole : smem_.mass_of_k) : ~0ull;
+    const uint64_t needed = filters.by_mass() ? needed_mass(filters.top_p, of_row ? smem_.whole : smem_.mass_of_k) : ~0ull;
     const bool last = listed && place < k && before < needed && (place == k - 1 || before + own >= needed);
     if (last) smem_.prefix = {own_rank_, before + own};
     const bool ends = (filters.by_count() && length_ >= filters.top_k) || (filters.by_mass() && of_row && smem_.mass_of_list >= needed);

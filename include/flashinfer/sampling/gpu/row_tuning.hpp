@@ -6,34 +6,41 @@
 
 namespace flashinfer::gpu {
 
-/// Clusters of a launch that run at the same time. A cluster lies within a GPC, of which these GPUs have 8: a rest of SMs stays idle.
+/// Clusters of a launch that run at the same time, at least. A cluster lies within a GPC, which has 16 or 18 SMs, but one of an H200's has
+/// 8 to 10: measured there, 15 clusters of 8 blocks fit with a block an SM, and 30 of 4; a 16th waits for another to end, as long as all
+/// before it took together.
 constexpr int64_t clusters_at_once(const RowSplit& split, const DeviceInfo& device) {
-  if (split.cluster == 1) return int64_t(device.num_sms) * split.blocks;
-  return max(device.num_sms / 8 * split.blocks / split.cluster, 1) * 8;
+  if (split.cluster <= 2) return int64_t(device.num_sms) * split.blocks / split.cluster;
+  const int64_t whole = max((device.num_sms - 10) / 17, 1), rest = device.num_sms >= 34 ? 8 : 0;
+  return max(whole * (16 * split.blocks / split.cluster) + rest * split.blocks / split.cluster, int64_t(1));
 }
 
-constexpr RowSplit split_rows(DType dtype, int64_t num_rows, int64_t vocab_size, const DeviceInfo& device) {
+/// `most_blocks`: on an SM, as the kernel's registers allow.
+constexpr RowSplit split_rows(DType dtype, int64_t num_rows, int64_t vocab_size, const DeviceInfo& device, int32_t most_blocks = 2) {
   const int64_t vecs = vocab_size / (16 / size_of(dtype)) + 2;  // a row may begin and end within a vector
-  RowSplit split;
-  split.threads = 512;
-  if (!device.arch.has_tma()) return split;
-  // Few rows: a block an SM and as many blocks a row as there are SMs for it. Many: two blocks an SM, so that one computes while the other
-  // waits for its cluster, and a ring that has room for more than a row, so that the next one is on its way.
-  while (split.cluster < 16 && num_rows * split.cluster * 2 <= device.num_sms && vecs > 2 * int64_t(split.cluster) * split.threads)
+  RowSplit split{.threads = 512, .blocks = most_blocks};
+  const RowSplit in_l2{.threads = 512, .blocks = 1};  // nothing of a row is kept
+  if (!device.arch.has_tma()) return in_l2;
+  // Few rows: as many blocks a row as there are SMs for it; measured on an H200, one row of 128256 floats takes 16 blocks 9 us, 8 blocks
+  // 13. Many: two blocks an SM, so that one computes while the other waits for its cluster, and a ring that has room for more than a row,
+  // so that the next one is on its way.
+  const int32_t most = device.arch.number < 110 ? 16 : 8;  // blocks of a cluster: more than 8 not on every GPU
+  while (split.cluster < most && num_rows * split.cluster * 2 <= device.num_sms && vecs > 2 * int64_t(split.cluster) * split.threads)
     split.cluster *= 2;
-  const bool one_row = num_rows <= clusters_at_once(split, device);
-  for (split.blocks = one_row ? 1 : 2; split.blocks > 0; --split.blocks) {
+  for (; split.blocks > 0; --split.blocks) {
     const int32_t smem = min(device.smem_per_sm / split.blocks - 1024, device.smem_per_block);
-    for (RowSplit wider = split; wider.cluster <= (one_row ? 16 : 8); wider.cluster *= 2) {
-      wider.chunks = 0;
+    for (RowSplit wider = split; wider.cluster <= most; wider.cluster *= 2) {
       const int64_t needed = ceil_div(ceil_div(vecs, int64_t(wider.cluster)), int64_t(wider.threads));
+      const bool one_row = num_rows <= clusters_at_once(wider, device);
+      if (wider.cluster == 16 && !one_row && split.blocks > 1) break;  // few of them fit
+      wider.chunks = 0;
       wider.chunks = (smem - wider.smem_bytes()) / (wider.threads * 16 + 8);
-      if (wider.chunks < (one_row ? needed : needed + needed / 4)) continue;
-      if (one_row) wider.chunks = int32_t(min(int64_t(wider.chunks), max(round_up(needed, int64_t(4)), int64_t(4))));
+      if (wider.chunks < (one_row ? needed : needed + 1)) continue;
+      if (one_row) wider.chunks = int32_t(min(int64_t(wider.chunks), round_up(needed, int64_t(4))));
       return wider;
     }
   }
-  return {.threads = 512};  // of a row that no cluster has room for, nothing is kept
+  return in_l2;
 }
 
 }  // namespace flashinfer::gpu

@@ -10,6 +10,8 @@
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/gpu/ptx/math.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
 
 namespace flashinfer {
@@ -46,7 +48,7 @@ struct SamplingKernel {
   using Filter = gpu::RowFilter<kConfig.values, Reader, Group, kThreads, kCluster>;
   using Weight = gpu::RowWeight<kConfig.values>;
   using Prefix = gpu::RowPrefix;
-  static constexpr int kVec = Reader::kVec;
+  static constexpr int kVec = Filter::kVec;
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
 
   struct Smem {
@@ -115,6 +117,14 @@ struct SamplingKernel {
   /// The score of an element and, above it in order among equal ones, its index: the greatest wins.
   __device__ static uint64_t entry(float score, uint32_t index) { return order_rank(bit_cast<uint32_t>(score), index); }
 
+  /// What an element runs its race with, to 1 part in 10^4: logits by the approximate exponential. For NaN, and where the weight is 0, not above 0.
+  __device__ static float about_weight(const Weight& weight, float x) {
+    if constexpr (kLogits) {
+      return gpu::ptx::ex2((x - weight.max) * weight.scale);
+    } else {
+      return x;
+    }
+  }
   __device__ static uint32_t bits_of(const Philox& noise, uint32_t i) {
     return i == 0 ? noise.word[0] : i == 1 ? noise.word[1] : i == 2 ? noise.word[2] : noise.word[3];
   }
@@ -124,44 +134,44 @@ struct SamplingKernel {
     const uint32_t draw = p_.draw(row);
     auto race_weight = [&](float x) { return kLogits ? weight(x) : finite_prob(x); };
     const Prefix::Test in_prefix = prefix.test();
-    uint64_t best[1] = {0};
+    const PhiloxMultipliers multipliers = {uint32_t(gpu::ptx::opaque(int(PhiloxMultipliers{}.first))),
+                                           uint32_t(gpu::ptx::opaque(int(PhiloxMultipliers{}.second)))};
+    uint64_t best = 0;
     if (threadIdx.x == 0) smem_.best = 0;
     __syncthreads();
     filter_.for_each([&](const float(&x)[kVec], int first) {
-      uint32_t kept = 0;
+      bool any = false;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j)
-        kept |= in_prefix(x[j], first + j) ? 1u << j : 0u;
-      if (!kept) return;
-      // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm.
-      const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.999995f / 4294967296.0f);
+      for (int j = 0; j < kVec; ++j) any |= x[j] >= in_prefix.least;
+      if (!any) return;
+      // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm, and no exact weight.
+      const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.9998f / 4294967296.0f);
       const bool aligned = first % 4 == 0;
       uint32_t bits[kVec];
       if (aligned) {
+        any = false;
+        const Philox noise = philox_of_tokens(seed, offset, draw, uint32_t(first), 0, multipliers);
 #pragma unroll
-        for (int j = 0; j < kVec; j += 4) {
-          const Philox noise = philox_of_tokens(seed, offset, draw, uint32_t(first + j));
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            bits[j + i] = noise.word[i];
-            if (!(race_weight(x[j + i]) > bar * float(bits[j + i]))) kept &= ~(1u << (j + i));
-          }
+        for (int j = 0; j < kVec; ++j) {
+          bits[j] = noise.word[j];
+          any |= about_weight(weight, x[j]) > bar * float(bits[j]);
         }
+        if (!any) return;
       }
 #pragma unroll 1
-      for (; kept; kept &= kept - 1) {
-        const int j = __ffs(int(kept)) - 1;
-        const uint32_t index = uint32_t(first + j);
-        const float w = race_weight(Filter::at(x, j));
-        if (!(w > 0)) continue;
-        const uint32_t own_bits = aligned ? Filter::at(bits, j) : bits_of(philox_of_tokens(seed, offset, draw, index), index % 4);
+      for (int j = 0; j < kVec; ++j) {
+        const float value = Filter::at(x, j);
+        const int index = first + j;
+        if (!in_prefix(value, index)) continue;
+        const uint32_t own_bits = aligned ? Filter::at(bits, j) : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index)), uint32_t(index) % 4);
+        const float w = race_weight(value);
+        if (!(w > 0) || (aligned && !(about_weight(weight, value) > bar * float(own_bits)))) continue;
         const float score = race_score(w, own_bits);
-        best[0] = max(best[0], entry(score, index));
+        best = max(best, entry(score, uint32_t(index)));
         if (bit_cast<uint32_t>(score) > *static_cast<volatile uint32_t*>(&smem_.best)) atomicMax(&smem_.best, bit_cast<uint32_t>(score));
       }
     });
-    filter_.group.all_reduce(best, [](int, uint64_t a, uint64_t b) { return a > b ? a : b; });
-    return best[0];
+    return filter_.group.max(best).first;
   }
 
   __device__ void write_token(int row, int32_t token) const {

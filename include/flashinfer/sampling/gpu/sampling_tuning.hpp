@@ -13,7 +13,7 @@ struct SamplingProblem {
 };
 
 constexpr SamplingConfig tune(const SamplingProblem& problem, const DeviceInfo& device) {
-  const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device);
+  const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device, problem.extras ? 1 : 2);
   return {.input = problem.input,
           .values = problem.values,
           .extras = problem.extras,

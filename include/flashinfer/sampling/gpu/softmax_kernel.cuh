@@ -41,7 +41,6 @@ struct SoftmaxKernel {
   using Reader = gpu::RowReader<T, kThreads, kCluster, kConfig.chunks>;
   using Group = gpu::RowGroup<kThreads, kCluster>;
   using Filter = gpu::RowFilter<RowValues::logits, Reader, Group, kThreads, kCluster>;
-  static constexpr int kVec = Reader::kVec;
 
   struct Smem {
     typename Reader::Smem reader;

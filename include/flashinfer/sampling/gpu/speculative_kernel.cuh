@@ -81,7 +81,7 @@ struct SpeculativeKernel {
     const float *q = target(step), *p = less_draft ? draft(step) : nullptr;
     const uint32_t draw = p_.draw(request_);
     const bool vectors = (uintptr_t(q) | uintptr_t(p)) % 16 == 0;
-    uint64_t best[1] = {0};
+    uint64_t best = 0;
     if (threadIdx.x == 0) smem_.best = 0;
     __syncthreads();
     const int groups = ceil_div(p_.vocab_size, 4);  // of four tokens, which share a Philox
@@ -107,12 +107,11 @@ struct SpeculativeKernel {
         // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm.
         if (!(weight > bar * float(noise.word[j])) || !(weight > 0)) continue;
         const float score = race_score(weight, noise.word[j]);
-        best[0] = max(best[0], order_rank(bit_cast<uint32_t>(score), uint32_t(first + j)));
+        best = max(best, order_rank(bit_cast<uint32_t>(score), uint32_t(first + j)));
         atomicMax(&smem_.best, bit_cast<uint32_t>(score));
       }
     }
-    group_.all_reduce(best, [](int, uint64_t a, uint64_t b) { return a > b ? a : b; });
-    return best[0];
+    return group_.max(best).first;
   }
 
   __device__ void write(int emitted, uint64_t winner) const {
