@@ -96,7 +96,8 @@ TensorView Call::view_of(const char* argument, const dlpack::Tensor& t) const {
     default: check.fail(argument, "a tensor on the CPU or a CUDA device", "one on DLPack device type " + std::to_string(t.device.type));
   }
   view.data = static_cast<char*>(t.data) + t.byte_offset;
-  if (uintptr_t(view.data) % size_t(size_of(view.dtype)) != 0) check.fail(argument, "elements aligned to their size", "a tensor between them");
+  if (uintptr_t(view.data) % size_t(size_of(view.dtype)) != 0)
+    check.fail(argument, "elements aligned to their size", "a tensor between them");
   view.ndim = t.ndim;
   int64_t packed = 1;
   for (int i = t.ndim - 1; i >= 0; --i) {
@@ -180,7 +181,8 @@ TensorView Call::read_numpy(const char* argument, PyObject* object, bool write) 
 
 TensorView Call::read_dlpack(const char* argument, PyObject* object, bool write, const TensorType& type) {
   const Check check(op_);
-  if (write && type.framework == TensorType::kJax) check.fail(argument, "a writable tensor", "a JAX array, which is immutable: see flashinfer.jax for ops that return what they write");
+  if (write && type.framework == TensorType::kJax)
+    check.fail(argument, "a writable tensor", "a JAX array, which is immutable: see flashinfer.jax for ops that return what they write");
 
   Loan loan;
   bool of_stream = false;

@@ -79,8 +79,8 @@ class Call {
   Context context_;
   TensorType first_{};  // of the argument that decided the device
   const char* first_argument_ = nullptr;
-  std::vector<Loan> held_;              // of producers that lend for as long as we hold
-  std::vector<Loan> held_by_stream_;    // of JAX, for as long as our kernels run
+  std::vector<Loan> held_;            // of producers that lend for as long as we hold
+  std::vector<Loan> held_by_stream_;  // of JAX, for as long as our kernels run
   bool ready_ = false;
 };
 

@@ -58,13 +58,12 @@ struct Given {
 dlpack::ManagedTensor* managed_of(const TensorView& view, Loan loan) {
   auto* given = new Given{{}, view, loan};
   TensorView& v = given->view;
-  given->managed = {{v.data, {dlpack::kCuda, v.device.index}, v.ndim, to_dlpack(v.dtype), v.shape, v.strides, 0},
-                    given,
-                    [](dlpack::ManagedTensor* self) {
-                      auto* done = static_cast<Given*>(self->manager);
-                      done->loan.give_back();  // JAX orders what it does next with it after what it has done
-                      delete done;
-                    }};
+  given->managed = {
+      {v.data, {dlpack::kCuda, v.device.index}, v.ndim, to_dlpack(v.dtype), v.shape, v.strides, 0}, given, [](dlpack::ManagedTensor* self) {
+        auto* done = static_cast<Given*>(self->manager);
+        done->loan.give_back();  // JAX orders what it does next with it after what it has done
+        delete done;
+      }};
   return &given->managed;
 }
 

@@ -134,7 +134,8 @@ TensorView XlaCall::view_of(const xla::Buffers& buffers, int i) const {
   const auto& buffer = *static_cast<const xla::Buffer*>(buffers.values[i]);
   const std::string name = "buffer " + std::to_string(i);
   TensorView view;
-  if (!to_dtype(buffer.dtype, view.dtype)) Check(op()).fail(name.c_str(), "a dtype of the library", "XLA type " + std::to_string(buffer.dtype));
+  if (!to_dtype(buffer.dtype, view.dtype))
+    Check(op()).fail(name.c_str(), "a dtype of the library", "XLA type " + std::to_string(buffer.dtype));
   if (buffer.rank > kMaxDims) Check(op()).fail(name.c_str(), "at most 8 dimensions", std::to_string(buffer.rank));
   view.data = buffer.data;
   view.device = context_.device;
@@ -154,7 +155,8 @@ TensorView XlaCall::in_place(int output, int input) const {
 const void* XlaCall::find(const char* name, xla::AttrType type) const {
   const xla::Attrs& attrs = frame_.attributes;
   for (int64_t i = 0; i < attrs.size; ++i)
-    if (attrs.types[i] == type && attrs.names[i]->size == std::strlen(name) && std::memcmp(attrs.names[i]->data, name, attrs.names[i]->size) == 0)
+    if (attrs.types[i] == type && attrs.names[i]->size == std::strlen(name) &&
+        std::memcmp(attrs.names[i]->data, name, attrs.names[i]->size) == 0)
       return attrs.values[i];
   return nullptr;
 }

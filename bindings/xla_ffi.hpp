@@ -1,6 +1,7 @@
 // JAX under jit: XLA calls an op as a custom call, through its C interface for foreign functions. Own declarations of the part that is
 // used, so that no header of XLA is needed; python_tests/test_jax.py compares them with jaxlib's. One handler serves all ops: the attribute
-// `op` names one, other attributes are its numbers. What an op is for XLA stands in xla_ops.cpp, what it is for Python in flashinfer/jax.py.
+// `op` names one, other attributes are its numbers. What an op is for XLA stands in xla_ops.cpp, what it is for Python in
+// flashinfer/jax.py.
 #pragma once
 
 #include <memory>
@@ -14,8 +15,20 @@ namespace flashinfer::xla {
 enum ExtensionType : int { kMetadata = 1 };
 enum ErrorCode : int { kInvalidArgument = 3, kUnimplemented = 12, kInternal = 13 };
 enum DataType : int {
-  kPred = 1, kS8 = 2, kS32 = 4, kS64 = 5, kU8 = 6, kU32 = 8, kU64 = 9, kF16 = 10, kF32 = 11, kF64 = 12, kBf16 = 16,
-  kF8E5M2 = 19, kF8E4M3FN = 20, kF8E8M0FNU = 33,
+  kPred = 1,
+  kS8 = 2,
+  kS32 = 4,
+  kS64 = 5,
+  kU8 = 6,
+  kU32 = 8,
+  kU64 = 9,
+  kF16 = 10,
+  kF32 = 11,
+  kF64 = 12,
+  kBf16 = 16,
+  kF8E5M2 = 19,
+  kF8E4M3FN = 20,
+  kF8E8M0FNU = 33,
 };
 enum AttrType : int { kScalar = 3, kString = 4 };
 enum Stage : int { kExecute = 3 };
@@ -175,7 +188,8 @@ class XlaCall {
 };
 
 /// An op under jit:
-///   const XlaOp rmsnorm{"rmsnorm", [](XlaCall& c) { flashinfer::rmsnorm(c.in(0), c.in(1), c.out(0), float(c.number("eps")), c.context()); }};
+///   const XlaOp rmsnorm{"rmsnorm", [](XlaCall& c) { flashinfer::rmsnorm(c.in(0), c.in(1), c.out(0), float(c.number("eps")), c.context());
+///   }};
 class XlaOp {
  public:
   XlaOp(const char* name, void (*run)(XlaCall&)) : name(name), run(run), next(first()) { first() = this; }

@@ -22,8 +22,8 @@ float eps(const XlaCall& c) { return float(c.number("eps")); }
 
 const XlaOp rmsnorm_op{"rmsnorm", [](XlaCall& c) { rmsnorm(c.in(0), c.in(1), c.out(0), eps(c), c.context()); }};
 const XlaOp gemma_rmsnorm_op{"gemma_rmsnorm", [](XlaCall& c) { gemma_rmsnorm(c.in(0), c.in(1), c.out(0), eps(c), c.context()); }};
-const XlaOp fused_add_rmsnorm_op{
-    "fused_add_rmsnorm", [](XlaCall& c) { fused_add_rmsnorm(c.in_place(0, 0), c.in_place(1, 1), c.in(2), eps(c), c.context()); }};
+const XlaOp fused_add_rmsnorm_op{"fused_add_rmsnorm",
+                                 [](XlaCall& c) { fused_add_rmsnorm(c.in_place(0, 0), c.in_place(1, 1), c.in(2), eps(c), c.context()); }};
 const XlaOp gemma_fused_add_rmsnorm_op{"gemma_fused_add_rmsnorm", [](XlaCall& c) {
                                          gemma_fused_add_rmsnorm(c.in_place(0, 0), c.in_place(1, 1), c.in(2), eps(c), c.context());
                                        }};
@@ -44,11 +44,11 @@ RopeOptions rope_options(const XlaCall& c) {
   return options;
 }
 
-const XlaOp apply_rope_op{"apply_rope", [](XlaCall& c) {
-                            apply_rope(c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), rope_options(c), c.context());
-                          }};
-const XlaOp apply_rope_pos_ids_op{
-    "apply_rope_pos_ids", [](XlaCall& c) { apply_rope_pos_ids(c.in(0), c.in(1), c.in(2), c.out(0), c.out(1), rope_options(c), c.context()); }};
+const XlaOp apply_rope_op{
+    "apply_rope", [](XlaCall& c) { apply_rope(c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), rope_options(c), c.context()); }};
+const XlaOp apply_rope_pos_ids_op{"apply_rope_pos_ids", [](XlaCall& c) {
+                                    apply_rope_pos_ids(c.in(0), c.in(1), c.in(2), c.out(0), c.out(1), rope_options(c), c.context());
+                                  }};
 const XlaOp apply_rope_with_cos_sin_cache_op{"apply_rope_with_cos_sin_cache", [](XlaCall& c) {
                                                apply_rope_with_cos_sin_cache(c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1),
                                                                              c.flag("interleave"), c.context());
@@ -74,8 +74,8 @@ const XlaOp get_batch_indices_positions_op{
 const XlaOp get_seq_lens_op{"get_seq_lens",
                             [](XlaCall& c) { get_seq_lens(c.in(0), c.in(1), int64_t(c.number("page_size")), c.out(0), c.context()); }};
 
-const XlaOp merge_state_op{
-    "merge_state", [](XlaCall& c) { merge_state(c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), c.context()); }};
+const XlaOp merge_state_op{"merge_state",
+                           [](XlaCall& c) { merge_state(c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), c.context()); }};
 const XlaOp merge_states_op{"merge_states", [](XlaCall& c) { merge_states(c.in(0), c.in(1), c.out(0), c.out(1), c.context()); }};
 
 // --- attention: planned where the lengths lie, in the call itself
@@ -122,16 +122,15 @@ TensorView with_row(TensorView t) {
 }
 TensorView ragged(const XlaCall& c, const TensorView& t) { return c.flag("hnd") && t.ndim == 3 ? swapped(t, 0, 1) : t; }
 
-const XlaOp single_attention_op{"single_attention", [](XlaCall& c) {
-                                  const bool decode = c.in(0).ndim == 2;
-                                  Attention a(c, decode ? with_row(c.in(0)) : c.in(0), ragged(c, c.in(1)), ragged(c, c.in(2)), 0);
-                                  if (decode) a.out = with_row(a.out), a.lse = with_row(a.lse);
-                                  a.problem.max_qo_len = int32_t(max(a.q.size(0), int64_t(1)));
-                                  const AttentionWorkspace size =
-                                      single_attention_workspace(a.problem, int32_t(a.k.size(0)), c.context(), c.op());
-                                  single_attention(a.problem, a.q, a.k, a.v, a.out, a.lse, a.args,
-                                                   c.scratch(size.int_bytes + size.float_bytes), c.context());
-                                }};
+const XlaOp single_attention_op{
+    "single_attention", [](XlaCall& c) {
+      const bool decode = c.in(0).ndim == 2;
+      Attention a(c, decode ? with_row(c.in(0)) : c.in(0), ragged(c, c.in(1)), ragged(c, c.in(2)), 0);
+      if (decode) a.out = with_row(a.out), a.lse = with_row(a.lse);
+      a.problem.max_qo_len = int32_t(max(a.q.size(0), int64_t(1)));
+      const AttentionWorkspace size = single_attention_workspace(a.problem, int32_t(a.k.size(0)), c.context(), c.op());
+      single_attention(a.problem, a.q, a.k, a.v, a.out, a.lse, a.args, c.scratch(size.int_bytes + size.float_bytes), c.context());
+    }};
 /// Inputs: q, k, v pages; kv_indptr, kv_indices, last_page_len; qo_indptr unless every request has q_len_per_req rows.
 const XlaOp paged_attention_op{"paged_attention", [](XlaCall& c) {
                                  const TensorView k = pages_of(c, c.in(1)), v = pages_of(c, c.in(2));

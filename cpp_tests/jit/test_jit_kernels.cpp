@@ -321,8 +321,10 @@ TEST_F(StandIn, CopiesInFlightKeepTheirMemory) {
     EXPECT_TRUE(places.insert(copy(kLarge)).second);
     const Calls calls = driver.take();
     const std::string first = std::to_string(3000 + driver.events - jit::Staging::kPieces + i);
-    if (i == 0) EXPECT_EQ(calls, (Calls{"retain 1", "push 1001", "pinned memory mode=2", "copy to device", "record " + first + " on 7", "pop"}));
-    else EXPECT_EQ(calls, (Calls{"push 1001", "copy to device", "record " + first + " on 7", "pop"}));
+    if (i == 0)
+      EXPECT_EQ(calls, (Calls{"retain 1", "push 1001", "pinned memory mode=2", "copy to device", "record " + first + " on 7", "pop"}));
+    else
+      EXPECT_EQ(calls, (Calls{"push 1001", "copy to device", "record " + first + " on 7", "pop"}));
   }
   EXPECT_FALSE(places.contains(copy(kLarge)));  // nobody waits: the driver is given pageable memory
   EXPECT_EQ(driver.take(), (Calls{"push 1001", "copy to device", "pop"}));

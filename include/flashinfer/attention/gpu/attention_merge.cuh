@@ -56,8 +56,7 @@ FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const Work& work, con
     p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
 }
 template <class Tile, class Work>
-FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const Work& work, const OutRow& at, int32_t row, int32_t column,
-                                     float4 x) {
+FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const Work& work, const OutRow& at, int32_t row, int32_t column, float4 x) {
   if (!at.valid || column >= Tile::kVoTile) return;
   const int64_t slot_row = int64_t(work.item.slot) * Tile::kQTile + row;
   *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * Tile::kVoTile + column) = x;
@@ -98,7 +97,8 @@ FLASHINFER_DEVICE void store_columns(const AttentionParams& p, const Work& work,
   } else {
     if (Tile::kHeadDimVo % Tile::kVoTile && first_column<Tile>(work) + column >= Tile::kHeadDimVo) return;
     using Out = typename Tile::Out;
-    Vec<Out, 4>::from_float({x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor}).store(static_cast<Out*>(p.out) + to.begin + column);
+    Vec<Out, 4>::from_float({x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor})
+        .store(static_cast<Out*>(p.out) + to.begin + column);
   }
 }
 /// Also writes the softmax state of the row.
@@ -111,7 +111,8 @@ FLASHINFER_DEVICE RowTarget row_target(const AttentionParams& p, const Work& wor
   return {at.valid ? begin : -1, factor};
 }
 
-/// Writes an item of warps that have rows of their own. Each warp passes them through its part of what were tiles, 16 rows or all at a time.
+/// Writes an item of warps that have rows of their own. Each warp passes them through its part of what were tiles, 16 rows or all at a
+/// time.
 template <AttentionConfig kConfig, class Variant>
 FLASHINFER_DEVICE void store_rows(const AttentionParams& p, const AttentionWork& work,
                                   const float (&m)[AttentionTile<kConfig>::kRowFragments][2],
