@@ -114,9 +114,9 @@ FLASHINFER_DEVICE void block_sort(int count, const Order& order) {
 
 /// Sorts different ranks in shared memory, greatest first. Where `room` has place for twice their number: in bins of equal width between
 /// the extremes, then each within its bin by counting, which takes a fifth of the time of a sorting network (H200: 17 us for 2048 ranks).
-/// Ranks of equal values are spread by their indices. Not inlined: two calls, each as long as the rest of a kernel.
+/// Ranks of equal values are spread by their indices.
 template <int kThreads>
-__device__ __noinline__ void sort_ranks(uint64_t* ranks, int count, int room, RankSelectSmem<kThreads>& smem) {
+FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSelectSmem<kThreads>& smem) {
   constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads, kWarps = kThreads / kWarpSize, kMostInBin = 256;
   const int thread = int(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
   __syncthreads();  // the ranks are there

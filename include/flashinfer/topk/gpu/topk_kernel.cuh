@@ -93,13 +93,13 @@ struct TopkKernel {
     if (!leads) return;
     bool sure = total >= wanted_ && total <= p_.capacity;
     if (sure) {
-      gpu::sort_ranks<kThreads>(smem_.candidates, total, p_.capacity, smem_.select);
+      sort_candidates(total, p_.capacity);
       sure = smem_.candidates[wanted_ - 1] >= bound;
     }
     if (!sure && !select_by_radix()) return;  // written: too many for shared memory
     if (sure != p_.sorted) {                  // candidates are sorted, or else in the order of their indices
       if (sure) turn_candidates();
-      gpu::sort_ranks<kThreads>(smem_.candidates, wanted_, p_.capacity, smem_.select);
+      sort_candidates(wanted_, p_.capacity);
     }
     write_candidates(sure && !p_.sorted);
   }
@@ -335,6 +335,13 @@ struct TopkKernel {
   }
 
   // ---- results ------------------------------------------------------------------------------------------------------
+
+  /// Greatest first. A function of its own, for two calls: it is as long as the rest. It finds shared memory itself, for through a pointer
+  /// that is passed every access would be generic.
+  static __device__ __noinline__ void sort_candidates(int count, int capacity) {
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    gpu::sort_ranks<kThreads>(smem.candidates, count, capacity, smem.select);
+  }
 
   /// The same candidates as numbers whose order is that of the indices.
   __device__ void turn_candidates() {
