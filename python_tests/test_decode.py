@@ -172,6 +172,53 @@ def test_one_plan_many_runs_and_plans(device, check):
         check(wrapper.run(other.q, caches), other.reference()[0])
 
 
+@pytest.mark.parametrize("backend", ["auto", "fa2", "xqa", "trtllm-gen", "generic", "decode"])
+def test_backends(device, check, backend):
+    """One of our kernels by name; FlashInfer's names leave the choice."""
+    batch = Batch([1] * 5, [9, 80, 4, 3000, 64], heads=(6, 2), dims=(128, 128), dtype=torch.bfloat16, device=device)
+    wrapper = BatchDecodeWithPagedKVCacheWrapper(workspace(device), use_tensor_cores=True, backend=backend)
+    wrapper, caches = planned(batch, 16, wrapper=wrapper)
+    out, lse = wrapper.run(batch.q, caches, return_lse=True)
+    ref, ref_lse = batch.reference()
+    check(out, ref)
+    check_lse(lse, ref_lse)
+    expected = "cpu" if device == "cpu" else "AttentionConfig" if backend == "generic" else "DecodeConfig"
+    assert wrapper.kernel.startswith(expected), wrapper.kernel
+    assert torch.equal(wrapper.run(batch.q, caches), out)
+
+
+@pytest.mark.gpu
+def test_pinned_backend_takes_it_or_says_why_not(check):
+    batch = Batch([1] * 2, [9, 80], heads=(6, 2), dims=(80, 80), dtype=torch.bfloat16, device="cuda")
+    for backend in ("auto", "generic"):
+        wrapper, caches = planned(batch, wrapper=BatchDecodeWithPagedKVCacheWrapper(workspace("cuda"), backend=backend))
+        assert wrapper.kernel.startswith("AttentionConfig")
+        check(wrapper.run(batch.q, caches), batch.reference()[0])
+    with pytest.raises(NotImplementedError, match="multiple of 32"):
+        planned(batch, wrapper=BatchDecodeWithPagedKVCacheWrapper(workspace("cuda"), backend="decode"))
+    with pytest.raises(NotImplementedError, match="RoPE"):
+        planned(batch, wrapper=BatchDecodeWithPagedKVCacheWrapper(workspace("cuda"), backend="decode"), pos_encoding_mode="ROPE_LLAMA")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("dims", [64, 96, 128, 256])
+@pytest.mark.parametrize("q_len, heads", [(1, (8, 8)), (1, (32, 4)), (4, (8, 2)), (8, (8, 2)), (16, (16, 4))])
+def test_decode_kernel(check, q_len, heads, dims, kv_dtype):
+    """Every number of rows of a tile, with clusters (few short requests) and without, in pages whose unused rows are NaN."""
+    for lens in ([1000], [300, q_len, 2500, 64, 17], [700] * (16 if heads[1] == 8 else 32), [q_len] * 40):
+        batch = Batch([q_len] * len(lens), lens, heads=heads, dims=(dims, dims), dtype=torch.bfloat16, kv_dtype=kv_dtype, device="cuda")
+        ref, ref_lse = batch.reference(causal=q_len > 1)
+        for page_size in (1, 16):
+            wrapper, caches = planned(batch, page_size, q_len_per_req=q_len)
+            assert wrapper.kernel.startswith("DecodeConfig")
+            out, lse = wrapper.run(batch.q, caches, return_lse=True)
+            check(out, ref)
+            check_lse(lse, ref_lse)
+            for _ in range(3):
+                assert torch.equal(wrapper.run(batch.q, caches), out), "the same bits in every run"
+
+
 @pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
 @pytest.mark.parametrize("q_len", [1, 3])
 @pytest.mark.parametrize("mode", [{"fixed_split_size": 4}, {"fixed_split_size": 7}, {"disable_split_kv": True}, {"batch_invariant": True}], ids=str)

@@ -53,8 +53,10 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
   const bool wide = max(p.head_dim_qk, p.head_dim_vo) > 128;
   c.warps_q = c.q_tile == 8 ? 1 : c.q_tile / (wide ? 8 : 16);
   c.warps_kv = c.warps_q <= 2 ? 4 : 8 / c.warps_q;
-  // Sixteen rows leave room for the scores of half as many keys where these are converted, or single logits are touched.
-  if (rows_per_warp(c) == 16 && (is_float8(c.kv) || c.soft_cap || c.alibi || c.custom_mask)) c.kv_tile = max(c.kv_tile / 2, 16);
+  // Sixteen rows leave room for the scores of half as many keys where these are converted, or single logits are touched, or ptxas wants a few
+  // registers more than for sm_90.
+  if (rows_per_warp(c) == 16 && is_float8(c.kv)) c.kv_tile = max(c.kv_tile / 2, 16);
+  if (rows_per_warp(c) == 16 && (c.soft_cap || c.alibi || c.custom_mask || device.arch.number != 90)) c.kv_tile = max(c.kv_tile / 2, 16);
   // Loading warps on the H200, us with 1 / 2 / 4: 8 rows 73.3 / 72.8 / - (one kv head), e4m3 255.5 / 252.1 / -, 16 rows 491.3 / 488.7 / -,
   // 64 rows, where one block has a multiprocessor for itself, 312 / 285 / 277.
   c.load_warps = c.warps_q * c.warps_kv <= 4 ? 2 : 4;
