@@ -265,5 +265,10 @@ int32 or int64, drawn from draft_probs. Token i is accepted with probability min
 and tokens before the first rejection. seed, offset, generator: as in sampling_from_probs.)");
 }};
 
+const Tuned sampling_kernels{"sampling", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_sampling(arch, add); }};
+const Tuned softmax_kernels{"softmax", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_softmax(arch, add); }};
+const Tuned renorm_kernels{"renorm", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_renorm(arch, add); }};
+const Tuned speculative_kernels{"speculative", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_speculative(arch, add); }};
+
 }  // namespace
 }  // namespace flashinfer::bindings

@@ -26,7 +26,7 @@ constexpr RenormConfig tune(const RenormProblem& problem, const DeviceInfo& devi
 template <class Visit>
 constexpr void for_each_tuned_renorm(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
-  for (int64_t vocab_size : {32000, 128256, 151936})
+  for (int64_t vocab_size : {128256, 151936})
     for (int64_t num_rows : {1, 16, 256}) {
       visit(tune(RenormProblem{DType::f32, DType::f32, RowValues::probs, num_rows, vocab_size}, device));
       for (DType dtype : {DType::f32, DType::bf16})

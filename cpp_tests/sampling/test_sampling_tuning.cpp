@@ -1,0 +1,134 @@
+// How sampling, softmax, renorm and speculative sampling are launched: clusters, shared memory, turns. On any machine.
+#include <flashinfer/sampling/renorm.hpp>
+#include <flashinfer/sampling/sampling.hpp>
+#include <flashinfer/sampling/softmax.hpp>
+#include <flashinfer/sampling/speculative.hpp>
+
+#include <gtest/gtest.h>
+
+namespace flashinfer {
+namespace {
+
+constexpr Arch kArchs[] = {{75}, {80}, {86}, {89}, {90, 'a'}, {100, 'a'}, {120, 'a'}};
+constexpr Device kGpu{DeviceType::cuda, 0};
+
+TEST(RowTuning, FitsEveryGpu) {
+  for (Arch arch : kArchs) {
+    const DeviceInfo device = device_info_of(arch);
+    for (DType dtype : {DType::f32, DType::f16})
+      for (int64_t vocab_size : {1, 17, 1000, 32000, 50257, 128256, 151936, 201088, 262144, 1 << 22})
+        for (int64_t num_rows : {1, 2, 7, 16, 33, 64, 128, 300, 512, 4000})
+          for (int32_t most_blocks : {1, 2}) {
+            const RowSplit split = gpu::split_rows(dtype, num_rows, vocab_size, device, most_blocks);
+            SCOPED_TRACE(to_string(arch) + " " + std::to_string(num_rows) + " x " + std::to_string(vocab_size));
+            ASSERT_LE(split.smem_bytes(), device.smem_per_block);
+            ASSERT_LE(split.blocks * (split.smem_bytes() + 1024), device.smem_per_sm + 1024);
+            ASSERT_LE(split.blocks, most_blocks);
+            ASSERT_TRUE(is_power_of_two(split.cluster) && split.cluster <= (arch.number < 110 ? 16 : 8));
+            ASSERT_TRUE(arch.has_tma() || (split.chunks == 0 && split.cluster == 1));
+            // A row may begin and end anywhere in a vector.
+            ASSERT_TRUE(split.chunks == 0 || split.resident_vecs() * (16 / size_of(dtype)) >= vocab_size + 16 / size_of(dtype) - 1);
+            ASSERT_TRUE(split.chunks > 0 || arch.number != 90 || vocab_size > 262144);  // rows are read once
+
+            const LaunchShape shape = gpu::shape_of(split, num_rows, device, true);
+            ASSERT_EQ(shape.grid.x % unsigned(split.cluster), 0u);
+            const int64_t clusters = shape.grid.x / unsigned(split.cluster);
+            ASSERT_LE(clusters, std::min(num_rows, gpu::clusters_at_once(split, device)));
+            // No cluster has two rows more than another.
+            ASSERT_LT(ceil_div(num_rows, clusters) - num_rows / clusters, 2);
+            ASSERT_EQ(ceil_div(num_rows, clusters), ceil_div(num_rows, gpu::clusters_at_once(split, device)));
+          }
+  }
+}
+
+/// What cudaOccupancyMaxActiveClusters said on an H200.
+TEST(RowTuning, ClustersOfAnH200) {
+  const DeviceInfo h200 = device_info_of({90, 'a'});
+  auto at_once = [&](int32_t cluster, int32_t blocks) { return gpu::clusters_at_once(RowSplit{.cluster = cluster, .blocks = blocks}, h200); };
+  EXPECT_EQ(at_once(8, 1), 15);
+  EXPECT_EQ(at_once(8, 2), 30);
+  EXPECT_EQ(at_once(4, 1), 30);
+  EXPECT_LE(at_once(16, 1), 8);
+  EXPECT_EQ(at_once(1, 2), 264);
+  const RowSplit one = gpu::split_rows(DType::f32, 1, 128256, h200), many = gpu::split_rows(DType::f32, 512, 128256, h200);
+  EXPECT_EQ(one.cluster, 16);
+  EXPECT_EQ(many.cluster, 8);
+  EXPECT_EQ(many.blocks, 2);
+  EXPECT_GT(many.chunks, 8);  // the next row is on its way
+}
+
+/// The one launch of op(context), which must not read its tensors.
+template <class Op>
+RecordingKernels::Launch launch_of(Arch arch, const Op& op) {
+  RecordingKernels kernels(device_info_of(arch));
+  op(Context{.device = kGpu, .kernels = &kernels, .pdl = true});
+  EXPECT_EQ(kernels.launches.size(), 1u);
+  return kernels.launches.at(0);
+}
+TensorView on_gpu(uintptr_t address, DType dtype, std::initializer_list<int64_t> shape) {
+  return TensorView(reinterpret_cast<void*>(address), dtype, shape, kGpu);
+}
+
+TEST(SamplingLaunch, IsOneKernel) {
+  for (Arch arch : kArchs) {
+    const TensorView logits = on_gpu(1 << 20, DType::bf16, {64, 128256}), none;
+    const TensorView tokens = on_gpu(1 << 30, DType::i32, {64});
+    const RecordingKernels::Launch launch = launch_of(arch, [&](const Context& context) {
+      sampling(RowValues::logits, logits, none, {.top_k = 50, .top_p = 0.9f}, {}, {.tokens = tokens}, context);
+    });
+    EXPECT_EQ(launch.text.header, "sampling/gpu/sampling_kernel.cuh");
+    EXPECT_NE(launch.text.kernel.find("SamplingKernel<SamplingConfig{.input=DType::bf16, .values=RowValues(0), .extras=false, .threads=512, "),
+              std::string::npos)
+        << launch.text.kernel;
+    EXPECT_EQ(launch.params.size(), sizeof(SamplingParams));
+    EXPECT_TRUE(launch.shape.pdl);
+    EXPECT_EQ(launch.shape.cluster.x > 1, arch.has_tma());
+  }
+}
+
+TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
+  const TensorView probs = on_gpu(1 << 20, DType::f32, {2, 1000}), none;
+  SamplingOutputs outputs{.tokens = on_gpu(1 << 30, DType::i64, {2})};
+  auto text = [&] {
+    return launch_of({90, 'a'}, [&](const Context& context) { sampling(RowValues::probs, probs, none, {}, {}, outputs, context); }).text.kernel;
+  };
+  EXPECT_NE(text().find(".extras=false"), std::string::npos);
+  outputs.valid = on_gpu(2 << 20, DType::boolean, {2});
+  EXPECT_NE(text().find(".extras=false"), std::string::npos);
+  outputs.logprobs = on_gpu(3 << 20, DType::f32, {2});
+  EXPECT_NE(text().find(".extras=true"), std::string::npos);
+}
+
+TEST(RowLaunches, OfTheOtherOps) {
+  const TensorView logits = on_gpu(1 << 20, DType::f32, {3, 1000}), out = on_gpu(2 << 20, DType::f32, {3, 1000});
+  EXPECT_EQ(launch_of({90, 'a'}, [&](const Context& c) { softmax(logits, 0.5f, out, c); }).text.header, "sampling/gpu/softmax_kernel.cuh");
+  EXPECT_NE(launch_of({75}, [&](const Context& c) { top_p_renorm_probs(logits, 0.5f, out, c); }).text.kernel.find(".values=RowValues(1)"),
+            std::string::npos);
+  EXPECT_NE(launch_of({75}, [&](const Context& c) { top_k_mask_logits(logits, 5, out, c); }).text.kernel.find(".values=RowValues(0)"),
+            std::string::npos);
+}
+
+TEST(SpeculativeTuning, FitsEveryGpu) {
+  for (Arch arch : kArchs)
+    for (int64_t batch_size : {1, 16, 100, 1000})
+      for (int64_t vocab_size : {10, 32000, 128256}) {
+        const SpeculativeConfig config = gpu::tune(gpu::SpeculativeProblem{batch_size, vocab_size}, device_info_of(arch));
+        EXPECT_GT(config.threads, 128);  // a thread a step
+        EXPECT_TRUE(is_power_of_two(config.cluster) && config.cluster <= (arch.has_tma() ? 8 : 1));
+        EXPECT_TRUE(batch_size > 1 || vocab_size < 1000 || config.cluster == (arch.has_tma() ? 8 : 1));
+      }
+}
+
+TEST(RowTuning, VisitsWhatIsLikely) {
+  for (Arch arch : kArchs) {
+    int count = 0;
+    gpu::for_each_tuned_sampling(arch, [&](const SamplingConfig&) { ++count; });
+    gpu::for_each_tuned_softmax(arch, [&](const SoftmaxConfig&) { ++count; });
+    gpu::for_each_tuned_renorm(arch, [&](const RenormConfig&) { ++count; });
+    gpu::for_each_tuned_speculative(arch, [&](const SpeculativeConfig&) { ++count; });
+    EXPECT_GT(count, 20);
+  }
+}
+
+}  // namespace
+}  // namespace flashinfer
