@@ -188,6 +188,10 @@ def test_wrong_command_lines(folder, capsys):
             with pytest.raises(SystemExit):
                 demo(f"{option}={value}")
             assert f"{option}: expected a number from 1 up, got {value}" in capsys.readouterr().err
+    for option, value in (("--temperature", -1), ("--top-k", -1), ("--top-p", 1.5), ("--min-p", "nan")):
+        with pytest.raises(SystemExit):
+            demo(f"{option}={value}")
+        assert f"{option}: expected a number from 0" in capsys.readouterr().err
 
 
 def test_wrong_checkpoints(folder):

@@ -24,6 +24,18 @@ def positive(text):
     return number
 
 
+def number(kind, most=float("inf")):
+    """The type of an option: a number from 0 up, or from 0 to most."""
+
+    def read(text):
+        value = kind(text)
+        if not 0 <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from 0 {'up' if most == float('inf') else f'to {most}'}, got {text}")
+        return value
+
+    return read
+
+
 def options():
     parser = argparse.ArgumentParser(prog="python -m flashinfer.demo", description="Serves a Llama-architecture model with continuous "
                                      "batching over a paged KV cache. Without --model it makes a small random one.")
@@ -34,10 +46,10 @@ def options():
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: float32 on CPU, bfloat16 on CUDA")
     parser.add_argument("--requests", type=positive, default=8, help="how many random requests, without --prompt")
     parser.add_argument("--max-new-tokens", type=positive, default=48)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: the most likely token, always")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the k most likely tokens; 0: from all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the most likely tokens that together have this probability")
-    parser.add_argument("--min-p", type=float, default=0.0, help="draw from tokens with at least this share of the most likely one's probability")
+    parser.add_argument("--temperature", type=number(float), default=0.0, help="0: the most likely token, always")
+    parser.add_argument("--top-k", type=number(int), default=0, help="draw from the k most likely tokens; 0: from all")
+    parser.add_argument("--top-p", type=number(float, 1), default=1.0, help="draw from the most likely tokens that together have this probability")
+    parser.add_argument("--min-p", type=number(float, 1), default=0.0, help="draw from tokens with at least this share of the most likely one's probability")
     parser.add_argument("--page-size", type=positive, default=16)
     parser.add_argument("--pages", type=positive, default=256, help="pages of the KV cache")
     parser.add_argument("--seed", type=int, default=0, help="of random requests, and of what they draw: request i has seed + i")
