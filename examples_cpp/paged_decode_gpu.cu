@@ -2,7 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <flashinfer/attention/attention.hpp>
-#include <flashinfer/attention/gpu/attention_kernel.cuh>
+#include <flashinfer/attention/gpu/decode_kernel.cuh>
 #include <flashinfer/runtime/compiled_kernels.cuh>
 
 #include "paged_batch.hpp"
@@ -11,12 +11,14 @@ namespace {
 
 using flashinfer::bf16;
 
-/// The kernels that the problem is tuned to on these GPUs; a launch that needs another one names it in its error.
+/// The kernels that the problem is tuned to on these GPUs, for large batches and small; a launch that needs another one names it in its error.
 template <int kArch>
 void add_decode(flashinfer::CompiledKernels& kernels) {
-  constexpr flashinfer::AttentionConfig kConfig =
-      flashinfer::gpu::tune(PagedBatch<bf16>::problem(), flashinfer::device_info_of(flashinfer::arch_of(kArch / 10, kArch % 10)));
-  kernels.add<flashinfer::gpu::AttentionKernel<kConfig>>(flashinfer::kernel_id(kConfig).hash);
+  constexpr auto kConfigs =
+      flashinfer::gpu::decode_configs(PagedBatch<bf16>::problem(), flashinfer::device_info_of(flashinfer::arch_of(kArch / 10, kArch % 10)));
+  [&]<size_t... i>(std::index_sequence<i...>) {
+    (kernels.add<flashinfer::gpu::DecodeKernel<kConfigs[i]>>(flashinfer::kernel_id(kConfigs[i]).hash), ...);
+  }(std::make_index_sequence<kConfigs.size()>());
 }
 
 template <class T>

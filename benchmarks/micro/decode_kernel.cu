@@ -26,7 +26,7 @@ struct Case {
   const char* name;
   int batch_size, kv_len;  // kv_len 0: zipf to 131072
   AttentionProblem problem;
-  int64_t segments() const { return int64_t(batch_size) * problem.num_kv_heads; }
+  constexpr int64_t segments() const { return int64_t(batch_size) * problem.num_kv_heads; }
 };
 constexpr Case kCases[] = {{"64x8192", 64, 8192, {}},
                            {"64x8192/page1", 64, 8192, {.page_size = 1}},
@@ -51,11 +51,9 @@ template <int i>
 void add(CompiledKernels& kernels) {
   constexpr Case c = kCases[i];
   constexpr AttentionConfig generic = gpu::tune(c.problem, kDevice);
-  constexpr DecodeConfig decode = gpu::tune_decode(c.problem, kDevice);
-  constexpr DecodeConfig cluster = gpu::tune_cluster(decode, c.segments(), c.kv_len ? c.kv_len : 131072, kDevice);
+  constexpr DecodeConfig decode = gpu::tune_cluster(gpu::tune_decode(c.problem, kDevice), c.segments(), c.kv_len ? c.kv_len : 131072, kDevice);
   kernels.add<gpu::AttentionKernel<generic>>(kernel_id(generic).hash);
   kernels.add<gpu::DecodeKernel<decode>>(kernel_id(decode).hash);
-  if constexpr (cluster.cluster_blocks > 1) kernels.add<gpu::DecodeKernel<cluster>>(kernel_id(cluster).hash);
 }
 
 __global__ void fill(uint8_t* bytes, size_t n, bool float8) {  // numbers between -1 and 1, bf16 or e4m3

@@ -2,6 +2,8 @@
 // without a GPU.
 #pragma once
 
+#include <array>
+
 #include <flashinfer/attention/gpu/attention_tuning.hpp>
 #include <flashinfer/attention/gpu/decode_launch_params.hpp>
 
@@ -65,20 +67,30 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
   return c;
 }
 
+/// The config with clusters, or as it is where it has no room for them.
+constexpr DecodeConfig with_clusters(const DecodeConfig& c, int blocks, const DeviceInfo& device) {
+  if (device.arch.number < 90 || c.q_tile > 16 || c.blocks_per_sm < 2 || blocks == 1) return c;
+  DecodeConfig with = c;
+  with.cluster_blocks = blocks;
+  with.kv_tile = max(c.kv_tile / 2, 16);  // a share is short: the warps begin sooner
+  take_shared_memory(with, device, 2 * c.num_stages);
+  return with.blocks_per_sm == c.blocks_per_sm && why_invalid(with, device) == nullptr ? with : c;
+}
+
 /// The same with clusters of blocks that share a segment, where there are so few segments that cutting them and merging through global
 /// memory takes longer. `most_keys`: what requests have on average at most, as far as the host knows. On the H200, us with and without:
 /// 16 x 1024 keys x 8 heads 22.7 and 25.4, 16 x 8192 127 and 130 (clusters of 2, which are always resident); 1 x 1024 x 8 7.4 and 8.9 (of 8).
 /// Longer keys are better cut: clusters of 8 leave multiprocessors idle where their number in a GPC is no multiple of theirs, 1 x 8192 takes
 /// 19.1 with them and 18.2 without.
 constexpr DecodeConfig tune_cluster(const DecodeConfig& c, int64_t num_segments, int64_t most_keys, const DeviceInfo& device) {
-  if (device.arch.number < 90 || c.q_tile > 16 || c.blocks_per_sm < 2) return c;
-  DecodeConfig with = c;
-  if (2 * num_segments > device.num_sms && num_segments <= device.num_sms) with.cluster_blocks = 2;
-  if (8 * num_segments <= device.num_sms && most_keys <= 2048) with.cluster_blocks = 8;
-  if (with.cluster_blocks == 1) return c;
-  with.kv_tile = max(c.kv_tile / 2, 16);  // a share is short: the warps begin sooner
-  take_shared_memory(with, device, 2 * c.num_stages);
-  return with.blocks_per_sm == c.blocks_per_sm && why_invalid(with, device) == nullptr ? with : c;
+  if (2 * num_segments > device.num_sms && num_segments <= device.num_sms) return with_clusters(c, 2, device);
+  if (8 * num_segments <= device.num_sms && most_keys <= 2048) return with_clusters(c, 8, device);
+  return c;
+}
+/// All configs that a problem may get, for those who compile kernels ahead.
+constexpr std::array<DecodeConfig, 3> decode_configs(const AttentionProblem& p, const DeviceInfo& device) {
+  const DecodeConfig c = tune_decode(p, device);
+  return {c, with_clusters(c, 2, device), with_clusters(c, 8, device)};
 }
 
 /// Blocks of a launch.
@@ -123,6 +135,8 @@ constexpr void for_each_tuned_decode(Arch arch, Visit&& visit) {
   for (DType dtype : {DType::bf16, DType::f16})
     for (int32_t causal : {0, 1}) tuned({.q = dtype, .kv = dtype, .out = dtype, .causal = causal});
   for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
+  for (const DecodeConfig& config : decode_configs({.max_qo_len = 1}, device))
+    if (config.cluster_blocks > 1) visit(config);
   tuned({.kv = DType::e4m3});
   tuned({.kv = DType::e4m3, .causal = 1});
   tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
