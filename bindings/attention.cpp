@@ -268,9 +268,11 @@ struct Plan {
   /// Do arrays on the device lie where captured kernels read them? Others are copied there first.
   bool in_place(Call& call, const Arrays& given) const {
     const AttentionLengths lengths = given.read(call, uniform_qo_len);
-    const auto here = [](const TensorView& t, const TensorView& home) { return !t || t.is_cpu() || !home || (t.data == home.data && t.shape[0] == home.shape[0]); };
-    return here(lengths.qo_indptr, homes.qo_indptr) && here(lengths.kv_indptr, homes.kv_indptr) && here(lengths.kv_indices, homes.kv_indices) &&
-           here(lengths.last_page_len, homes.last_page_len);
+    const auto here = [](const TensorView& t, const TensorView& home) {
+      return !t || t.is_cpu() || !home || (t.data == home.data && t.shape[0] == home.shape[0]);
+    };
+    return here(lengths.qo_indptr, homes.qo_indptr) && here(lengths.kv_indptr, homes.kv_indptr) &&
+           here(lengths.kv_indices, homes.kv_indices) && here(lengths.last_page_len, homes.last_page_len);
   }
 
   /// From now on again() may plan for these arguments. What can change behind our back is not remembered.
@@ -289,7 +291,8 @@ struct Plan {
 
   /// Another batch for the arguments of last time: nothing is parsed, looked up or allocated. False where they are not the same, or where
   /// the batch is refused: the plan is as it was, and plan() tells why.
-  bool again(nb::handle qo_indptr, nb::handle kv_indptr, nb::handle kv_indices, nb::handle last_page_len, nb::tuple arguments, nb::dict by_name) {
+  bool again(nb::handle qo_indptr, nb::handle kv_indptr, nb::handle kv_indices, nb::handle last_page_len, nb::tuple arguments,
+             nb::dict by_name) {
     if (!remembers || !same_arguments(arguments, asked) || !same_arguments(by_name, asked_by_name)) return false;
     Call call("plan");
     const TensorView floats = call.out("float_workspace", Tensor{float_workspace});
@@ -427,10 +430,9 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   homes.last_page_len = home("paged_kv_last_page_len_buf", last_page_len_home);
   const bool masked = custom_mask || packed_custom_mask;
   check.that(page_size > 0 || !kv_indices, "page_size", "at least 1", [&] { return std::to_string(page_size); });
-  const AttentionProblem problem =
-      problem_of(q_data_type, kv_data_type, o_data_type, num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo, page_size, causal,
-                 window_left, max_qo_len, batch_invariant, cut_len, logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope,
-                 backend);
+  const AttentionProblem problem = problem_of(q_data_type, kv_data_type, o_data_type, num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo,
+                                              page_size, causal, window_left, max_qo_len, batch_invariant, cut_len,
+                                              logits_soft_cap.value_or(0.0) > 0.0, bool(alibi_slopes), masked, rope, backend);
 
   Plan made;
   made.hnd = hnd;
@@ -452,7 +454,8 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
     const PlannedAttention& planned = made.planned;
     Output packed;
     if (packed_custom_mask) {
-      packed.view = flattened(check, "packed_custom_mask", call.in("packed_custom_mask", *packed_custom_mask)), packed.object = packed_custom_mask->object;
+      packed.view = flattened(check, "packed_custom_mask", call.in("packed_custom_mask", *packed_custom_mask)),
+      packed.object = packed_custom_mask->object;
       check.dtype("packed_custom_mask", packed.view, DType::u8);
       check.that(
           packed.view.numel() >= planned.mask_bytes, "packed_custom_mask",
@@ -540,7 +543,10 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
     const TensorView mask = call.in("custom_mask", *custom_mask);
     check.that(
         mask.numel() == q.shape[0] * k.shape[0] && (mask.ndim != 2 || mask.shape[1] == k.shape[0]), "custom_mask",
-        [&] { return "shape [qo_len=" + std::to_string(q.shape[0]) + ", kv_len=" + std::to_string(k.shape[0]) + "], or its elements in one dimension"; },
+        [&] {
+          return "shape [qo_len=" + std::to_string(q.shape[0]) + ", kv_len=" + std::to_string(k.shape[0]) +
+                 "], or its elements in one dimension";
+        },
         [&] { return "shape " + shape_of(mask); });
     packed = call.out("custom_mask", {}, DType::u8, {packed_size(mask.numel())});
     packbits(flattened(check, "custom_mask", mask), packed.view, BitOrder::little, context);
@@ -605,7 +611,8 @@ const Family family{[](nb::module_& m) {
            "q_scale"_a.none(), "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
       .def("run_ragged", &Plan::run_ragged, "q"_a, "k"_a, "v"_a, "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(),
            "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
-      .def("again", &Plan::again, "qo_indptr"_a.none(), "kv_indptr"_a, "kv_indices"_a.none(), "last_page_len"_a.none(), "arguments"_a, "by_name"_a)
+      .def("again", &Plan::again, "qo_indptr"_a.none(), "kv_indptr"_a, "kv_indices"_a.none(), "last_page_len"_a.none(), "arguments"_a,
+           "by_name"_a)
       .def("remember", &Plan::remember, "arguments"_a, "by_name"_a)
       .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(),
            "logits_soft_cap"_a.none(), "rope_scale"_a.none(), "rope_theta"_a.none())
@@ -627,8 +634,7 @@ const Family family{[](nb::module_& m) {
         "uniform_qo_len"_a = 1, "batch_invariant"_a = false, "cut_len"_a = 0, "rope"_a = false, "alibi_slopes"_a.none() = nb::none(),
         "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(), "rope_scale"_a.none() = nb::none(),
         "rope_theta"_a.none() = nb::none(), "num_sms"_a = 0, "reusable"_a = false, "least_kv_len"_a = 0, "tile_qo_len"_a = 0,
-        "backend"_a = "auto",
-        "workspace_only"_a = false);
+        "backend"_a = "auto", "workspace_only"_a = false);
   m.def("_single_attention", &single, "op"_a, "q"_a.none(), "k"_a.none(), "v"_a.none(), nb::kw_only(), "hnd"_a = false,
         "custom_mask"_a.none() = nb::none(), "packed_custom_mask"_a.none() = nb::none(), "causal"_a = false, "window_left"_a = -1,
         "rope"_a = false, "alibi_slopes"_a.none() = nb::none(), "sm_scale"_a.none() = nb::none(), "logits_soft_cap"_a.none() = nb::none(),

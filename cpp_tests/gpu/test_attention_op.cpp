@@ -189,8 +189,8 @@ TEST(AttentionOp, OneCapturedLaunchServesOtherBatches) {
   for (uint32_t seed = 2; seed < 6; ++seed) {
     const AttentionBackend backend = kBackends[seed % 2];
     Batch batch({int(seed % 3) + 1, 1, 2}, {int(seed) * 90, 33, seed == 3 ? 0 : 64}, seed, 40);
-    const PlannedAttention planned = plan_attention(with(kProblem, backend), batch.lengths({}), home.lengths(kGpu), workspace.float_view(kGpu),
-                                                    workspace.int_view(kGpu), {.reusable = true}, context);
+    const PlannedAttention planned = plan_attention(with(kProblem, backend), batch.lengths({}), home.lengths(kGpu),
+                                                    workspace.float_view(kGpu), workspace.int_view(kGpu), {.reusable = true}, context);
     EXPECT_EQ(planned.plan.kv_indptr, home.kv_indptr.data());
     expect_near(run(planned, batch, context), on_cpu(kProblem, batch));
   }
@@ -239,8 +239,8 @@ TEST(AttentionOp, OneGraphPlansAndRunsEveryBatch) {
   EXPECT_EQ(kernels.copies, 0);
   ASSERT_EQ(kernels.graph.size(), 2u);
   uint32_t seed = 1;
-  for (const std::vector<int>& kv_lens :
-       std::vector<std::vector<int>>{{300}, {1}, {}, {0, 0, 0}, {20, 400, 0, 33}, {64, 64, 64, 64, 64, 64, 64, 64, 64}, {0, 0, 700, 0, 0, 0, 0, 0, 1}}) {
+  for (const std::vector<int>& kv_lens : std::vector<std::vector<int>>{
+           {300}, {1}, {}, {0, 0, 0}, {20, 400, 0, 33}, {64, 64, 64, 64, 64, 64, 64, 64, 64}, {0, 0, 700, 0, 0, 0, 0, 0, 1}}) {
     Batch batch(std::vector<int>(kv_lens.size(), 1), kv_lens, ++seed, kPages);
     const Result expected = kv_lens.empty() ? Result{} : on_cpu(kProblem, batch);
     std::fill(home.kv_indptr.begin(), home.kv_indptr.end(), batch.kv_indptr.back());
@@ -266,9 +266,8 @@ TEST(AttentionOp, BatchInvariantBits) {
   Workspace workspace;
   for (const AttentionBackend backend : kBackends) {
     const AttentionProblem problem = with(invariant(), backend);
-    const Result together =
-        run(plan_attention(problem, batch.lengths({}), {}, workspace.float_view(kGpu), workspace.int_view(kGpu), {}, context), batch,
-            context);
+    const Result together = run(
+        plan_attention(problem, batch.lengths({}), {}, workspace.float_view(kGpu), workspace.int_view(kGpu), {}, context), batch, context);
     expect_near(together, on_cpu(invariant(), batch));
     Batch alone = batch;  // the second request
     alone.qo_indptr = {0, 3}, alone.kv_indptr = {0, 10}, alone.last_page_len = {batch.last_page_len[1]};

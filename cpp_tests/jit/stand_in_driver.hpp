@@ -153,10 +153,12 @@ struct StandInDriver {
          (void*)+[](void** memory, size_t bytes, unsigned) -> Result {
            return *memory = std::calloc(bytes, 1), get().note("pinned memory mode=" + std::to_string(capture_mode)), 0;
          }},
-        {"cuEventCreate", (void*)+[](cu::Event* event, unsigned) -> Result {
+        {"cuEventCreate",
+         (void*)+[](cu::Event* event, unsigned) -> Result {
            return *event = reinterpret_cast<cu::Event>(uintptr_t(3000 + get().events++)), 0;
          }},
-        {"cuEventRecord", (void*)+[](cu::Event event, cu::Stream stream) -> Result {
+        {"cuEventRecord",
+         (void*)+[](cu::Event event, cu::Stream stream) -> Result {
            if (get().write_down) get().note("record " + number(event) + " on " + number(stream));
            return 0;
          }},

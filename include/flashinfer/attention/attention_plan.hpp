@@ -4,17 +4,19 @@
 // The work of a batch is a line of units. Requests follow one another; within a request its query tiles, within those the heads,
 // within those the keys:
 //     segment = (request, q_tile, head), unit = a run of kv tiles of one segment (at least one unit, even with no keys: it writes 0)
-// A worker (a CTA, or a CPU thread's turn) takes one contiguous piece of the line. Nothing else is stored: the items of a worker follow from
-// where it starts and the lengths (WorkIterator). Two ways to cut the line:
+// A worker (a CTA, or a CPU thread's turn) takes one contiguous piece of the line. Nothing else is stored: the items of a worker follow
+// from where it starts and the lengths (WorkIterator). Two ways to cut the line:
 //   balanced         unit = one kv tile, and item_units in front of every segment for what beginning an item costs: a worker with many
 //                    short segments gets fewer keys. num_workers equal pieces; a segment cut by a border has partial results, of which a
-//                    worker has at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the batch. Stream-K.
-//   batch-invariant  unit = cut_tiles kv tiles, counted from key 0 of the request. Every unit of a segment with several has its own slot, merged in
+//                    worker has at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the batch.
+//                    Stream-K.
+//   batch-invariant  unit = cut_tiles kv tiles, counted from key 0 of the request. Every unit of a segment with several has its own slot,
+//   merged in
 //                    key order: what a request gets does not depend on its neighbours, bit for bit. cut_tiles = 0: never cut.
-// Workers may come in lanes: head_lanes of them share a piece of a line of (request, q_tile, group of head_lanes heads, keys), one head each, and go over the same
-// keys at the same time. The rows of a token's heads lie side by side in memory, so DRAM pages are read as a whole: 4.35 instead of 4.1 TB/s on an H200.
-// Partials are (o, m, d) in fp32. The last worker to arrive at a segment's counter merges them in slot order and resets the counter,
-// so results do not depend on timing and a captured launch can be replayed.
+// Workers may come in lanes: head_lanes of them share a piece of a line of (request, q_tile, group of head_lanes heads, keys), one head
+// each, and go over the same keys at the same time. The rows of a token's heads lie side by side in memory, so DRAM pages are read as a
+// whole: 4.35 instead of 4.1 TB/s on an H200. Partials are (o, m, d) in fp32. The last worker to arrive at a segment's counter merges them
+// in slot order and resets the counter, so results do not depend on timing and a captured launch can be replayed.
 #pragma once
 
 #include <flashinfer/attention/variant.hpp>
@@ -63,14 +65,14 @@ struct AttentionPlan {
   int32_t num_vo_tiles = 1;  // "head" of an item runs over num_kv_heads * num_vo_tiles, kv head-major
   int32_t q_tile = 64;       // packed rows: row = token * group_size + head in group
   int32_t kv_tile = 64;
-  int32_t page_size = 0;     // 0: ragged
-  int32_t head_lanes = 1;    // workers that go side by side over the same keys, a head each; divides num_heads()
-  int32_t max_workers = 0;   // capacity: the launched grid, sizes of starts; at least head_lanes
-  int32_t max_slots = 0;     // capacity: partial slots, counters
-  int32_t item_units = 0;    // balanced: what beginning an item costs a worker, in units: every segment has that many more on the line
-  int32_t min_units = 1;     // balanced: fewer units than this are not worth another worker and a merge
+  int32_t page_size = 0;    // 0: ragged
+  int32_t head_lanes = 1;   // workers that go side by side over the same keys, a head each; divides num_heads()
+  int32_t max_workers = 0;  // capacity: the launched grid, sizes of starts; at least head_lanes
+  int32_t max_slots = 0;    // capacity: partial slots, counters
+  int32_t item_units = 0;   // balanced: what beginning an item costs a worker, in units: every segment has that many more on the line
+  int32_t min_units = 1;    // balanced: fewer units than this are not worth another worker and a merge
   int32_t batch_invariant = 0;
-  int32_t cut_tiles = 0;     // batch-invariant: kv tiles per unit; 0: never cut
+  int32_t cut_tiles = 0;  // batch-invariant: kv tiles per unit; 0: never cut
   int32_t causal = 0;
   int32_t window_left = -1;
   int32_t uniform_qo_len = 1, uniform_kv_len = 0;  // of every request, where the indptr is null
@@ -79,11 +81,11 @@ struct AttentionPlan {
   const int32_t* kv_indptr = nullptr;      // [batch_size + 1] pages, or tokens when ragged
   const int32_t* last_page_len = nullptr;  // [batch_size], paged only
   PlanHeader* header = nullptr;
-  WorkerStart* starts = nullptr;           // [max_workers / head_lanes]
-  int32_t* counters = nullptr;             // [max_slots], zero between launches; a segment's counter is that of its first slot
-  float* partial_out = nullptr;            // [max_slots, q_tile, vo_tile]
-  float* partial_max = nullptr;            // [max_slots, q_tile], log2 domain
-  float* partial_sum = nullptr;            // [max_slots, q_tile]
+  WorkerStart* starts = nullptr;  // [max_workers / head_lanes]
+  int32_t* counters = nullptr;    // [max_slots], zero between launches; a segment's counter is that of its first slot
+  float* partial_out = nullptr;   // [max_slots, q_tile, vo_tile]
+  float* partial_max = nullptr;   // [max_slots, q_tile], log2 domain
+  float* partial_sum = nullptr;   // [max_slots, q_tile]
 
   FLASHINFER_HOST_DEVICE int32_t group_size() const { return num_qo_heads / num_kv_heads; }
   FLASHINFER_HOST_DEVICE int32_t num_heads() const { return num_kv_heads * num_vo_tiles; }
@@ -123,7 +125,8 @@ struct RequestWork : RequestLengths {
     const bool only = num_q_tiles == 1;  // most often, and divisions are what a walk over requests takes
     const int32_t first = only ? 0 : q_tile * plan.q_tile / group_size;
     const int32_t last = only ? qo_len - 1 : min((q_tile + 1) * plan.q_tile - 1, qo_len * group_size - 1) / group_size;
-    return {kv_range(plan.causal, plan.window_left, first, qo_len, kv_len).begin, kv_range(plan.causal, plan.window_left, last, qo_len, kv_len).end};
+    return {kv_range(plan.causal, plan.window_left, first, qo_len, kv_len).begin,
+            kv_range(plan.causal, plan.window_left, last, qo_len, kv_len).end};
   }
   FLASHINFER_HOST_DEVICE static int32_t unit_keys(const AttentionPlan& plan) {
     if (!plan.batch_invariant) return plan.kv_tile;
@@ -137,7 +140,9 @@ struct RequestWork : RequestLengths {
     return max(ceil_div(range.end, step) - (range.begin ? range.begin / step : 0), int32_t(1));
   }
   /// The segment's stretch of the line.
-  FLASHINFER_HOST_DEVICE int32_t length(const AttentionPlan& plan, int32_t q_tile) const { return num_units(plan, q_tile) + item_units(plan); }
+  FLASHINFER_HOST_DEVICE int32_t length(const AttentionPlan& plan, int32_t q_tile) const {
+    return num_units(plan, q_tile) + item_units(plan);
+  }
   FLASHINFER_HOST_DEVICE static int32_t item_units(const AttentionPlan& plan) { return plan.batch_invariant ? 0 : plan.item_units; }
   /// The whole request's.
   FLASHINFER_HOST_DEVICE int64_t total_units(const AttentionPlan& plan) const {
