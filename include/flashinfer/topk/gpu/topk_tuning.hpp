@@ -36,6 +36,7 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   } else if (problem.num_rows * config.cluster <= device.num_sms && device.arch.number != 75) {
     config.threads = 1024;
   }
+  if (device.arch.number >= 100 && problem.input == DType::f16) config.vecs = 2;  // compiled for these, four spill
   return config;
 }
 
