@@ -87,7 +87,7 @@ TEST(KeepPrefix, IsWhatSortingKeeps) {
 
 TEST(Race, RunsAndSingleTokensGiveTheSameWinner) {
   std::mt19937_64 random(9);
-  for (int trial = 0; trial < 200; ++trial) {
+  for (int trial = 0; trial < 3000; ++trial) {
     const int64_t size = 1 + int64_t(random() % 1000);
     std::vector<float> weights(static_cast<size_t>(size));
     for (float& w : weights) w = random() % 3 == 0 ? 0.0f : float(random() % 1000);

@@ -83,7 +83,7 @@ __attribute__((noinline)) inline void keep_prefix(Candidates& c, bool by_mass, u
 
 /// What a thread keeps between rows.
 struct RowScratch {
-  std::vector<float> values;
+  std::vector<float> values, weights;
   Candidates kept, top;
 
   static RowScratch& of_thread() {

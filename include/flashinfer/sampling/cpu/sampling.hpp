@@ -45,7 +45,13 @@ FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, DType input,
   const bool filtered = r.keep(filter, kept, total, p.num_top, p.num_top > 0 ? &top : nullptr);
 
   Race race(p.seed.at(row, input_row), p.offset.at(row, input_row), p.draw(row));
-  if (filtered) {
+  if (filtered && kept.count > p.vocab_size / 16) {  // a flat row: neighbours share random bits, and vectors of them are cheap
+    std::vector<float>& weights = scratch.weights;
+    weights.assign(size_t(p.vocab_size), 0.0f);
+    for (int64_t i = 0; i < kept.count; ++i)
+      weights[size_t(kept.index[size_t(i)])] = kValues == RowValues::logits ? kept.weight[size_t(i)] : finite_prob(kept.x[size_t(i)]);
+    race.enter<Isa>(0, weights.data(), p.vocab_size);
+  } else if (filtered) {
     for (int64_t i = 0; i < kept.count; ++i)
       race.enter(kept.index[size_t(i)], kValues == RowValues::logits ? kept.weight[size_t(i)] : finite_prob(kept.x[size_t(i)]));
   } else {
