@@ -102,6 +102,7 @@ class RowReader {
     if constexpr (kChunks > 0) {
       if (threadIdx.x == 0) {
         smem.row = first, smem.chunk = 0, smem.slot = 0, smem.in_use = 0;
+#pragma unroll 1
         for (int i = 0; i < kChunks; ++i) ptx::mbarrier_init(&smem.full[i], 1);
         ptx::mbarrier_init_fence();
       }

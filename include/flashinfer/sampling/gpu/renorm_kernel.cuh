@@ -25,14 +25,13 @@ struct RenormKernel {
     gpu::ptx::griddep_wait();
     const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
-    filter.reader.copy_ahead(step, num_rows, row_at);
     gpu::ptx::griddep_launch_dependents();
     for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
+      filter.reader.copy_ahead(step, num_rows, row_at);
       filter.reader.open(row_at(row));
       const gpu::RowFilters filters(p.top_k.at(row, row), p.top_p.at(row, row), false, p.vocab_size);
       renorm(filter, static_cast<Out*>(p.output) + row * p.output_stride, filters);
       filter.reader.close();
-      filter.reader.copy_ahead(step, num_rows, row_at);
     }
     if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
   }

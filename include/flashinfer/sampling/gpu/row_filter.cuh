@@ -353,13 +353,6 @@ class RowFilter {
     }
   }
 
-  /// Lists the first `count` elements of the order, which has that many; others may be among them.
-  __device__ void list_first(const Weight& weight, int count) {
-    uint64_t ignored = 0;
-    const RowPrefix prefix = keep(weight, RowFilters(count, 1, false, reader.row().length), kLowestRank, ignored, false);
-    list(prefix.rank, ~0ull);
-  }
-
   /// Lists the elements with ranks in [low, high] in every block; false: there are too many.
   __device__ bool list(uint64_t low, uint64_t high) {
     if (threadIdx.x == 0) smem_.listed = 0;

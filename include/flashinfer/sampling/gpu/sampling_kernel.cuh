@@ -30,13 +30,12 @@ struct SamplingKernel {
     const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride; };
     Reader& reader = kernel.filter_.reader;
-    reader.copy_ahead(step, num_rows, row_at);
     gpu::ptx::griddep_launch_dependents();
     for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
+      reader.copy_ahead(step, num_rows, row_at);
       reader.open(row_at(row));
       kernel.draw(row);
       reader.close();
-      reader.copy_ahead(step, num_rows, row_at);
     }
     if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
   }
@@ -61,6 +60,7 @@ struct SamplingKernel {
   const Params& p_;
   Smem& smem_;
   Filter filter_;
+  uint64_t counted_ = 0;  // the mass that log-probabilities are shares of
 
   __device__ SamplingKernel(const Params& p, Smem& smem)
       : p_(p),
@@ -82,36 +82,57 @@ struct SamplingKernel {
 
     const uint64_t floor = filter_.floor_of(weight, min_p);
     uint64_t total = 0;  // of the row, where it is known
-    const Prefix prefix = filter_.keep(weight, filters, floor, total, kConfig.extras);
-    const uint64_t winner = race(row, weight, prefix);
-    const int32_t token = int32_t(index_of_rank(winner));
+    if constexpr (!kConfig.extras) {
+      const Prefix prefix = filter_.keep(weight, filters, floor, total, false);
+      write(row, int32_t(index_of_rank(race(row, weight, prefix))));
+    } else {
+      Prefix prefix;
+#pragma unroll 1  // there is one copy of keep(): first what the filters keep, then the row's first elements
+      for (bool top = false;; top = true) {
+        const Prefix found = filter_.keep(weight, top ? gpu::RowFilters(p_.num_top, 1, false, p_.vocab_size) : filters,
+                                          top ? Filter::kLowestRank : floor, total, !top);
+        if (top) {
+          write_top(row, weight, found, prefix);
+          break;
+        }
+        prefix = found;
+        const int32_t token = int32_t(index_of_rank(race(row, weight, prefix)));
+        write(row, token);
+        report(row, weight, prefix, total, token);
+        if (p_.num_top == 0) break;
+      }
+    }
+  }
+
+  __device__ void write(int row, int32_t token) const {
     if (is_writer()) {
       write_token(row, token);
       if (p_.valid) p_.valid[row] = true;
     }
-    if constexpr (kConfig.extras) report(row, weight, prefix, total, token);
   }
 
-  /// Log-probabilities, and the distribution.
+  /// The token's log-probability, and the distribution.
   __device__ void report(int row, const Weight& weight, const Prefix& prefix, uint64_t total, int32_t token) {
-    const uint64_t counted = !p_.raw_logprobs ? prefix.mass : total ? total : filter_.mass_from(weight, Filter::kLowestRank);
+    counted_ = !p_.raw_logprobs ? prefix.mass : total ? total : filter_.mass_from(weight, Filter::kLowestRank);
     if (p_.logprob && is_writer()) {
       const T* input = static_cast<const T*>(p_.input) + p_.input_row(row) * p_.input_stride;
-      p_.logprob[row] = log_prob(weight(gpu::load_float(input + token)), counted);
-    }
-    if (p_.num_top > 0) {
-      filter_.list_first(weight, p_.num_top);
-      int place;
-      uint64_t before, own;
-      filter_.place_in_list(weight, place, before, own);
-      if (group_rank() == 0 && int(threadIdx.x) < filter_.list_length() && place < p_.num_top) {
-        const uint64_t rank = filter_.own_rank();
-        p_.top_tokens[int64_t(row) * p_.num_top + place] = int32_t(index_of_rank(rank));
-        p_.top_logprobs[int64_t(row) * p_.num_top + place] =
-            p_.raw_logprobs || rank >= prefix.rank ? log_prob(weight(value_of_order_key<float>(key_of_rank(rank))), counted) : -kInfinity;
-      }
+      p_.logprob[row] = log_prob(weight(gpu::load_float(input + token)), counted_);
     }
     if (p_.probs) filter_.write(p_.probs + row * p_.probs_stride, weight, prefix, 1.0f / weight_of_mass(prefix.mass), 0.0f);
+  }
+
+  /// The first elements of the row, of which `first` is the prefix, and their log-probabilities.
+  __device__ void write_top(int row, const Weight& weight, const Prefix& first, const Prefix& kept) {
+    filter_.list(first.rank, ~0ull);
+    int place;
+    uint64_t before, own;
+    filter_.place_in_list(weight, place, before, own);
+    if (group_rank() != 0 || int(threadIdx.x) >= filter_.list_length() || place >= p_.num_top) return;
+    const uint64_t rank = filter_.own_rank();
+    const int64_t at = int64_t(row) * p_.num_top + place;
+    p_.top_tokens[at] = int32_t(index_of_rank(rank));
+    p_.top_logprobs[at] =
+        p_.raw_logprobs || rank >= kept.rank ? log_prob(weight(value_of_order_key<float>(key_of_rank(rank))), counted_) : -kInfinity;
   }
 
   /// The score of an element and, above it in order among equal ones, its index: the greatest wins.

@@ -25,13 +25,12 @@ struct SoftmaxKernel {
     gpu::ptx::griddep_wait();
     const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
-    filter.reader.copy_ahead(step, num_rows, row_at);
     gpu::ptx::griddep_launch_dependents();
     for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
+      filter.reader.copy_ahead(step, num_rows, row_at);
       filter.reader.open(row_at(row));
       softmax(filter, p.output + row * p.output_stride, p.temperature.at(row, row));
       filter.reader.close();
-      filter.reader.copy_ahead(step, num_rows, row_at);
     }
     if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
   }
