@@ -100,6 +100,7 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
     use_cuda_graph: the three buffers [max_batch_size + 1], [max_num_pages] and [max_batch_size] are what captured kernels read. plan()
     copies into them, and may be called between replays, for any batch up to their size; requests behind it are empty, their rows
     are 0.
+    backend: "decode" or "generic" pins a kernel of ours; "auto" and FlashInfer's names leave the choice (see .kernel).
     """
 
     def __init__(

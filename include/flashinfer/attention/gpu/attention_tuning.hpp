@@ -25,7 +25,7 @@ constexpr int workers_per_sm(const AttentionConfig& c, const DeviceInfo& device)
 
 /// What beginning and ending an item costs a block, in key tiles: it looks rows up, fills its ring, writes its result. On the H200
 /// (8 x 2048 causal, 16 tiles a segment on average) the blocks with the short first segments took twice the mean without it.
-constexpr int item_units(const AttentionConfig& c) { return c.q_tile == 16 ? 2 : 4; }
+constexpr int item_units(const AttentionConfig& c, int64_t, int32_t) { return c.q_tile == 16 ? 2 : 4; }
 
 /// A worker is not worth its merge below this many keys.
 constexpr int min_keys_per_worker(const AttentionConfig&) { return 256; }
