@@ -10,17 +10,17 @@ struct Philox {
   uint32_t word[4];  // the counter going in, 128 random bits coming out
 };
 
-/// Constants, passed along so that a kernel can keep them from its compiler: as immediates they make nvcc 13.0 spend an addition of
-/// zero on every product.
-struct PhiloxMultipliers {
-  uint32_t first = 0xd2511f53u, second = 0xcd9e8d57u;
+/// a * b in 64 bits. Kernels pass an instruction (gpu/ptx/math.cuh): nvcc 13.0 makes a full 64-bit product of this one.
+struct WideProduct {
+  FLASHINFER_HOST_DEVICE constexpr uint64_t operator()(uint32_t a, uint32_t b) const { return uint64_t(a) * b; }
 };
 
-FLASHINFER_HOST_DEVICE constexpr Philox philox(Philox counter, uint64_t key, PhiloxMultipliers multipliers = {}) {
+template <class Product = WideProduct>
+FLASHINFER_HOST_DEVICE constexpr Philox philox(Philox counter, uint64_t key, const Product& product = {}) {
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
   uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
   for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t(multipliers.first) * c0, b = uint64_t(multipliers.second) * c2;
+    const uint64_t a = product(c0, 0xd2511f53u), b = product(c2, 0xcd9e8d57u);
     c0 = uint32_t(b >> 32) ^ c1 ^ k0;
     c1 = uint32_t(b);
     c2 = uint32_t(a >> 32) ^ c3 ^ k1;

@@ -35,4 +35,13 @@ FLASHINFER_DEVICE float tanh(float x) {
   return y;
 }
 
+/// a * b in 64 bits, in one instruction.
+struct MulWide {
+  FLASHINFER_DEVICE uint64_t operator()(uint32_t a, uint32_t b) const {
+    uint64_t product;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+    return product;
+  }
+};
+
 }  // namespace flashinfer::gpu::ptx

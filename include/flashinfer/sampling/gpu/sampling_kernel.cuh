@@ -11,7 +11,6 @@
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/gpu/ptx/math.cuh>
-#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
 
 namespace flashinfer {
@@ -155,8 +154,6 @@ struct SamplingKernel {
     const uint32_t draw = p_.draw(row);
     auto race_weight = [&](float x) { return kLogits ? weight(x) : finite_prob(x); };
     const Prefix::Test in_prefix = prefix.test();
-    const PhiloxMultipliers multipliers = {uint32_t(gpu::ptx::opaque(int(PhiloxMultipliers{}.first))),
-                                           uint32_t(gpu::ptx::opaque(int(PhiloxMultipliers{}.second)))};
     uint64_t best = 0;
     if (threadIdx.x == 0) smem_.best = 0;
     __syncthreads();
@@ -171,7 +168,7 @@ struct SamplingKernel {
       uint32_t bits[kVec];
       if (aligned) {
         any = false;
-        const Philox noise = philox_of_tokens(seed, offset, draw, uint32_t(first), 0, multipliers);
+        const Philox noise = philox_of_tokens(seed, offset, draw, uint32_t(first), 0, gpu::ptx::MulWide{});
 #pragma unroll
         for (int j = 0; j < kVec; ++j) {
           bits[j] = noise.word[j];
@@ -184,7 +181,7 @@ struct SamplingKernel {
         const float value = Filter::at(x, j);
         const int index = first + j;
         if (!in_prefix(value, index)) continue;
-        const uint32_t own_bits = aligned ? Filter::at(bits, j) : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index)), uint32_t(index) % 4);
+        const uint32_t own_bits = aligned ? Filter::at(bits, j) : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index), 0, gpu::ptx::MulWide{}), uint32_t(index) % 4);
         const float w = race_weight(value);
         if (!(w > 0) || (aligned && !(about_weight(weight, value) > bar * float(own_bits)))) continue;
         const float score = race_score(w, own_bits);

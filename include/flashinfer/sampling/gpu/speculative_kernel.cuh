@@ -9,6 +9,7 @@
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/vec.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -100,7 +101,7 @@ struct SpeculativeKernel {
         }
       }
       const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.999995f / 4294967296.0f);
-      const Philox noise = philox_of_tokens(seed_, offset_, draw, uint32_t(first), uint32_t(step));
+      const Philox noise = philox_of_tokens(seed_, offset_, draw, uint32_t(first), uint32_t(step), gpu::ptx::MulWide{});
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float weight = finite_prob(p ? w[j] - less[j] : w[j]);

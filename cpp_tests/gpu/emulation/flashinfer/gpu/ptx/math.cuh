@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 namespace flashinfer::gpu::ptx {
 
@@ -9,6 +10,9 @@ inline float ex2(float x) { return std::exp2(x); }
 inline float lg2(float x) { return std::log2(x); }
 inline float rcp(float x) { return 1.0f / x; }
 inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
+struct MulWide {
+  uint64_t operator()(uint32_t a, uint32_t b) const { return uint64_t(a) * b; }
+};
 inline float tanh(float x) { return std::tanh(x); }
 
 }  // namespace flashinfer::gpu::ptx
