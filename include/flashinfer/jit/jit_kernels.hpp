@@ -7,8 +7,11 @@
 //   graphs       launches and cold kernels are capture-safe; copies are not, and say so
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <future>
@@ -17,7 +20,6 @@
 #include <mutex>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -175,12 +177,15 @@ class JitKernels : public KernelSource {
     std::promise<jit::LoadedKernel*> promise;
     loading_[key] = promise.get_future().share();
     try {
-      builders_.emplace_back([this, &gpu, key, text = id.text(id.config), promise = std::move(promise)]() mutable {
-        load_for_all(promise, key, [&] {
-          const cu::CurrentContext current(gpu.context);
-          return build_and_load(text, key, gpu.info.arch);
-        });
-      });
+      std::erase_if(builders_, [](const std::future<void>& b) { return b.wait_for(std::chrono::seconds(0)) == std::future_status::ready; });
+      builders_.push_back(
+          std::async(std::launch::async, [this, &gpu, key, text = id.text(id.config), promise = std::move(promise)]() mutable {
+            load_for_all(promise, key, [&] {
+              const cu::CurrentContext current(gpu.context);
+              return build_and_load(text, key, gpu.info.arch);
+            });
+          }));
+      builders_process_ = getpid();
     } catch (const std::system_error&) {  // no thread to be had: the launch builds
       loading_.erase(key);
     }
@@ -188,12 +193,17 @@ class JitKernels : public KernelSource {
 
   /// For all that prefetch() has begun.
   void wait() {
-    std::vector<std::thread> builders;
+    std::vector<std::future<void>> builders;
     {
       const std::lock_guard lock(mutex_);
       builders.swap(builders_);
     }
-    for (std::thread& builder : builders) builder.join();
+    if (builders.empty()) return;
+    if (builders_process_ != getpid()) {  // threads did not come along into this fork: nobody would ever answer
+      new std::vector<std::future<void>>(std::move(builders));
+      return;
+    }
+    for (std::future<void>& builder : builders) builder.wait();
   }
 
   void copy_to_device(void* device, const void* host, size_t bytes, const Context& context) override {
@@ -378,7 +388,8 @@ class JitKernels : public KernelSource {
   std::atomic<const jit::Gpu*> gpus_[jit::kMaxDevices] = {};
   std::mutex mutex_;  // of the members below, and of writing those above
   std::vector<std::unique_ptr<jit::Gpu>> retained_;
-  std::vector<std::thread> builders_;  // of prefetch()
+  std::vector<std::future<void>> builders_;  // of prefetch()
+  pid_t builders_process_ = 0;               // whose threads they are
   std::map<uint64_t, std::shared_future<jit::LoadedKernel*>> loading_;
 };
 
