@@ -1,5 +1,5 @@
-// The kernels of sampling, softmax and renorm, emulated: clusters of blocks, rings of chunks that run ahead into the next rows, rows that begin
-// anywhere. What is kept and drawn must be what the CPU twin keeps and draws, exactly.
+// The kernels of sampling, softmax and renorm, emulated: clusters of blocks, rings of chunks that run ahead into the next rows, rows that
+// begin anywhere. What is kept and drawn must be what the CPU twin keeps and draws, exactly.
 #include <flashinfer/sampling/renorm.hpp>
 #include <flashinfer/sampling/sampling.hpp>
 #include <flashinfer/sampling/softmax.hpp>
@@ -19,7 +19,8 @@ namespace {
 
 /// Rows of one kind each, so that every way through the filter is taken.
 enum class Shape { normal, peaked, flat, tied, zipf, mostly_ties, infinite, nan, empty };
-constexpr Shape kShapes[] = {Shape::normal, Shape::peaked, Shape::flat, Shape::tied, Shape::zipf, Shape::mostly_ties, Shape::infinite, Shape::nan, Shape::empty};
+constexpr Shape kShapes[] = {Shape::normal,      Shape::peaked,   Shape::flat, Shape::tied, Shape::zipf,
+                             Shape::mostly_ties, Shape::infinite, Shape::nan,  Shape::empty};
 
 template <class T>
 struct Rows {
@@ -74,10 +75,11 @@ void expect_same_tokens(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
     float p, min_p, temperature;
     bool joint;
   };
-  for (const Case& c : {Case{0, 1, 0, 1, false}, Case{1, 1, 0, 1, false}, Case{7, 1, 0, 0.7f, false}, Case{50, 0.9f, 0, 1, false}, Case{50, 0.6f, 0, 1, true},
-                        Case{0, 0.9f, 0, 1, false}, Case{0, 0.999f, 0, 1, false}, Case{0, 0.3f, 0.01f, 0.5f, false}, Case{0, 1, 0.1f, 1, false},
-                        Case{int32_t(vocab_size / 2), 0.95f, 0, 1, false}, Case{int32_t(vocab_size - 1), 0.5f, 0.001f, 2, true},
-                        Case{int32_t(vocab_size / 3), 1, 0.002f, 1, false}, Case{0, 0, 0, 1, false}, Case{0, 1, 0, 0, false}}) {
+  for (const Case& c :
+       {Case{0, 1, 0, 1, false}, Case{1, 1, 0, 1, false}, Case{7, 1, 0, 0.7f, false}, Case{50, 0.9f, 0, 1, false},
+        Case{50, 0.6f, 0, 1, true}, Case{0, 0.9f, 0, 1, false}, Case{0, 0.999f, 0, 1, false}, Case{0, 0.3f, 0.01f, 0.5f, false},
+        Case{0, 1, 0.1f, 1, false}, Case{int32_t(vocab_size / 2), 0.95f, 0, 1, false}, Case{int32_t(vocab_size - 1), 0.5f, 0.001f, 2, true},
+        Case{int32_t(vocab_size / 3), 1, 0.002f, 1, false}, Case{0, 0, 0, 1, false}, Case{0, 1, 0, 0, false}}) {
     SamplingParams p;
     p.input = rows.row(0);
     p.input_stride = rows.stride;
@@ -106,12 +108,14 @@ void expect_same_tokens(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
       }
       if (on_cpu) return cpu::sampling(q, kConfig.values, kConfig.input);
       const unsigned clusters = unsigned(std::min<int64_t>(num_rows, 2));
-      emulation::Block::run_grid(clusters * kConfig.cluster, kConfig.threads, size_t(kConfig.split().smem_bytes()), seed,
-                                 [&] { SamplingKernel<kConfig>::run(q); }, kConfig.cluster);
+      emulation::Block::run_grid(
+          clusters * kConfig.cluster, kConfig.threads, size_t(kConfig.split().smem_bytes()), seed, [&] { SamplingKernel<kConfig>::run(q); },
+          kConfig.cluster);
     };
     run(out, false);
     run(twin, true);
-    const std::string what = "k " + std::to_string(c.k) + " p " + std::to_string(c.p) + " min_p " + std::to_string(c.min_p) + " joint " + std::to_string(c.joint);
+    const std::string what = "k " + std::to_string(c.k) + " p " + std::to_string(c.p) + " min_p " + std::to_string(c.min_p) + " joint " +
+                             std::to_string(c.joint);
     EXPECT_EQ(out.tokens, twin.tokens) << what;
     EXPECT_EQ(out.valid, twin.valid) << what;
     EXPECT_EQ(out.top_tokens, twin.top_tokens) << what;
@@ -131,8 +135,9 @@ void expect_same_rows(Rows<T>& rows, Params p, const RowSplit& split, const Cpu&
   p.output = twin.data();
   cpu(p);
   p.output = out.data();
-  emulation::Block::run_grid(unsigned(std::min<int64_t>(rows.num_rows, 2)) * split.cluster, split.threads, size_t(split.smem_bytes()), 1,
-                             [&] { Kernel::run(p); }, split.cluster);
+  emulation::Block::run_grid(
+      unsigned(std::min<int64_t>(rows.num_rows, 2)) * split.cluster, split.threads, size_t(split.smem_bytes()), 1, [&] { Kernel::run(p); },
+      split.cluster);
   expect_same(out, twin, what);
 }
 
@@ -143,8 +148,9 @@ void expect_same_softmax(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
   for (float temperature : {1.0f, 0.3f, 2.5f, 0.0f}) {
     SoftmaxParams p;
     p.temperature.value = temperature;
-    expect_same_rows<SoftmaxKernel<kConfig>, T, float>(rows, p, kConfig.split(), [](const SoftmaxParams& q) { cpu::softmax(q, kConfig.input); },
-                                                       "temperature " + std::to_string(temperature));
+    expect_same_rows<SoftmaxKernel<kConfig>, T, float>(
+        rows, p, kConfig.split(), [](const SoftmaxParams& q) { cpu::softmax(q, kConfig.input); },
+        "temperature " + std::to_string(temperature));
   }
 }
 
@@ -152,7 +158,8 @@ template <RenormConfig kConfig>
 void expect_same_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
   using T = number_t<kConfig.input>;
   Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
-  for (const auto& [k, top_p] : {std::pair<int, float>{50, 1}, {1, 1}, {int(vocab_size / 2), 1}, {int(vocab_size), 1}, {0, 0.9f}, {0, 0.2f}, {0, 1}, {70, 0.8f}}) {
+  for (const auto& [k, top_p] :
+       {std::pair<int, float>{50, 1}, {1, 1}, {int(vocab_size / 2), 1}, {int(vocab_size), 1}, {0, 0.9f}, {0, 0.2f}, {0, 1}, {70, 0.8f}}) {
     RenormParams p;
     p.top_k.value = k, p.top_p.value = top_p;
     expect_same_rows<RenormKernel<kConfig>, T, number_t<kConfig.output>>(
@@ -179,7 +186,8 @@ TEST(SamplingKernel, Clusters) {
 /// Requests that accept all, some and nothing, whose target equals the draft, and whose tokens are out of range.
 template <SpeculativeConfig kConfig>
 void expect_same_chains(int64_t batch_size, int num_steps, int64_t vocab_size, uint32_t seed) {
-  Rows<float> draft(batch_size * num_steps, vocab_size, true, 9 * seed), target(batch_size * (num_steps + 1), vocab_size, true, 9 * seed + 3);
+  Rows<float> draft(batch_size * num_steps, vocab_size, true, 9 * seed),
+      target(batch_size * (num_steps + 1), vocab_size, true, 9 * seed + 3);
   ASSERT_EQ(draft.stride, vocab_size);
   std::mt19937 random(seed);
   std::vector<int64_t> proposals(size_t(batch_size * num_steps));
@@ -199,13 +207,15 @@ void expect_same_chains(int64_t batch_size, int num_steps, int64_t vocab_size, u
   p.seed.value = seed;
   std::vector<int32_t> tokens[2], accepted[2], emitted[2];
   for (int i = 0; i < 2; ++i) {
-    tokens[i].assign(size_t(batch_size * (num_steps + 1)), -7), accepted[i].assign(size_t(batch_size), 3), emitted[i].assign(size_t(batch_size), 4);
+    tokens[i].assign(size_t(batch_size * (num_steps + 1)), -7), accepted[i].assign(size_t(batch_size), 3),
+        emitted[i].assign(size_t(batch_size), 4);
     p.tokens = tokens[i].data(), p.accepted = accepted[i].data(), p.emitted = emitted[i].data();
     if (i == 0)
       cpu::chain_speculative_sampling(p);
     else
-      emulation::Block::run_grid(unsigned(batch_size) * kConfig.cluster, kConfig.threads, SpeculativeConfig::kSmemBytes, seed,
-                                 [&] { SpeculativeKernel<kConfig>::run(p); }, kConfig.cluster);
+      emulation::Block::run_grid(
+          unsigned(batch_size) * kConfig.cluster, kConfig.threads, SpeculativeConfig::kSmemBytes, seed,
+          [&] { SpeculativeKernel<kConfig>::run(p); }, kConfig.cluster);
   }
   EXPECT_EQ(tokens[0], tokens[1]);
   EXPECT_EQ(accepted[0], accepted[1]);

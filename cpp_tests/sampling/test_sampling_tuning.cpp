@@ -44,7 +44,9 @@ TEST(RowTuning, FitsEveryGpu) {
 /// What cudaOccupancyMaxActiveClusters said on an H200.
 TEST(RowTuning, ClustersOfAnH200) {
   const DeviceInfo h200 = device_info_of({90, 'a'});
-  auto at_once = [&](int32_t cluster, int32_t blocks) { return gpu::clusters_at_once(RowSplit{.cluster = cluster, .blocks = blocks}, h200); };
+  auto at_once = [&](int32_t cluster, int32_t blocks) {
+    return gpu::clusters_at_once(RowSplit{.cluster = cluster, .blocks = blocks}, h200);
+  };
   EXPECT_EQ(at_once(8, 1), 15);
   EXPECT_EQ(at_once(8, 2), 30);
   EXPECT_EQ(at_once(4, 1), 30);
@@ -77,8 +79,9 @@ TEST(SamplingLaunch, IsOneKernel) {
       sampling(RowValues::logits, logits, none, {.top_k = 50, .top_p = 0.9f}, {}, {.tokens = tokens}, context);
     });
     EXPECT_EQ(launch.text.header, "sampling/gpu/sampling_kernel.cuh");
-    EXPECT_NE(launch.text.kernel.find("SamplingKernel<SamplingConfig{.input=DType::bf16, .values=RowValues(0), .extras=false, .threads=512, "),
-              std::string::npos)
+    EXPECT_NE(
+        launch.text.kernel.find("SamplingKernel<SamplingConfig{.input=DType::bf16, .values=RowValues(0), .extras=false, .threads=512, "),
+        std::string::npos)
         << launch.text.kernel;
     EXPECT_EQ(launch.params.size(), sizeof(SamplingParams));
     EXPECT_TRUE(launch.shape.pdl);
@@ -90,7 +93,8 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   const TensorView probs = on_gpu(1 << 20, DType::f32, {2, 1000}), none;
   SamplingOutputs outputs{.tokens = on_gpu(1 << 30, DType::i64, {2})};
   auto text = [&] {
-    return launch_of({90, 'a'}, [&](const Context& context) { sampling(RowValues::probs, probs, none, {}, {}, outputs, context); }).text.kernel;
+    return launch_of({90, 'a'}, [&](const Context& context) { sampling(RowValues::probs, probs, none, {}, {}, outputs, context); })
+        .text.kernel;
   };
   EXPECT_NE(text().find(".extras=false"), std::string::npos);
   outputs.valid = on_gpu(2 << 20, DType::boolean, {2});

@@ -13,9 +13,9 @@ namespace flashinfer::gpu {
 template <class T>
 struct RowVectors {
   static constexpr int kVec = 16 / int(sizeof(T));
-  const T* base;      // aligned; the row's first element is base[skip]
-  int skip, length;   // elements
-  int begin, count;   // the slice: vectors [begin, begin + count)
+  const T* base;     // aligned; the row's first element is base[skip]
+  int skip, length;  // elements
+  int begin, count;  // the slice: vectors [begin, begin + count)
 
   RowVectors() = default;
   __device__ RowVectors(const T* row, int length, int blocks, int rank) : length(length) {
@@ -31,7 +31,9 @@ struct RowVectors {
   static constexpr uint32_t kNan = is_same_v<T, float> ? 0x7fc00000u : is_same_v<T, f16> ? 0x7e007e00u : 0x7fc07fc0u;
   static constexpr uint32_t kLeast = is_same_v<T, float> ? 0xff800000u : is_same_v<T, f16> ? 0xfc00fc00u : 0xff80ff80u;  // -inf
   /// A vector that lies partly or wholly outside the row or the slice; `padding` in every other place.
-  __device__ Vec<T, kVec> load_part(int vec, uint32_t padding = kNan) const { return load_part(base + skip, first_index(vec), length, padding); }
+  __device__ Vec<T, kVec> load_part(int vec, uint32_t padding = kNan) const {
+    return load_part(base + skip, first_index(vec), length, padding);
+  }
   __device__ Vec<T, kVec> load(int vec) const {
     return is_whole(vec) ? Vec<T, kVec>::load(base + int64_t(begin + vec) * kVec) : load_part(vec);
   }
@@ -183,8 +185,8 @@ class RowReader {
     }
   }
 
-  /// f(kUnit elements, index of the first in the row, which may be negative) for this thread's vectors or halves of them, all lanes of a warp
-  /// together, with NaN for what lies outside the row or the slice.
+  /// f(kUnit elements, index of the first in the row, which may be negative) for this thread's vectors or halves of them, all lanes of a
+  /// warp together, with NaN for what lies outside the row or the slice.
   template <int kUnit, class F>
   __device__ void for_each(const F& f) const {
     static_assert(kUnit == kVec || 2 * kUnit == kVec);

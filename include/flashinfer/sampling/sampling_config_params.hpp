@@ -9,8 +9,9 @@ namespace flashinfer {
 struct RowSplit {
   int32_t threads = 512;
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
-  int32_t chunks = 0;   // of one 16-byte vector a thread, in shared memory: a block's part of a row, and what is copied ahead. 0: rows stay in L2
-  int32_t blocks = 1;   // on an SM
+  int32_t chunks =
+      0;  // of one 16-byte vector a thread, in shared memory: a block's part of a row, and what is copied ahead. 0: rows stay in L2
+  int32_t blocks = 1;  // on an SM
 
   /// Vectors of a row that a cluster has room for.
   FLASHINFER_HOST_DEVICE constexpr int64_t resident_vecs() const { return int64_t(chunks) * threads * cluster; }

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>
-#include <flashinfer/sampling/renorm_params.hpp>
 #include <flashinfer/sampling/gpu/renorm_tuning.hpp>
 #include <flashinfer/sampling/gpu/row_launch.hpp>
+#include <flashinfer/sampling/renorm_params.hpp>
 
 namespace flashinfer::gpu {
 

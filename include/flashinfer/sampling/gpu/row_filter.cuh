@@ -271,8 +271,8 @@ class RowFilter {
     });
   }
 
-  /// What `filters` keep of the elements of rank `floor` and above. `total` is the row's mass, 0 where nobody knows it yet. The prefix's mass is
-  /// computed where the filters need it, or `want_mass`.
+  /// What `filters` keep of the elements of rank `floor` and above. `total` is the row's mass, 0 where nobody knows it yet. The prefix's
+  /// mass is computed where the filters need it, or `want_mass`.
   __device__ RowPrefix keep(const Weight& weight, const RowFilters& filters, uint64_t floor, uint64_t& total, bool want_mass) {
     turn_ = length_ = 0, high_ = 0;  // the blocks have met since the last row's histograms were read
     if (!filters.by_count() && !filters.by_mass()) {
@@ -433,8 +433,8 @@ class RowFilter {
     __syncthreads();
   }
 
-  /// Where the elements of a vector are all equal, and perhaps those of the warp, they are counted at once: a row of ties would otherwise be
-  /// a queue at one bin. True: they have been, by add(elements). All lanes call it.
+  /// Where the elements of a vector are all equal, and perhaps those of the warp, they are counted at once: a row of ties would otherwise
+  /// be a queue at one bin. True: they have been, by add(elements). All lanes call it.
   template <class Add>
   __device__ static bool add_ties(const float (&x)[kVec], bool counts, const Add& add) {
     bool equal = counts;
@@ -450,8 +450,8 @@ class RowFilter {
     return equal;
   }
 
-  /// Bins of the row's elements by exponent, from a sample, and two ranks that the boundary is likely to lie between: the return value and high_.
-  /// length_ is how many elements are likely to lie above the lower one.
+  /// Bins of the row's elements by exponent, from a sample, and two ranks that the boundary is likely to lie between: the return value and
+  /// high_. length_ is how many elements are likely to lie above the lower one.
   __device__ uint64_t guess(const Weight& weight, const RowFilters& filters, uint64_t floor, bool with_mass) {
     begin_histogram(false);
     const float least = value_of_order_key<float>(key_of_rank(floor)), exact = max(weight.value_at(kExact), least);
@@ -472,8 +472,7 @@ class RowFilter {
       if (sampled && x[0] >= least && !(x[0] >= exact)) add(x[0], 8);
       const bool any = reaches(x, exact);
       if (__any_sync(0xffffffffu, any) && !add_ties(x, x[0] >= exact, [&](uint32_t n) { add(x[0], n); }) && any)
-        for_each_hit(
-            x, first, [&](float value) { return value >= exact; }, [&](float value, uint32_t) { add(value, 1); });
+        for_each_hit(x, first, [&](float value) { return value >= exact; }, [&](float value, uint32_t) { add(value, 1); });
     });
     const uint64_t whole = group.sum(mass.total).first;
     *static_cast<volatile uint64_t*>(&smem_.whole) = whole;
@@ -606,9 +605,9 @@ class RowFilter {
     return smem_.prefix;
   }
 
-  /// Applies the filters to a list of all elements from some rank up, `complete` if that is all there is. False: the prefix may go on below.
-  __device__ bool keep_of_list(const RowFilters& filters, bool complete, int place, uint64_t before, uint64_t own,
-                               RowPrefix& prefix) {
+  /// Applies the filters to a list of all elements from some rank up, `complete` if that is all there is. False: the prefix may go on
+  /// below.
+  __device__ bool keep_of_list(const RowFilters& filters, bool complete, int place, uint64_t before, uint64_t own, RowPrefix& prefix) {
     const int t = int(threadIdx.x), k = filters.by_count() ? min(filters.top_k, length_) : length_;
     const bool listed = t < length_;
     if (listed && place == k - 1) smem_.mass_of_k = before + own;

@@ -1,4 +1,5 @@
-// Host only. How rows of a vocabulary are spread over the blocks of a GPU. Tested on any machine: cpp_tests/sampling/test_sampling_tuning.cpp.
+// Host only. How rows of a vocabulary are spread over the blocks of a GPU. Tested on any machine:
+// cpp_tests/sampling/test_sampling_tuning.cpp.
 #pragma once
 
 #include <flashinfer/runtime/device.hpp>

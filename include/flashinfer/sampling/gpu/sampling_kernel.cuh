@@ -137,7 +137,8 @@ struct SamplingKernel {
   /// The score of an element and, above it in order among equal ones, its index: the greatest wins.
   __device__ static uint64_t entry(float score, uint32_t index) { return order_rank(bit_cast<uint32_t>(score), index); }
 
-  /// What an element runs its race with, to 1 part in 10^4: logits by the approximate exponential. For NaN, and where the weight is 0, not above 0.
+  /// What an element runs its race with, to 1 part in 10^4: logits by the approximate exponential. For NaN, and where the weight is 0, not
+  /// above 0.
   __device__ static float about_weight(const Weight& weight, float x) {
     if constexpr (kLogits) {
       return gpu::ptx::ex2((x - weight.max) * weight.scale);
@@ -181,7 +182,9 @@ struct SamplingKernel {
         const float value = Filter::at(x, j);
         const int index = first + j;
         if (!in_prefix(value, index)) continue;
-        const uint32_t own_bits = aligned ? Filter::at(bits, j) : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index), 0, gpu::ptx::MulWide{}), uint32_t(index) % 4);
+        const uint32_t own_bits =
+            aligned ? Filter::at(bits, j)
+                    : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index), 0, gpu::ptx::MulWide{}), uint32_t(index) % 4);
         const float w = race_weight(value);
         if (!(w > 0) || (aligned && !(about_weight(weight, value) > bar * float(own_bits)))) continue;
         const float score = race_score(w, own_bits);

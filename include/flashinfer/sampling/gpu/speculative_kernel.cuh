@@ -51,10 +51,17 @@ struct SpeculativeKernel {
   const uint64_t seed_, offset_;
 
   __device__ SpeculativeKernel(const Params& p, Smem& smem, int64_t request)
-      : p_(p), smem_(smem), group_(smem.group), request_(request), seed_(p.seed.at(request, request)), offset_(p.offset.at(request, request)) {}
+      : p_(p),
+        smem_(smem),
+        group_(smem.group),
+        request_(request),
+        seed_(p.seed.at(request, request)),
+        offset_(p.offset.at(request, request)) {}
 
   __device__ const float* draft(int step) const { return p_.draft_probs + request_ * p_.draft_batch_stride + step * p_.draft_step_stride; }
-  __device__ const float* target(int step) const { return p_.target_probs + request_ * p_.target_batch_stride + step * p_.target_step_stride; }
+  __device__ const float* target(int step) const {
+    return p_.target_probs + request_ * p_.target_batch_stride + step * p_.target_step_stride;
+  }
   __device__ int64_t proposal(int step) const {
     const int64_t at = request_ * p_.num_steps + step;
     return p_.draft_tokens_64 ? static_cast<const int64_t*>(p_.draft_tokens)[at] : static_cast<const int32_t*>(p_.draft_tokens)[at];

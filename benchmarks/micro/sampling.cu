@@ -1,0 +1,167 @@
+// Times how rows of a vocabulary may be spread over blocks (sampling/gpu/row_tuning.hpp chooses). Standalone; a part of the splits each:
+//   for i in 0 1 2 3; do nvcc -std=c++20 -O3 -DPART=$i -Iinclude -gencode arch=compute_90a,code=sm_90a benchmarks/micro/sampling.cu -o s$i
+//   & done; wait for i in 0 1 2 3; do ./s$i; done
+// A line is one split at one batch size: microseconds of a launch in a CUDA graph over inputs larger than L2. "only n fit" means that the
+// GPU runs fewer clusters at a time than were launched: those left over wait for a whole turn.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include <flashinfer/gpu/entry.cuh>
+#include <flashinfer/sampling/gpu/renorm_kernel.cuh>
+#include <flashinfer/sampling/gpu/row_tuning.hpp>
+#include <flashinfer/sampling/gpu/sampling_kernel.cuh>
+#include <flashinfer/sampling/gpu/softmax_kernel.cuh>
+
+using namespace flashinfer;
+
+namespace {
+
+constexpr int64_t kVocabSize = 128256;
+cudaStream_t stream;
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) std::printf("%s: %s\n", what, cudaGetErrorString(error)), std::exit(1);
+}
+
+/// Normal logits of deviation 3, or their exponentials.
+__global__ void fill(float* x, int64_t count, uint32_t seed, bool exponential) {
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
+    const Philox bits = philox({{uint32_t(i), uint32_t(i >> 32), seed, 0}}, 99);
+    const float u = (float(bits.word[0]) + 0.5f) * 2.3283064e-10f, v = float(bits.word[1]) * 2.3283064e-10f;
+    const float z = 3 * sqrtf(-2 * logf(fminf(u, 0.99999994f))) * cospif(2 * v);
+    x[i] = exponential ? expf(z - 16.3f) : z;
+  }
+}
+
+struct Set {
+  float *logits, *probs, *out;
+  int32_t* tokens;
+};
+
+template <class Kernel>
+float time_of(const RowSplit& split, int64_t num_rows, const std::vector<typename Kernel::Params>& params) {
+  const auto kernel = gpu::entry<Kernel>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, split.smem_bytes()), "shared memory");
+  if (split.cluster > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cluster");
+  const int64_t turns = ceil_div(num_rows, gpu::clusters_at_once(split, device_info_of({90, 'a'})));
+  const int clusters = int(ceil_div(num_rows, turns));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(unsigned(clusters * split.cluster));
+  config.blockDim = dim3(unsigned(split.threads));
+  config.dynamicSmemBytes = size_t(split.smem_bytes());
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {unsigned(split.cluster), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = attributes;
+  config.numAttrs = 1;
+  int fit = clusters;
+  if (split.cluster > 1) check(cudaOccupancyMaxActiveClusters(&fit, kernel, &config), "occupancy");
+  if (fit < clusters) std::printf("[only %d of %d clusters fit] ", fit, clusters);
+  config.numAttrs = 2;
+
+  const int launches = std::max(int(params.size()), 8);
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  for (int i = 0; i < launches; ++i) {
+    typename Kernel::Params p = params[size_t(i) % params.size()];
+    void* arguments[] = {&p};
+    check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments), "launch");
+  }
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin), cudaEventCreate(&end);
+  std::vector<float> times;
+  for (int i = 0; i < 12; ++i) {
+    cudaEventRecord(begin, stream), cudaGraphLaunch(exec, stream), cudaEventRecord(end, stream);
+    check(cudaEventSynchronize(end), "run");
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    if (i > 1) times.push_back(ms * 1e3f / float(launches));
+  }
+  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+template <RowSplit kSplit>
+void print(int64_t num_rows, const std::vector<Set>& sets) {
+  constexpr SamplingConfig kOfLogits{
+      .values = RowValues::logits, .threads = kSplit.threads, .cluster = kSplit.cluster, .chunks = kSplit.chunks, .blocks = kSplit.blocks};
+  constexpr SamplingConfig kOfProbs{
+      .values = RowValues::probs, .threads = kSplit.threads, .cluster = kSplit.cluster, .chunks = kSplit.chunks, .blocks = kSplit.blocks};
+  constexpr SoftmaxConfig kSoftmax{.threads = kSplit.threads, .cluster = kSplit.cluster, .chunks = kSplit.chunks, .blocks = kSplit.blocks};
+  constexpr RenormConfig kRenorm{
+      .values = RowValues::probs, .threads = kSplit.threads, .cluster = kSplit.cluster, .chunks = kSplit.chunks, .blocks = kSplit.blocks};
+  auto sampling = [&](bool logits, int32_t k, float p, float min_p, bool joint) {
+    std::vector<SamplingParams> all;
+    for (const Set& set : sets) {
+      SamplingParams q;
+      q.input = logits ? set.logits : set.probs, q.input_stride = kVocabSize, q.vocab_size = kVocabSize;
+      q.num_rows = q.num_inputs = num_rows, q.tokens = set.tokens, q.joint = joint, q.seed.value = all.size();
+      q.top_k.value = k, q.top_p.value = p, q.min_p.value = min_p;
+      all.push_back(q);
+    }
+    return logits ? time_of<SamplingKernel<kOfLogits>>(kSplit, num_rows, all) : time_of<SamplingKernel<kOfProbs>>(kSplit, num_rows, all);
+  };
+  std::vector<SoftmaxParams> softmax;
+  std::vector<RenormParams> top_p, top_k;
+  for (const Set& set : sets) {
+    SoftmaxParams s;
+    s.input = set.logits, s.output = set.out, s.input_stride = s.output_stride = kVocabSize;
+    s.num_rows = num_rows, s.vocab_size = kVocabSize, s.temperature.value = 0.7f;
+    softmax.push_back(s);
+    RenormParams r;
+    r.input = set.probs, r.output = set.out, r.input_stride = r.output_stride = kVocabSize;
+    r.num_rows = num_rows, r.vocab_size = kVocabSize, r.top_p.value = 0.9f;
+    top_p.push_back(r);
+    r.top_p.value = 1, r.top_k.value = 50;
+    top_k.push_back(r);
+  }
+  std::printf("%4d rows, cluster %2d, %4d threads, %2d chunks, %d blocks: ", int(num_rows), kSplit.cluster, kSplit.threads, kSplit.chunks,
+              kSplit.blocks);
+  std::printf("probs %.1f  top_p %.1f  top_k %.1f  min_p %.1f  joint %.1f", sampling(false, 0, 1, 0, true),
+              sampling(false, 0, 0.9f, 0, true), sampling(false, 50, 1, 0, true), sampling(false, 0, 1, 0.1f, true),
+              sampling(false, 50, 0.9f, 0, true));
+  std::printf("  logits %.1f  top_k top_p %.1f  top_p %.1f", sampling(true, 0, 1, 0, true), sampling(true, 50, 0.9f, 0, false),
+              sampling(true, 0, 0.9f, 0, true));
+  std::printf("  softmax %.1f  top_p_renorm %.1f  top_k_renorm %.1f\n", time_of<SoftmaxKernel<kSoftmax>>(kSplit, num_rows, softmax),
+              time_of<RenormKernel<kRenorm>>(kSplit, num_rows, top_p), time_of<RenormKernel<kRenorm>>(kSplit, num_rows, top_k));
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main() {
+  check(cudaStreamCreate(&stream), "stream");
+  for (int64_t num_rows : {1, 16, 128, 512}) {
+    const int64_t bytes = num_rows * kVocabSize * 4;
+    std::vector<Set> sets(size_t(std::clamp<int64_t>((128 << 20) / bytes + 1, 1, 6)));
+    for (Set& set : sets) {
+      check(cudaMalloc(&set.logits, bytes), "memory"), check(cudaMalloc(&set.probs, bytes), "memory"),
+          check(cudaMalloc(&set.out, bytes), "memory");
+      check(cudaMalloc(&set.tokens, num_rows * 4), "memory");
+      fill<<<1024, 256, 0, stream>>>(set.logits, bytes / 4, uint32_t(&set - sets.data()), false);
+      fill<<<1024, 256, 0, stream>>>(set.probs, bytes / 4, uint32_t(&set - sets.data()), true);
+    }
+#if PART == 0
+    if (num_rows == 1) print<RowSplit{512, 16, 4, 2}>(num_rows, sets);
+    if (num_rows > 1) print<RowSplit{512, 8, 11, 2}>(num_rows, sets);
+#elif PART == 1
+    if (num_rows <= 16) print<RowSplit{512, 8, 8, 2}>(num_rows, sets);
+    if (num_rows > 16) print<RowSplit{512, 4, 25, 1}>(num_rows, sets);
+#elif PART == 2
+    print<RowSplit{512, 1, 0, 1}>(num_rows, sets);
+#elif PART == 3
+    if (num_rows == 1) print<RowSplit{1024, 16, 4, 1}>(num_rows, sets);
+    if (num_rows > 1) print<RowSplit{256, 8, 22, 2}>(num_rows, sets);
+#endif
+    for (Set& set : sets) cudaFree(set.logits), cudaFree(set.probs), cudaFree(set.out), cudaFree(set.tokens);
+  }
+}
