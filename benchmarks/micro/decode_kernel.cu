@@ -1,5 +1,6 @@
 // The decode kernel beside the generic one, through the library's own plans and launches, and how far they differ. Standalone:
-//   nvcc -std=c++20 -O3 -Iinclude -gencode arch=compute_90a,code=sm_90a benchmarks/micro/decode_kernel.cu -o decode_kernel && ./decode_kernel [case]
+//   nvcc -std=c++20 -O3 -Iinclude -gencode arch=compute_90a,code=sm_90a benchmarks/micro/decode_kernel.cu -o decode_kernel &&
+//   ./decode_kernel [case]
 // Times are medians of graphs whose inputs are larger than L2. Another config is measured by a change of gpu::tune_decode.
 #include <algorithm>
 #include <cmath>
@@ -51,7 +52,8 @@ template <int i>
 void add(CompiledKernels& kernels) {
   constexpr Case c = kCases[i];
   constexpr AttentionConfig generic = gpu::tune(c.problem, kDevice);
-  constexpr DecodeConfig decode = gpu::tune_cluster(gpu::tune_decode(c.problem, kDevice), c.segments(), c.kv_len ? c.kv_len : 131072, kDevice);
+  constexpr DecodeConfig decode =
+      gpu::tune_cluster(gpu::tune_decode(c.problem, kDevice), c.segments(), c.kv_len ? c.kv_len : 131072, kDevice);
   kernels.add<gpu::AttentionKernel<generic>>(kernel_id(generic).hash);
   kernels.add<gpu::DecodeKernel<decode>>(kernel_id(decode).hash);
 }
@@ -91,7 +93,8 @@ double measure(const Case& c, AttentionBackend backend, KernelSource& kernels, s
   const int sets = int(clamp((int64_t(256) << 20) / (2 * pages * page_bytes), int64_t(1), int64_t(16)));
   const int64_t rows = int64_t(c.batch_size) * p.max_qo_len, row = int64_t(p.num_qo_heads) * p.head_dim_qk;
 
-  char *k = static_cast<char*>(allocate(size_t(pages * page_bytes * sets))), *v = static_cast<char*>(allocate(size_t(pages * page_bytes * sets)));
+  char *k = static_cast<char*>(allocate(size_t(pages * page_bytes * sets))),
+       *v = static_cast<char*>(allocate(size_t(pages * page_bytes * sets)));
   char *q = static_cast<char*>(allocate(size_t(rows * row * 2))), *out = static_cast<char*>(allocate(size_t(rows * row * 2)));
   fill<<<2048, 256>>>(reinterpret_cast<uint8_t*>(k), size_t(pages * page_bytes * sets), is_float8(p.kv));
   fill<<<2048, 256>>>(reinterpret_cast<uint8_t*>(v), size_t(pages * page_bytes * sets), is_float8(p.kv));
@@ -106,13 +109,15 @@ double measure(const Case& c, AttentionBackend backend, KernelSource& kernels, s
     std::iota(order.begin(), order.end(), 0), std::shuffle(order.begin(), order.end(), random);
     AttentionLengths lengths;
     const auto view = [](std::vector<int32_t>& a) { return TensorView(a.data(), DType::i32, {int64_t(a.size())}); };
-    lengths.kv_indptr = view(indptr), lengths.kv_indices = view(order), lengths.last_page_len = view(last), lengths.uniform_qo_len = p.max_qo_len;
+    lengths.kv_indptr = view(indptr), lengths.kv_indices = view(order), lengths.last_page_len = view(last),
+    lengths.uniform_qo_len = p.max_qo_len;
     owned.push_back(allocate(64 << 20)), owned.push_back(allocate(8 << 20));
     const TensorView floats(owned[owned.size() - 2], DType::u8, {64 << 20}, device), ints(owned.back(), DType::u8, {8 << 20}, device);
     plans.push_back(plan_attention(p, lengths, {}, floats, ints, {}, context));
   }
   const auto run = [&](int s) {
-    const TensorView queries(q, DType::bf16, {rows, p.num_qo_heads, p.head_dim_qk}, device), result(out, DType::bf16, {rows, p.num_qo_heads, p.head_dim_qk}, device);
+    const TensorView queries(q, DType::bf16, {rows, p.num_qo_heads, p.head_dim_qk}, device),
+        result(out, DType::bf16, {rows, p.num_qo_heads, p.head_dim_qk}, device);
     const auto cache = [&](char* data) {
       return TensorView(data + s * pages * page_bytes, p.kv, {pages, p.page_size, p.num_kv_heads, p.head_dim_qk}, device);
     };
@@ -134,7 +139,8 @@ double measure(const Case& c, AttentionBackend backend, KernelSource& kernels, s
   CHECK(cudaEventCreate(&begin)), CHECK(cudaEventCreate(&end));
   std::vector<float> times;
   for (int i = 0; i < 30; ++i) {
-    CHECK(cudaEventRecord(begin, stream)), CHECK(cudaGraphLaunch(exec, stream)), CHECK(cudaEventRecord(end, stream)), CHECK(cudaEventSynchronize(end));
+    CHECK(cudaEventRecord(begin, stream)), CHECK(cudaGraphLaunch(exec, stream)), CHECK(cudaEventRecord(end, stream)),
+        CHECK(cudaEventSynchronize(end));
     float ms;
     CHECK(cudaEventElapsedTime(&ms, begin, end)), times.push_back(ms);
   }
@@ -151,7 +157,8 @@ int main(int argc, char** argv) {
   for (const Case& c : kCases) {
     if (argc > 1 && std::string(c.name).find(argv[1]) == std::string::npos) continue;
     std::vector<bf16> expected, got;
-    const double generic = measure(c, AttentionBackend::generic, kernels, expected), decode = measure(c, AttentionBackend::decode, kernels, got);
+    const double generic = measure(c, AttentionBackend::generic, kernels, expected),
+                 decode = measure(c, AttentionBackend::decode, kernels, got);
     double error = 0, norm = 0;
     for (size_t i = 0; i < got.size(); ++i)
       error += std::pow(to_float(got[i]) - to_float(expected[i]), 2), norm += std::pow(to_float(expected[i]), 2);

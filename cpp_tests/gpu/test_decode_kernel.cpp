@@ -54,19 +54,15 @@ TEST(DecodeKernel, SixtyFourRows) {
 }
 
 TEST(DecodeKernel, ClustersShareSegments) {
-  constexpr DecodeConfig kConfig = {.head_dim_qk = 64,
-                                    .head_dim_vo = 64,
-                                    .kv_tile = 16,
-                                    .load_warps = 2,
-                                    .num_stages = 4,
-                                    .blocks_per_sm = 1,
-                                    .cluster_blocks = 4};
+  constexpr DecodeConfig kConfig = {
+      .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 16, .load_warps = 2, .num_stages = 4, .blocks_per_sm = 1, .cluster_blocks = 4};
   expect_attention<kConfig>({.batch_size = 1, .most_qo = 1, .most_kv = 500, .most_group = 8, .causal = true, .max_workers = 8}, 200, 4);
   expect_attention<kConfig>({.batch_size = 3, .most_qo = 2, .most_kv = 300, .most_group = 4, .causal = true, .window_left = 40}, 204, 4);
   // Uneven lengths, and more rows than a tile has: the plan's pieces.
   expect_attention<kConfig>({.batch_size = 6, .most_qo = 1, .most_kv = 3000, .most_group = 8, .max_workers = 24}, 208, 3);
   expect_attention<kConfig>({.batch_size = 2, .most_qo = 9, .most_kv = 200, .most_group = 8, .causal = true, .max_workers = 9}, 211, 3);
-  constexpr DecodeConfig kSinks = {.head_dim_qk = 64, .head_dim_vo = 64, .q_tile = 16, .num_stages = 4, .cluster_blocks = 2, .soft_cap = true, .sinks = true};
+  constexpr DecodeConfig kSinks = {
+      .head_dim_qk = 64, .head_dim_vo = 64, .q_tile = 16, .num_stages = 4, .cluster_blocks = 2, .soft_cap = true, .sinks = true};
   expect_attention<kSinks>({.batch_size = 2, .most_qo = 2, .most_kv = 300, .most_group = 8, .causal = true}, 214, 3);
 }
 
@@ -97,8 +93,14 @@ TEST(DecodeKernel, Float8Cache) {
 }
 
 TEST(DecodeKernel, Variants) {
-  constexpr DecodeConfig kMask = {
-      .q = DType::f16, .kv = DType::f16, .out = DType::f16, .head_dim_qk = 32, .head_dim_vo = 32, .q_tile = 16, .limits = false, .custom_mask = true};
+  constexpr DecodeConfig kMask = {.q = DType::f16,
+                                  .kv = DType::f16,
+                                  .out = DType::f16,
+                                  .head_dim_qk = 32,
+                                  .head_dim_vo = 32,
+                                  .q_tile = 16,
+                                  .limits = false,
+                                  .custom_mask = true};
   expect_attention<kMask>({.most_qo = 10}, 100, 3);
   constexpr DecodeConfig kCap = {.q = DType::f16,
                                  .kv = DType::f16,

@@ -31,7 +31,8 @@ namespace detail {
 inline constexpr int32_t kLongQoLen = 512;
 
 /// Keys of a request on average, at most, as far as the host knows whatever lies on the device. Captured kernels serve any lengths.
-inline int64_t most_keys(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size, const AttentionPlanOptions& options) {
+inline int64_t most_keys(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size,
+                         const AttentionPlanOptions& options) {
   if (options.reusable || batch_size == 0) return INT64_MAX;
   if (!lengths.kv_indptr) return lengths.uniform_kv_len;
   return problem.page_size && lengths.kv_indices ? lengths.kv_indices.size(0) * problem.page_size / batch_size : INT64_MAX;
@@ -189,8 +190,7 @@ inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const 
   PlannedAttention planned = detail::shape_plan(problem, {}, capacity.batch_size, options, context);
   const bool cut = planned.plan.batch_invariant && planned.plan.cut_tiles > 0;
   detail::size_plan(check, planned, cut ? detail::most_slots(planned, capacity.num_indices, false) : 0, -1);
-  return detail::layout_of(planned.plan, planned.vo_tile, problem.flags.custom_mask,
-                           capacity.upload_indices ? capacity.num_indices : 0)
+  return detail::layout_of(planned.plan, planned.vo_tile, problem.flags.custom_mask, capacity.upload_indices ? capacity.num_indices : 0)
       .size;
 }
 

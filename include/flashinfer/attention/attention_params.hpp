@@ -22,11 +22,11 @@ struct KvView {
 
 /// The by-value argument of every attention kernel, Hopper's included.
 struct AttentionParams {
-  AttentionPlan plan;    // device pointers to lengths, worker starts, counters
+  AttentionPlan plan;  // device pointers to lengths, worker starts, counters
   KvView kv;
-  const void* q = nullptr;   // [total_qo_len, num_qo_heads, head_dim_qk]
-  void* out = nullptr;       // [total_qo_len, num_qo_heads, head_dim_vo]
-  float* lse = nullptr;      // [total_qo_len, num_qo_heads], or null
+  const void* q = nullptr;  // [total_qo_len, num_qo_heads, head_dim_qk]
+  void* out = nullptr;      // [total_qo_len, num_qo_heads, head_dim_vo]
+  float* lse = nullptr;     // [total_qo_len, num_qo_heads], or null
   int64_t q_stride_token = 0, q_stride_head = 0;
   int64_t out_stride_token = 0, out_stride_head = 0;
   int64_t lse_stride_token = 0, lse_stride_head = 0;
@@ -47,12 +47,12 @@ struct AttentionProblem {
   DType q = DType::bf16, kv = DType::bf16, out = DType::bf16;
   int32_t num_qo_heads = 32, num_kv_heads = 8;
   int32_t head_dim_qk = 128, head_dim_vo = 128;
-  int32_t page_size = 16;   // 0: ragged
+  int32_t page_size = 16;  // 0: ragged
   int32_t causal = 0;
   int32_t window_left = -1;
-  int32_t max_qo_len = 1;   // longest (or typical) query run of one request; only the choice of q_tile depends on it
+  int32_t max_qo_len = 1;  // longest (or typical) query run of one request; only the choice of q_tile depends on it
   int32_t batch_invariant = 0;
-  int32_t cut_len = 0;      // batch-invariant: keys per partial result, a multiple of 64 (rounded up); 0: never cut
+  int32_t cut_len = 0;  // batch-invariant: keys per partial result, a multiple of 64 (rounded up); 0: never cut
   VariantFlags flags = {};
   AttentionBackend backend = AttentionBackend::automatic;
 };
@@ -61,10 +61,10 @@ struct AttentionProblem {
 struct AttentionConfig {
   DType q = DType::bf16, kv = DType::bf16, out = DType::bf16;
   int head_dim_qk = 128, head_dim_vo = 128;  // any multiple of 8 up to 512; the kernel pads its tiles to multiples of 16
-  int q_tile = 64;    // packed rows (token-major, head-minor) of one kv head per work item
-  int kv_tile = 64;   // keys per step
-  int vo_tile = 128;  // columns of the output per work item: head_dim_vo, or a part of it where registers end
-  int warps_q = 4, warps_kv = 1;  // warps along the rows, along the keys
+  int q_tile = 64;                           // packed rows (token-major, head-minor) of one kv head per work item
+  int kv_tile = 64;                          // keys per step
+  int vo_tile = 128;                         // columns of the output per work item: head_dim_vo, or a part of it where registers end
+  int warps_q = 4, warps_kv = 1;             // warps along the rows, along the keys
   int num_stages = 2;
   bool paged = true;
   bool limits = true;  // causal or sliding window: tiles at the edge of kv_range are masked

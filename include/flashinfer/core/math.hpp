@@ -37,7 +37,8 @@ struct Divisor {
   uint32_t divisor = 1, magic = 0;  // ceil(2^32 / divisor), which for 1 does not fit
 
   Divisor() = default;
-  FLASHINFER_HOST_DEVICE constexpr explicit Divisor(int32_t by) : divisor(uint32_t(by)), magic(by <= 1 ? 0 : 0xffffffffu / uint32_t(by) + 1) {}
+  FLASHINFER_HOST_DEVICE constexpr explicit Divisor(int32_t by)
+      : divisor(uint32_t(by)), magic(by <= 1 ? 0 : 0xffffffffu / uint32_t(by) + 1) {}
   FLASHINFER_HOST_DEVICE constexpr int32_t quotient(int32_t x) const {
     return magic == 0 ? x : int32_t(uint64_t(uint32_t(x)) * magic >> 32);
   }

@@ -36,9 +36,11 @@ const char* why_unaligned(const AttentionParams& p, const Config& c) {
   const int64_t q = size_of(c.q), kv = size_of(c.kv), out = size_of(c.out);
   if (unaligned(p.q, q, 8 * q, {p.q_stride_token, p.q_stride_head})) return "q: address and strides must be multiples of 8 elements";
   if (unaligned(p.kv.k, kv, kv_vector(c) * kv, {p.kv.k_stride_page, p.kv.k_stride_token, p.kv.k_stride_head}))
-    return kv_vector(c) == 8 ? "k: address and strides must be multiples of 8 elements" : "k: address and strides must be multiples of 16 elements";
+    return kv_vector(c) == 8 ? "k: address and strides must be multiples of 8 elements"
+                             : "k: address and strides must be multiples of 16 elements";
   if (unaligned(p.kv.v, kv, kv_vector(c) * kv, {p.kv.v_stride_page, p.kv.v_stride_token, p.kv.v_stride_head}))
-    return kv_vector(c) == 8 ? "v: address and strides must be multiples of 8 elements" : "v: address and strides must be multiples of 16 elements";
+    return kv_vector(c) == 8 ? "v: address and strides must be multiples of 8 elements"
+                             : "v: address and strides must be multiples of 16 elements";
   if (unaligned(p.out, out, 4 * out, {p.out_stride_token, p.out_stride_head}))
     return "out: address and strides must be multiples of 4 elements";
   return nullptr;
@@ -48,10 +50,12 @@ const char* why_unaligned(const AttentionParams& p, const Config& c) {
 inline const char* why_too_far(const AttentionParams&, const AttentionConfig&) { return nullptr; }
 inline const char* why_too_far(const AttentionParams& p, const DecodeConfig& c) {
   const int64_t page_size = max(p.plan.page_size, int32_t(0)), bytes = size_of(c.kv);
-  const auto last = [&](int64_t page, int64_t token) { return page_size ? p.kv.num_pages * page + page_size * token : p.kv.num_pages * token; };
+  const auto last = [&](int64_t page, int64_t token) {
+    return page_size ? p.kv.num_pages * page + page_size * token : p.kv.num_pages * token;
+  };
   const int64_t span = max(last(p.kv.k_stride_page, p.kv.k_stride_token), last(p.kv.v_stride_page, p.kv.v_stride_token)) * bytes;
   return span / stride_unit(p.kv, int32_t(bytes)) >> 32 ? "k: the cache spans more than 2^32 multiples of what its strides have in common"
-                                                         : nullptr;
+                                                        : nullptr;
 }
 
 /// Names Kernel<config, functor>.

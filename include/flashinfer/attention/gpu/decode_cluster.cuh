@@ -45,7 +45,8 @@ FLASHINFER_DEVICE ClusterShare cluster_share(const AttentionPlan& plan, int lane
 
   const RequestWork work(plan, share.lengths);
   const KvRange keys = work.keys(plan, 0);
-  const int32_t first_tile = keys.begin / kConfig.kv_tile, num_tiles = max(ceil_div(keys.end, int32_t(kConfig.kv_tile)) - first_tile, int32_t(0));
+  const int32_t first_tile = keys.begin / kConfig.kv_tile,
+                num_tiles = max(ceil_div(keys.end, int32_t(kConfig.kv_tile)) - first_tile, int32_t(0));
   const int32_t first = num_tiles * rank / kBlocks, last = num_tiles * (rank + 1) / kBlocks;
   share.item.request = request, share.item.head = segment - request * num_heads;
   share.item.kv_begin = (first_tile + first) * kConfig.kv_tile;

@@ -3,7 +3,8 @@
 //
 // Bound by: memory. mma.sync is enough: at 8 rows it takes a tenth of the time that the keys take to arrive, at 64 rows half; wgmma
 //           would make four warps meet at every stage for nothing.
-// Threads:  a block is a worker of the plan. One warp or more load and walk the plan; the others compute, in groups that take turns at stages.
+// Threads:  a block is a worker of the plan. One warp or more load and walk the plan; the others compute, in groups that take turns at
+// stages.
 //           A group's warps share a stage's keys and have rows of their own.
 // Memory:   a ring of stages, each the keys and values of kv_tile tokens. The loading warps run ahead over the ends of items, so that
 //           memory is never idle while a block finishes one; as much as shared memory holds is under way.

@@ -32,7 +32,8 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
   if (c.q_tile % (8 * c.warps_q)) return "a warp's rows are a multiple of 8";
   if (c.kv_tile != 16 && c.kv_tile != 32 && c.kv_tile != 64) return "a stage has 16, 32 or 64 keys";
   // Accumulators of the output and of the scores, and q; the rest needs about 60 registers.
-  if (rows_per_warp(c) * (c.head_dim_vo + c.kv_tile + c.head_dim_qk / 2) > 32 * 192) return "more accumulators than a thread has registers for";
+  if (rows_per_warp(c) * (c.head_dim_vo + c.kv_tile + c.head_dim_qk / 2) > 32 * 192)
+    return "more accumulators than a thread has registers for";
   if (!is_power_of_two(c.cluster_blocks) || c.cluster_blocks > 16 || c.head_dim_vo % (4 * c.cluster_blocks))
     return "a cluster has 1, 2, 4, 8 or 16 blocks, which share the output's columns by fours";
   if (c.num_stages < 2 || c.num_stages > 32 || c.num_items < 2 || c.num_items > 8) return "2 to 32 stages, 2 to 8 items";
@@ -41,8 +42,9 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
   return nullptr;
 }
 
-/// Byte offsets of dynamic shared memory. A stage holds the keys, then the values, of kv_tile tokens in blocks of 128 bytes a row; the eight
-/// 16-byte chunks of a block's row are permuted by its key (the copy engine's 128-byte swizzle), so that ldmatrix meets no bank twice.
+/// Byte offsets of dynamic shared memory. A stage holds the keys, then the values, of kv_tile tokens in blocks of 128 bytes a row; the
+/// eight 16-byte chunks of a block's row are permuted by its key (the copy engine's 128-byte swizzle), so that ldmatrix meets no bank
+/// twice.
 struct DecodeSmem {
   int k_blocks, v_blocks;
   int block_bytes, v, stage_bytes;  // of a stage: a block of all its keys, where the values begin, all

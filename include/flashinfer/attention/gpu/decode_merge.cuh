@@ -16,7 +16,7 @@ FLASHINFER_DEVICE void merge_groups(const AttentionParams& p, const DecodeWork& 
   float* rows = reinterpret_cast<float*>(dynamic_smem() + kSmem.scratch);   // [group, row]
   float* maxima = reinterpret_cast<float*>(dynamic_smem() + kSmem.maxima);  // [group, row]
   float* sums = reinterpret_cast<float*>(dynamic_smem() + kSmem.sums);      // [group, row]
-  Tile::sync();  // nobody reads what the item before left here
+  Tile::sync();                                                             // nobody reads what the item before left here
 #pragma unroll
   for (int r = 0; r < State::kRowFragments; ++r)
 #pragma unroll

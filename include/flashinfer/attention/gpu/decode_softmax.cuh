@@ -1,6 +1,6 @@
 // One warp's step over a stage of keys, with swapped operands: scores^T[keys x rows] = k q^T, online softmax in the log2 domain,
-// out^T[columns x rows] += v^T p^T. The keys are the 16 rows of mma and a warp's rows its 8 columns, so that eight rows of queries waste nothing.
-// A warp has its own maximum, sum and accumulators from the item's first key to its last: no warp waits for another in between.
+// out^T[columns x rows] += v^T p^T. The keys are the 16 rows of mma and a warp's rows its 8 columns, so that eight rows of queries waste
+// nothing. A warp has its own maximum, sum and accumulators from the item's first key to its last: no warp waits for another in between.
 #pragma once
 
 #include <flashinfer/attention/gpu/decode_tile.cuh>
@@ -75,7 +75,8 @@ struct DecodeState {
         for (int step = 4; step < kWarpSize; step *= 2) d[r][e] += __shfl_xor_sync(0xffffffffu, d[r][e], step);
   }
 
-  /// Column of the output that half of a fragment's accumulators belong to. FP8 values leave their fragments with even and odd columns apart.
+  /// Column of the output that half of a fragment's accumulators belong to. FP8 values leave their fragments with even and odd columns
+  /// apart.
   static FLASHINFER_DEVICE int column(int fragment, int half) {
     return fragment * 16 + (Tile::kConverts ? Tile::lane() / 4 * 2 + half : Tile::lane() / 4 + half * 8);
   }
@@ -83,8 +84,8 @@ struct DecodeState {
   static FLASHINFER_DEVICE int row(int fragment, int e) { return Tile::warp_q() * Tile::kRows + fragment * 8 + Tile::lane() % 4 * 2 + e; }
 
  private:
-  /// A lane's row of a fragment of sixteen keys for ldmatrix, and which of its chunks. Keys: 16 rows, then the next chunk of the same. Values:
-  /// 8 rows, their next chunk, then the next 8 rows; FP8 values like keys.
+  /// A lane's row of a fragment of sixteen keys for ldmatrix, and which of its chunks. Keys: 16 rows, then the next chunk of the same.
+  /// Values: 8 rows, their next chunk, then the next 8 rows; FP8 values like keys.
   struct Lane {
     uint32_t row, chunk;
     FLASHINFER_DEVICE explicit Lane(bool like_keys) {
@@ -229,12 +230,9 @@ struct DecodeState {
           for (int i = 0; i < kKeyFragments; ++i)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-              const LogitPosition at = {work.item.request,
-                                        token,
-                                        work.qo_len,
-                                        lane_key + i * 16 + h * 8,
-                                        work.kv_len,
-                                        work.item.head * group_size + packed - token * group_size,
+              const LogitPosition at = {work.item.request, token,
+                                        work.qo_len,       lane_key + i * 16 + h * 8,
+                                        work.kv_len,       work.item.head * group_size + packed - token * group_size,
                                         work.item.head};
               float& x = s[i][r][2 * h + e];
               bool is_visible = at.kv_idx >= seen.begin && at.kv_idx < seen.end;
@@ -310,8 +308,7 @@ struct DecodeState {
 #pragma unroll
       for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          probabilities[i][r][h] = ptx::transpose_8x8(pack2<Operand>(s[i][r][2 * h], s[i][r][2 * h + 1]));
+        for (int h = 0; h < 2; ++h) probabilities[i][r][h] = ptx::transpose_8x8(pack2<Operand>(s[i][r][2 * h], s[i][r][2 * h + 1]));
   }
   FLASHINFER_DEVICE void move_up(const float (&largest)[kRowFragments][2]) {
 #pragma unroll
@@ -352,8 +349,8 @@ struct DecodeState {
           for (int h = 0; h < 2; ++h) {
             // A word holds two columns of two keys.
             const uint32_t low = words[2 * h], high = words[2 * h + 1];
-            const uint32_t a[4] = {widen(__byte_perm(low, 0, 0x4420)), widen(__byte_perm(low, 0, 0x4431)), widen(__byte_perm(high, 0, 0x4420)),
-                                   widen(__byte_perm(high, 0, 0x4431))};
+            const uint32_t a[4] = {widen(__byte_perm(low, 0, 0x4420)), widen(__byte_perm(low, 0, 0x4431)),
+                                   widen(__byte_perm(high, 0, 0x4420)), widen(__byte_perm(high, 0, 0x4431))};
 #pragma unroll
             for (int r = 0; r < kRowFragments; ++r)
               ptx::mma_m16n8k16<Operand>(o[chunk + h][r], a, probabilities[i][r][0], probabilities[i][r][1]);

@@ -57,8 +57,8 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
   const bool wide = max(p.head_dim_qk, p.head_dim_vo) > 128;
   c.warps_q = c.q_tile == 8 ? 1 : c.q_tile / (wide ? 8 : 16);
   c.warps_kv = c.warps_q <= 2 ? 4 : 8 / c.warps_q;
-  // Sixteen rows leave room for the scores of half as many keys where these are converted, or single logits are touched, or ptxas wants a few
-  // registers more than for sm_90.
+  // Sixteen rows leave room for the scores of half as many keys where these are converted, or single logits are touched, or ptxas wants a
+  // few registers more than for sm_90.
   if (rows_per_warp(c) == 16 && is_float8(c.kv)) c.kv_tile = max(c.kv_tile / 2, 16);
   if (rows_per_warp(c) == 16 && (c.soft_cap || c.alibi || c.custom_mask || device.arch.number != 90)) c.kv_tile = max(c.kv_tile / 2, 16);
   // Loading warps on the H200, us with 1 / 2 / 4: 8 rows 73.3 / 72.8 / - (one kv head), e4m3 255.5 / 252.1 / -, 16 rows 491.3 / 488.7 / -,
@@ -81,9 +81,9 @@ constexpr DecodeConfig with_clusters(const DecodeConfig& c, int blocks, const De
 
 /// The same with clusters of blocks that share a segment, where there are so few segments that cutting them and merging through global
 /// memory takes longer. `most_keys`: what requests have on average at most, as far as the host knows. On the H200, us with and without:
-/// 16 x 1024 keys x 8 heads 22.7 and 25.4, 16 x 8192 127 and 130 (clusters of 2, which are always resident); 1 x 1024 x 8 7.4 and 8.9 (of 8).
-/// Longer keys are better cut: clusters of 8 leave multiprocessors idle where their number in a GPC is no multiple of theirs, 1 x 8192 takes
-/// 19.1 with them and 18.2 without.
+/// 16 x 1024 keys x 8 heads 22.7 and 25.4, 16 x 8192 127 and 130 (clusters of 2, which are always resident); 1 x 1024 x 8 7.4 and 8.9 (of
+/// 8). Longer keys are better cut: clusters of 8 leave multiprocessors idle where their number in a GPC is no multiple of theirs, 1 x 8192
+/// takes 19.1 with them and 18.2 without.
 constexpr DecodeConfig tune_cluster(const DecodeConfig& c, int64_t num_segments, int64_t most_keys, const DeviceInfo& device) {
   if (2 * num_segments > device.num_sms && num_segments <= device.num_sms) return with_clusters(c, 2, device);
   if (8 * num_segments <= device.num_sms && most_keys <= 2048) return with_clusters(c, 8, device);
