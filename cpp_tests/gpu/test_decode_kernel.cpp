@@ -24,6 +24,12 @@ TEST(DecodeKernel, OneQueryToken) {
   expect_attention<kRows8>({.most_qo = 1, .most_kv = 2000, .most_group = 8, .max_workers = 3}, 9, 3);
 }
 
+/// Logits so far apart that maxima move up, and sums are rescaled, again and again.
+TEST(DecodeKernel, SharpSoftmax) {
+  expect_attention<kRows8>({.most_qo = 1, .most_kv = 900, .most_group = 8, .sm_scale = 2.0f}, 12, 3);
+  expect_attention<kRows32>({.most_qo = 4, .most_kv = 900, .causal = true, .sm_scale = 2.0f}, 15, 3);
+}
+
 TEST(DecodeKernel, EveryPageSize) {
   uint32_t seed = 20;
   for (int page_size : {1, 2, 3, 5, 8, 16, 24, 64, 128})
