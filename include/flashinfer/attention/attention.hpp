@@ -75,7 +75,7 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
       plan.num_vo_tiles = gpu::vo_tiles(config);
       plan.min_units = ceil_div(gpu::min_keys_per_worker(config), plan.kv_tile);
       plan.item_units = gpu::item_units(config, int64_t(batch_size) * problem.num_kv_heads, plan.max_workers);
-      plan.head_lanes = gpu::head_lanes(plan.q_tile, plan.num_heads(), plan.max_workers);
+      plan.head_lanes = gpu::head_lanes(config, plan.num_heads(), plan.max_workers);
       planned.vo_tile = ceil_div(problem.head_dim_vo, plan.num_vo_tiles);
     };
     planned.backend = gpu::choose_backend(problem, info);

@@ -40,6 +40,8 @@ constexpr int head_lanes(int q_tile, int num_heads, int max_workers) {
   return 1;
 }
 
+constexpr int head_lanes(const AttentionConfig& c, int num_heads, int max_workers) { return head_lanes(c.q_tile, num_heads, max_workers); }
+
 /// Columns of the output per work item: all, or equal parts where a thread has no registers for so many accumulators.
 constexpr int vo_tile_of(int head_dim_vo) {
   const int parts = ceil_div(head_dim_vo, 256);

@@ -28,6 +28,14 @@ constexpr int item_units(const DecodeConfig&, int64_t num_segments, int32_t max_
 /// A worker is not worth its merge below this many keys: 1 x 1024 keys take 9.6 us with 64, 11 with 32 and 9.8 with 128 (H200).
 constexpr int min_keys_per_worker(const DecodeConfig&) { return 64; }
 
+/// Where one block has a multiprocessor for itself mma bounds as much as memory: none may be idle. 64 rows take 277 us with 4 lanes and
+/// with 1 (H200).
+constexpr int head_lanes(const DecodeConfig& c, int num_heads, int max_workers) {
+  int lanes = head_lanes(c.q_tile, num_heads, max_workers);
+  while (c.blocks_per_sm == 1 && max_workers % lanes) lanes /= 2;
+  return lanes;
+}
+
 /// As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
 constexpr void take_shared_memory(DecodeConfig& c, const DeviceInfo& device, int most_stages) {
   for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
