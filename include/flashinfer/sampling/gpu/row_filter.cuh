@@ -544,8 +544,7 @@ class RowFilter {
       if (!__any_sync(0xffffffffu, any)) return;
       const uint32_t key = order_key(x[0]);
       // Do all that equal x[0] lie in one bin?
-      const uint64_t lowest = uint64_t(key) << 32, highest = lowest | 0xffffffffu;
-      const bool ties = x[0] >= least && lowest >= low && highest <= high && (lowest - low) >> shift == (highest - low) >> shift;
+      const bool ties = x[0] >= least && shift >= 32 && uint32_t(low) == 0 && key <= key_of_rank(high) - (~uint32_t(high) ? 1 : 0);
       if (add_ties(x, ties, [&](uint32_t n) { add(order_rank(key, uint32_t(first)), n, n * mass_of(weight(x[0]))); }) || !any) return;
       for_each_hit(
           x, first, [&](float value) { return value >= least; },

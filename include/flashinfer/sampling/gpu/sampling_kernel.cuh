@@ -166,14 +166,14 @@ struct SamplingKernel {
       // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm, and no exact weight.
       const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.9998f / 4294967296.0f);
       const bool aligned = first % 4 == 0;
-      uint32_t bits[kVec];
+      uint32_t kept_bits[kVec];  // 16-bit rows have no registers for them
       if (aligned) {
         any = false;
         const Philox noise = philox_of_tokens(seed, offset, draw, uint32_t(first), 0, gpu::ptx::MulWide{});
 #pragma unroll
         for (int j = 0; j < kVec; ++j) {
-          bits[j] = noise.word[j];
-          any |= about_weight(weight, x[j]) > bar * float(bits[j]);
+          kept_bits[j] = noise.word[j];
+          any |= about_weight(weight, x[j]) > bar * float(noise.word[j]);
         }
         if (!any) return;
       }
@@ -182,12 +182,13 @@ struct SamplingKernel {
         const float value = Filter::at(x, j);
         const int index = first + j;
         if (!in_prefix(value, index)) continue;
-        const uint32_t own_bits =
-            aligned ? Filter::at(bits, j)
-                    : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index), 0, gpu::ptx::MulWide{}), uint32_t(index) % 4);
+        const uint32_t bits =
+            sizeof(T) == 4 && aligned
+                ? Filter::at(kept_bits, j)
+                : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index), 0, gpu::ptx::MulWide{}), uint32_t(index) % 4);
         const float w = race_weight(value);
-        if (!(w > 0) || (aligned && !(about_weight(weight, value) > bar * float(own_bits)))) continue;
-        const float score = race_score(w, own_bits);
+        if (!(w > 0) || (aligned && !(about_weight(weight, value) > bar * float(bits)))) continue;
+        const float score = race_score(w, bits);
         best = max(best, entry(score, uint32_t(index)));
         if (bit_cast<uint32_t>(score) > *static_cast<volatile uint32_t*>(&smem_.best)) atomicMax(&smem_.best, bit_cast<uint32_t>(score));
       }
