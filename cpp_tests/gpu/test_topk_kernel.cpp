@@ -71,6 +71,7 @@ TEST(TopkKernel, RowsInRegisters) {
 TEST(TopkKernel, RowsOfManyWaves) {
   expect_all_kinds<kSmall>(9001, 20);
   expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 512, .vecs = 4}>(50001, 250, 1024);
+  expect_all_kinds<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 3}>(20003, 250, 1024);
 }
 
 TEST(TopkKernel, ManyOfARow) {

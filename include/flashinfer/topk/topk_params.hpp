@@ -99,7 +99,7 @@ struct TopkConfig {
 
   DType input = DType::f32;
   int32_t threads = 512;
-  int32_t vecs = 4;     // 16-byte loads that a thread has in flight
+  int32_t vecs = 3;     // 16-byte loads that a thread has in flight
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
 
   /// Of shared memory, with room for `capacity` candidates: these, the histogram, sums.

@@ -13,7 +13,9 @@ struct SamplingProblem {
 };
 
 constexpr SamplingConfig tune(const SamplingProblem& problem, const DeviceInfo& device) {
-  const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device, problem.extras ? 1 : 2);
+  // Two blocks an SM have 64 registers a thread: not enough for what is reported, nor for 16-bit rows from sm_100 on.
+  const bool wide = problem.extras || (problem.input != DType::f32 && device.arch.number >= 100);
+  const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device, wide ? 1 : 2);
   return {.input = problem.input,
           .values = problem.values,
           .extras = problem.extras,

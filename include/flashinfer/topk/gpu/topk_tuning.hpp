@@ -23,6 +23,8 @@ constexpr int topk_capacity(const TopkProblem& problem, const DeviceInfo& device
 
 constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) {
   TopkConfig config{.input = problem.input};
+  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too.
+  if (problem.input != DType::f32 && device.arch.number < 100) config.vecs = 4;
   // Few rows: as many blocks share each as there are SMs, while there are some elements for every thread.
   const int64_t least = 8192;
   if (device.arch.number >= 90)
@@ -31,12 +33,11 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   // One block an SM. Eight for a row: registers hold up to 128 K elements of it, which are read once (H200, 1 and 16 rows: 17.0 and 21.7
   // us, with twice the threads 19.2 and 28.4). Fewer: threads enough to keep the memory busy (64 and 128 rows: 25.7 and 32.4 us, with half
   // of them 26.2 and 34.3). More rows: two blocks an SM, so that one's selection hides behind the other's loads.
-  if (config.cluster == 8) {
-    config.vecs = problem.input == DType::f32 ? 8 : 4;
-  } else if (problem.num_rows * config.cluster <= device.num_sms && device.arch.number != 75) {
+  if (config.cluster == 8 && problem.input == DType::f32) {
+    config.vecs = 8;
+  } else if (config.cluster < 8 && problem.num_rows * config.cluster <= device.num_sms && device.arch.number != 75) {
     config.threads = 1024;
   }
-  if (device.arch.number >= 100 && problem.input == DType::f16) config.vecs = 2;  // compiled for these, four spill
   return config;
 }
 
