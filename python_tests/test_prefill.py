@@ -469,3 +469,22 @@ def test_capture(check):
         graph.replay()
         check(out[: len(batch.q)], batch.reference(causal=True)[0])
         assert out[len(batch.q) :].isnan().all()
+
+
+@pytest.mark.parametrize("paged", [True, False])
+@pytest.mark.parametrize("missing", ["qo_indptr", "kv_indptr"])
+def test_a_second_plan_wants_its_arrays_too(paged, missing):
+    arrays = {"qo_indptr": torch.tensor([0, 3, 5], dtype=torch.int32), "kv_indptr": torch.tensor([0, 2, 3], dtype=torch.int32)}
+    pages = (torch.arange(3, dtype=torch.int32), torch.tensor([3, 4], dtype=torch.int32)) if paged else ()
+    wrapper = (flashinfer.BatchPrefillWithPagedKVCacheWrapper if paged else flashinfer.BatchPrefillWithRaggedKVCacheWrapper)(
+        torch.empty(1 << 22, dtype=torch.uint8)
+    )
+
+    def plan():
+        heads = (4, 2, 64, 4) if paged else (4, 2, 64)
+        wrapper.plan(*arrays.values(), *pages, *heads, causal=True, q_data_type=torch.float32)
+
+    plan()
+    arrays[missing] = None
+    with pytest.raises(flashinfer.InvalidArgument, match=missing):
+        plan()
