@@ -31,8 +31,8 @@ constexpr int item_units(const AttentionConfig& c, int64_t, int32_t) { return c.
 constexpr int min_keys_per_worker(const AttentionConfig&) { return 256; }
 
 /// Workers that go side by side over the same keys, a head each, where few rows make a kernel wait for memory: of a token's rows of 256
-/// bytes those of eight heads are read at a time. Blocks that had a head's keys for themselves read 4.1 TB/s of a paged cache on the
-/// H200, 4.57 can be read (benchmarks/micro/decode.cu). No more lanes than leave less than a thirtieth of the workers idle.
+/// bytes those of eight heads are read at a time. Bare copies of a paged cache ran at 4.3 TB/s on the H200, at 4.0 where each block had
+/// a head's keys for itself (benchmarks/micro/decode.cu). No more lanes than leave less than a thirtieth of the workers idle.
 constexpr int head_lanes(int q_tile, int num_heads, int max_workers) {
   if (q_tile > 64) return 1;
   for (int lanes : {8, 4, 2})
