@@ -309,4 +309,46 @@ void expect_attention(const BatchShape& shape, uint32_t first_seed, uint32_t see
   }
 }
 
+/// Counters are ready for another launch, and neither launch's timing counts.
+template <auto kConfig>
+void expect_same_bits_whatever_the_order() {
+  for (uint32_t seed = 140; seed < 143; ++seed) {
+    AttentionBatch<kConfig> batch({.most_qo = 2, .causal = true, .max_workers = 40}, seed);
+    batch.run(1);
+    const auto first = batch.bits();
+    batch.run(2);
+    EXPECT_EQ(batch.bits(), first);
+  }
+}
+
+/// A request alone gets what it gets among others.
+template <auto kConfig>
+void expect_batch_invariance() {
+  for (uint32_t seed = 150; seed < 154; ++seed) {
+    AttentionBatch<kConfig> batch({.most_qo = 20, .causal = true, .batch_invariant = true, .cut_tiles = int(seed % 3)}, seed);
+    batch.run(seed);
+    batch.check();
+    const auto together = batch.bits(0);
+    batch.keep_first_request();
+    batch.run(seed);
+    EXPECT_EQ(batch.bits(0), together);
+  }
+}
+
+/// An address sanitizer would see it, and emulated copies of poisoned memory fault on wild pointers.
+template <auto kConfig>
+void expect_nothing_wild_read() {
+  for (uint32_t seed = 160; seed < 168; ++seed) {
+    AttentionBatch<kConfig> batch({.most_qo = 20, .most_kv = 60, .causal = seed % 2 == 0}, seed);
+    std::mt19937 generator(seed);
+    KvView& kv = batch.params.kv;
+    std::vector<int32_t> indices(size_t(kv.num_indices));
+    for (int32_t& i : indices) i = int32_t(generator());
+    kv.indices = indices.data();
+    kv.num_indices /= 2;
+    batch.params.total_qo_len /= 2;
+    batch.run(seed);
+  }
+}
+
 }  // namespace flashinfer

@@ -209,42 +209,9 @@ TEST(AttentionKernel, UserFunctor) {
   }
 }
 
-TEST(AttentionKernel, SameBitsWhateverTheOrder) {
-  for (uint32_t seed = 140; seed < 143; ++seed) {
-    AttentionBatch<kDecode> batch({.most_qo = 2, .causal = true, .max_workers = 40}, seed);
-    batch.run(1);
-    const auto first = batch.bits();
-    batch.run(2);  // counters are ready for another launch
-    EXPECT_EQ(batch.bits(), first);
-  }
-}
-
-TEST(AttentionKernel, BatchInvariant) {
-  for (uint32_t seed = 150; seed < 154; ++seed) {
-    const BatchShape shape = {.most_qo = 20, .causal = true, .batch_invariant = true, .cut_tiles = int(seed % 3)};
-    AttentionBatch<kAppend> batch(shape, seed);
-    batch.run(seed);
-    batch.check();
-    const auto together = batch.bits(0);
-    batch.keep_first_request();
-    batch.run(seed);
-    EXPECT_EQ(batch.bits(0), together);
-  }
-}
-
-TEST(AttentionKernel, WildLengthsReadNothingWild) {
-  for (uint32_t seed = 160; seed < 168; ++seed) {
-    AttentionBatch<kAppend> batch({.most_qo = 20, .most_kv = 60, .causal = seed % 2 == 0}, seed);
-    std::mt19937 generator(seed);
-    KvView& kv = batch.params.kv;
-    std::vector<int32_t> indices(size_t(kv.num_indices));
-    for (int32_t& i : indices) i = int32_t(generator());
-    kv.indices = indices.data();
-    kv.num_indices /= 2;
-    batch.params.total_qo_len /= 2;
-    batch.run(seed);  // an address sanitizer would see it, and emulated copies of poisoned memory fault on wild pointers
-  }
-}
+TEST(AttentionKernel, SameBitsWhateverTheOrder) { expect_same_bits_whatever_the_order<kDecode>(); }
+TEST(AttentionKernel, BatchInvariant) { expect_batch_invariance<kAppend>(); }
+TEST(AttentionKernel, WildLengthsReadNothingWild) { expect_nothing_wild_read<kAppend>(); }
 
 /// The block that plans on the device gives what plan_work() gives.
 template <gpu::AttentionPlanConfig kConfig>

@@ -128,42 +128,9 @@ TEST(DecodeKernel, Variants) {
   expect_attention<kAll>({.most_qo = 6, .window_left = 60}, 106, 4);
 }
 
-TEST(DecodeKernel, SameBitsWhateverTheOrder) {
-  for (uint32_t seed = 140; seed < 143; ++seed) {
-    AttentionBatch<kRows8> batch({.most_qo = 2, .causal = true, .max_workers = 40}, seed);
-    batch.run(1);
-    const auto first = batch.bits();
-    batch.run(2);  // counters are ready for another launch
-    EXPECT_EQ(batch.bits(), first);
-  }
-}
-
-TEST(DecodeKernel, BatchInvariant) {
-  for (uint32_t seed = 150; seed < 154; ++seed) {
-    const BatchShape shape = {.most_qo = 20, .causal = true, .batch_invariant = true, .cut_tiles = int(seed % 3)};
-    AttentionBatch<kRows32> batch(shape, seed);
-    batch.run(seed);
-    batch.check();
-    const auto together = batch.bits(0);
-    batch.keep_first_request();
-    batch.run(seed);
-    EXPECT_EQ(batch.bits(0), together);
-  }
-}
-
-TEST(DecodeKernel, WildLengthsReadNothingWild) {
-  for (uint32_t seed = 160; seed < 168; ++seed) {
-    AttentionBatch<kRows8> batch({.most_qo = 20, .most_kv = 60, .causal = seed % 2 == 0}, seed);
-    std::mt19937 generator(seed);
-    KvView& kv = batch.params.kv;
-    std::vector<int32_t> indices(size_t(kv.num_indices));
-    for (int32_t& i : indices) i = int32_t(generator());
-    kv.indices = indices.data();
-    kv.num_indices /= 2;
-    batch.params.total_qo_len /= 2;
-    batch.run(seed);  // an address sanitizer would see it, and emulated copies of poisoned memory fault on wild pointers
-  }
-}
+TEST(DecodeKernel, SameBitsWhateverTheOrder) { expect_same_bits_whatever_the_order<kRows8>(); }
+TEST(DecodeKernel, BatchInvariant) { expect_batch_invariance<kRows32>(); }
+TEST(DecodeKernel, WildLengthsReadNothingWild) { expect_nothing_wild_read<kRows8>(); }
 
 }  // namespace
 }  // namespace flashinfer
