@@ -15,20 +15,36 @@ struct WideProduct {
   FLASHINFER_HOST_DEVICE constexpr uint64_t operator()(uint32_t a, uint32_t b) const { return uint64_t(a) * b; }
 };
 
+/// The keys of the ten rounds, for those who draw often with one key.
+struct PhiloxKeys {
+  uint32_t word[20];
+
+  FLASHINFER_HOST_DEVICE constexpr explicit PhiloxKeys(uint64_t key) : word{} {
+    for (uint32_t round = 0; round < 10; ++round) {
+      word[2 * round] = uint32_t(key) + round * 0x9e3779b9u;
+      word[2 * round + 1] = uint32_t(key >> 32) + round * 0xbb67ae85u;
+    }
+  }
+};
+
 template <class Product = WideProduct>
-FLASHINFER_HOST_DEVICE constexpr Philox philox(Philox counter, uint64_t key, const Product& product = {}) {
-  uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+FLASHINFER_HOST_DEVICE constexpr Philox philox(const Philox& counter, const PhiloxKeys& keys, const Product& product = {}) {
   uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = product(c0, 0xd2511f53u), b = product(c2, 0xcd9e8d57u);
-    c0 = uint32_t(b >> 32) ^ c1 ^ k0;
+    c0 = uint32_t(b >> 32) ^ c1 ^ keys.word[2 * round];
     c1 = uint32_t(b);
-    c2 = uint32_t(a >> 32) ^ c3 ^ k1;
+    c2 = uint32_t(a >> 32) ^ c3 ^ keys.word[2 * round + 1];
     c3 = uint32_t(a);
-    k0 += 0x9e3779b9u;
-    k1 += 0xbb67ae85u;
   }
   return {{c0, c1, c2, c3}};
+}
+template <class Product = WideProduct>
+FLASHINFER_HOST_DEVICE constexpr Philox philox(const Philox& counter, uint64_t key, const Product& product = {}) {
+  return philox(counter, PhiloxKeys(key), product);
 }
 
 }  // namespace flashinfer

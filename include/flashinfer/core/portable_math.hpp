@@ -47,12 +47,15 @@ FLASHINFER_PORTABLE F portable_ln1p_polynomial(const F& t) {
   return V::fma(y * t, t, t);
 }
 
-/// 2^x for x <= 126, relative error below 2e-7. 0 below -125 and for NaN.
+/// 2^x for x <= 126, relative error below 2e-7. 0 from -125.5 down and for NaN. Without a comparison: a branch that skips the polynomial
+/// costs kernels more than the polynomial.
 FLASHINFER_HOST_DEVICE float portable_exp2(float x) {
-  if (!(x >= -125.0f)) return 0;
-  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: the sum is rounded to an integer, halves to even, which lies in its low bits
+  x = x > -126.0f ? x : -126.0f;
+  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: the sum is rounded to an integer n, halves to even, which lies in its low bits
   const float f = x - (shifted - 12582912.0f);
-  return bit_cast<float>(bit_cast<uint32_t>(portable_exp2_polynomial<PortableScalar>(f)) + (bit_cast<uint32_t>(shifted) << 23));
+  const float scale = bit_cast<float>((bit_cast<uint32_t>(shifted) << 23) + 0x3f000000u);  // 2^(n - 1), and 0 where n is -126
+  const float y = portable_exp2_polynomial<PortableScalar>(f);
+  return (y + y) * scale;
 }
 
 /// ln(x) for positive normal x, relative error below 3e-7.

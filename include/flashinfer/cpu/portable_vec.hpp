@@ -18,12 +18,12 @@ struct PortableVec<Baseline> : Baseline {
   }
 };
 
-/// 2^x for x <= 126; 0 below -125 and for NaN.
+/// 2^x for x <= 126; 0 from -125.5 down and for NaN.
 template <class Isa>
 FLASHINFER_INLINE inline typename Isa::F portable_exp2(const typename Isa::F& x) {
   const typename Isa::F n = Isa::round(Isa::max(Isa::set(-126.0f), x));
   const typename Isa::F y = Isa::scale_by_power_of_two(portable_exp2_polynomial<PortableVec<Isa>>(Isa::fma(n, Isa::set(-1.0f), x)), n);
-  return Isa::select(Isa::less(Isa::set(-125.00001f), x), y, Isa::set(0));  // -125.00001f is the float next to -125
+  return Isa::select(Isa::less(Isa::set(-125.5f), x), y, Isa::set(0));
 }
 
 }  // namespace flashinfer::cpu

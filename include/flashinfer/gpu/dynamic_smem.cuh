@@ -1,7 +1,8 @@
 // The dynamic shared memory of a block, whose size the launch chose (LaunchShape::smem_bytes).
 #pragma once
 
-#include <flashinfer/core/std.hpp>
+#include <flashinfer/gpu/ptx/opaque.cuh>
+#include <flashinfer/gpu/ptx/smem_address.cuh>
 
 namespace flashinfer::gpu {
 
@@ -9,6 +10,13 @@ namespace flashinfer::gpu {
 FLASHINFER_DEVICE unsigned char* dynamic_smem() {
   extern __shared__ __align__(128) unsigned char flashinfer_dynamic_smem[];
   return flashinfer_dynamic_smem;
+}
+
+/// The same, its address held in a register: in kernels of clusters the compiler derives it from the block's rank again at every use, which
+/// short loops wait for.
+FLASHINFER_DEVICE unsigned char* held_dynamic_smem() {
+  const int address = ptx::opaque(int(ptx::smem_address(dynamic_smem())));
+  return static_cast<unsigned char*>(__cvta_shared_to_generic(size_t(uint32_t(address))));
 }
 
 }  // namespace flashinfer::gpu

@@ -49,46 +49,46 @@ class RowGroup {
     uint64_t first, second;
   };
   /// Over all threads of the group, in every thread. A barrier of the group.
-  __device__ Pair sum(uint64_t first, uint64_t second = 0) { return reduce<false>(smem_, turn_ ^= 1, {first, second}); }
-  __device__ Pair max(uint64_t first, uint64_t second = 0) { return reduce<true>(smem_, turn_ ^= 1, {first, second}); }
+  __device__ Pair sum(uint64_t first, uint64_t second) { return reduce<false, true>(smem_, turn_ ^= 1, {first, second}); }
+  __device__ uint64_t sum(uint64_t x) { return reduce<false, false>(smem_, turn_ ^= 1, {x, 0}).first; }
+  __device__ uint64_t max(uint64_t x) { return reduce<true, false>(smem_, turn_ ^= 1, {x, 0}).first; }
+  /// Over the threads of this block alone, which meet.
+  __device__ uint64_t max_of_block(uint64_t x) { return RowGroup<kThreads, 1>::template reduce<true, false>(smem_, turn_ ^= 1, {x, 0}).first; }
 
  private:
+  template <int, int>
+  friend class RowGroup;
   Smem& smem_;
   int turn_ = 0;
 
-  template <bool kMax>
-  __device__ static uint64_t combine(uint64_t a, uint64_t b) {
-    if constexpr (kMax) return a > b ? a : b;
-    return a + b;
-  }
-  template <bool kMax, int kLanes>
-  __device__ static Pair reduce_lanes(Pair x) {
-#pragma unroll 1  // short code: most of it is run once a row, and has to be fetched
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-      x.first = combine<kMax>(x.first, __shfl_xor_sync(0xffffffffu, x.first, offset));
-      x.second = combine<kMax>(x.second, __shfl_xor_sync(0xffffffffu, x.second, offset));
-    }
+  template <bool kMax, bool kPair>
+  __device__ static Pair reduce_warp(Pair x) {
+    x.first = kMax ? warp_max(x.first) : warp_sum(x.first);
+    if (kPair) x.second = kMax ? warp_max(x.second) : warp_sum(x.second);
     return x;
   }
-  /// One function for all the calls of a kernel, as the instructions of a row's way through it have to be fetched.
-  template <bool kMax>
-  __device__ static __noinline__ Pair reduce(Smem& smem, int turn, Pair x) {
+  /// One function for all the calls of a kernel: the instructions of a row's way through it have to be fetched.
+  template <bool kMax, bool kPair, class AnySmem>
+  __device__ static __noinline__ Pair reduce(AnySmem& smem, int turn, Pair x) {
     const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-    x = reduce_lanes<kMax, kWarpSize>(x);
+    x = reduce_warp<kMax, kPair>(x);
     if (lane == 0) smem.partial[turn][warp][0] = x.first, smem.partial[turn][warp][1] = x.second;
     __syncthreads();
     if (kCluster == 1 || warp == 0) {
       const uint64_t* partial = smem.partial[turn][lane % kWarps];
-      x = reduce_lanes<kMax, kWarps>({partial[0], partial[1]});
+      const bool counts = kMax || lane < kWarps;  // nothing is added twice
+      x = reduce_warp<kMax, kPair>({counts ? partial[0] : 0, kPair && counts ? partial[1] : 0});
     }
     if constexpr (kCluster > 1) {
       if (warp == 0 && lane < kCluster) {
         uint64_t* mail = of(smem.mail[turn][rank()], lane);
-        mail[0] = x.first, mail[1] = x.second;
+        mail[0] = x.first;
+        if (kPair) mail[1] = x.second;
       }
       ptx::cluster_sync();
       const uint64_t* mail = smem.mail[turn][lane % kCluster];
-      x = reduce_lanes<kMax, kCluster>({mail[0], mail[1]});
+      const bool counts = kMax || lane < kCluster;
+      x = reduce_warp<kMax, kPair>({counts ? mail[0] : 0, kPair && counts ? mail[1] : 0});
     }
     return x;
   }

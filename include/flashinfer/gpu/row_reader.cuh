@@ -185,6 +185,20 @@ class RowReader {
     }
   }
 
+  /// The first kUnit elements that for_each hands to this thread, and their index.
+  template <int kUnit>
+  __device__ Vec<T, kUnit> first_of_thread(int& first) const {
+    first = (row_.begin + int(threadIdx.x)) * kVec - row_.skip;
+    if constexpr (kChunks > 0) {
+      if (int(threadIdx.x) < row_.count) return Vec<T, kUnit>::load(reinterpret_cast<const T*>(smem_.chunks + at_ % kChunks * kChunkBytes) + threadIdx.x * kVec);
+    }
+    const Vector v = row_.load(int(threadIdx.x));
+    Vec<T, kUnit> part;
+#pragma unroll
+    for (uint32_t& word : part.words) word = v.words[&word - part.words];
+    return part;
+  }
+
   /// f(kUnit elements, index of the first in the row, which may be negative) for this thread's vectors or halves of them, all lanes of a
   /// warp together, with NaN for what lies outside the row or the slice.
   template <int kUnit, class F>

@@ -35,4 +35,29 @@ FLASHINFER_DEVICE float warp_max(float x) {
   return warp_reduce<kLanes>(x, Max{});
 }
 
+
+/// Of integers over the whole warp. One instruction a word from Ampere on (REDUX), whose sums are of 32 bits: 64 bits take three of 22.
+FLASHINFER_DEVICE uint32_t warp_max(uint32_t x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(0xffffffffu, x);
+#else
+  return warp_reduce(x, [](uint32_t a, uint32_t b) { return a < b ? b : a; });
+#endif
+}
+FLASHINFER_DEVICE uint32_t warp_sum(uint32_t x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(0xffffffffu, x);
+#else
+  return warp_reduce(x, Sum{});
+#endif
+}
+FLASHINFER_DEVICE uint64_t warp_max(uint64_t x) {
+  const uint32_t high = warp_max(uint32_t(x >> 32)), low = warp_max(uint32_t(x >> 32) == high ? uint32_t(x) : 0u);
+  return uint64_t(high) << 32 | low;
+}
+FLASHINFER_DEVICE uint64_t warp_sum(uint64_t x) {
+  constexpr uint32_t kPart = (1u << 22) - 1;
+  return warp_sum(uint32_t(x) & kPart) + (uint64_t(warp_sum(uint32_t(x >> 22) & kPart)) << 22) + (uint64_t(warp_sum(uint32_t(x >> 44))) << 44);
+}
+
 }  // namespace flashinfer::gpu

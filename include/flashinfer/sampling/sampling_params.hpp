@@ -100,10 +100,13 @@ FLASHINFER_HOST_DEVICE constexpr uint64_t philox_key(uint64_t seed) { return see
 /// The random bits of a draw from `token`'s race. Four neighbouring tokens share one Philox: philox_of_tokens(...).word[token % 4].
 ///   draw  the row of the outputs; 0 where every row has its own seed, so that its place in the batch does not count
 ///   step  0; speculative sampling: the position within the chain, below 128
+FLASHINFER_HOST_DEVICE constexpr Philox counter_of_tokens(uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
+  return {{token / 4 | step << 24, draw, uint32_t(offset), uint32_t(offset >> 32)}};
+}
 template <class Product = WideProduct>
 FLASHINFER_HOST_DEVICE constexpr Philox philox_of_tokens(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0,
                                                          const Product& product = {}) {
-  return philox({{token / 4 | step << 24, draw, uint32_t(offset), uint32_t(offset >> 32)}}, philox_key(seed), product);
+  return philox(counter_of_tokens(offset, draw, token, step), philox_key(seed), product);
 }
 FLASHINFER_HOST_DEVICE constexpr uint32_t noise_bits(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
   return philox_of_tokens(seed, offset, draw, token, step).word[token % 4];

@@ -35,6 +35,17 @@ FLASHINFER_DEVICE float tanh(float x) {
   return y;
 }
 
+/// The larger one, NaN if one is. One instruction from Ampere on (PTX ISA, "max").
+FLASHINFER_DEVICE float max_or_nan(float x, float y) {
+#if __CUDA_ARCH__ >= 800
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(x), "f"(y));
+  return larger;
+#else
+  return x != x || y != y ? x + y : fmaxf(x, y);
+#endif
+}
+
 /// a * b in 64 bits, in one instruction.
 struct MulWide {
   FLASHINFER_DEVICE uint64_t operator()(uint32_t a, uint32_t b) const {

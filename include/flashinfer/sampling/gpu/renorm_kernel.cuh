@@ -18,7 +18,7 @@ struct RenormKernel {
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
 
   static __device__ void run(const Params& p) {
-    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
     __syncthreads();  // the barriers of the reader are initialised
@@ -52,16 +52,14 @@ struct RenormKernel {
 
   static __device__ void renorm(Filter& filter, Out* output, const gpu::RowFilters& filters) {
     gpu::RowWeight<kConfig.values> weight;
-    float largest;
-    bool has_nan;
-    filter.look(largest, has_nan);
+    const float largest = filter.template look<false>();
     if (!weight.set(largest, 1)) return filter.fill(output, kLogits ? -kInfinity : 0.0f);
     uint64_t total = 0;
     const gpu::RowPrefix prefix = filter.keep(weight, filters, Filter::kLowestRank, total, !kLogits);
     if constexpr (kLogits) {
-      filter.write(output, [](float x) { return x; }, prefix, 1.0f, -kInfinity);
+      filter.write(output, [](float x) { return x; }, prefix, 1.0f);
     } else {
-      filter.write(output, weight, prefix, 1.0f / weight_of_mass(prefix.mass), 0.0f);
+      filter.write(output, weight, prefix, 1.0f / weight_of_mass(prefix.mass));
     }
   }
 };

@@ -9,6 +9,7 @@
 // A guess that was wrong, which sums show, costs a step of 3, no more. Ranks contain the index, so ties are no special case.
 #pragma once
 
+#include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_reader.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -19,14 +20,18 @@ namespace flashinfer::gpu {
 struct RowPrefix {
   uint64_t rank, mass;
 
-  /// Whether an element belongs to a prefix, without its rank.
+  /// Whether an element belongs to a prefix, without its rank: one comparison, with the last element's value up to its index, with the next
+  /// larger float after it.
   struct Test {
-    float least;    // value of the last element
-    uint32_t last;  // and its index
+    float least, next;
+    int last;
     __device__ bool reaches(float x) const { return x >= least; }
-    __device__ bool operator()(float x, int index) const { return x > least || (x == least && uint32_t(index) <= last); }
+    __device__ bool operator()(float x, int index) const { return x >= (index <= last ? least : next); }
   };
-  __device__ Test test() const { return {value_of_order_key<float>(key_of_rank(rank)), index_of_rank(rank)}; }
+  __device__ Test test() const {
+    const uint32_t key = key_of_rank(rank);
+    return {value_of_order_key<float>(key), value_of_order_key<float>(key + 1), int(min(index_of_rank(rank), 0x7fffffffu))};
+  }
 };
 
 /// The filters of one row that are on.
@@ -48,7 +53,8 @@ struct RowFilters {
   __device__ bool by_mass() const { return top_p < 1; }
 };
 
-/// What elements of a row weigh: f of sampling_params.hpp.
+/// What elements of a row weigh: f of sampling_params.hpp. -inf weighs nothing: what does not count is replaced by it before its weight is
+/// computed, for then there is no branch.
 template <RowValues kValues>
 struct RowWeight {
   float max = 0, scale = 0;
@@ -98,15 +104,32 @@ class RowFilter {
 
     template <int kCount>
     __device__ void add(const float (&f)[kCount]) {
+      bool all[kCount];
+#pragma unroll
+      for (bool& one : all) one = true;
+      MassSum none;
+      add(f, all, none);
+    }
+    /// And those that `counts` says to `part` too.
+    template <int kCount>
+    __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
       constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
-      uint32_t high_bits = 0, low_bits = 0;
+      uint32_t high_bits = 0, low_bits = 0, part_high = 0, part_low = 0, number = 0;
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
         const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
+        const float low = PortableScalar::fma(rest, kStep, kMagic);
         high_bits += bit_cast<uint32_t>(high);
-        low_bits += bit_cast<uint32_t>(PortableScalar::fma(rest, kStep, kMagic));
+        low_bits += bit_cast<uint32_t>(low);
+        if (counts[j]) part_high += bit_cast<uint32_t>(high), part_low += bit_cast<uint32_t>(low), ++number;
       }
-      const int32_t high = int32_t(high_bits - kCount * 0x4b400000u), low = int32_t(low_bits - kCount * 0x4b400000u);
+      add_integers(high_bits, low_bits, kCount);
+      part.add_integers(part_high, part_low, number);
+    }
+
+   private:
+    __device__ void add_integers(uint32_t high_bits, uint32_t low_bits, uint32_t number) {
+      const int32_t high = int32_t(high_bits - number * 0x4b400000u), low = int32_t(low_bits - number * 0x4b400000u);
       total += uint64_t((int64_t(high) << 20) + low);
     }
   };
@@ -150,6 +173,15 @@ class RowFilter {
       v.to_float(x);
       f(x, first);
     });
+  }
+
+  /// f for the first vector of each thread.
+  template <class F>
+  __device__ void first_of_thread(const F& f) const {
+    float x[kVec];
+    int first;
+    reader.template first_of_thread<kVec>(first).to_float(x);
+    f(x, first);
   }
 
   /// x[j] for a j that is not known when compiling; a register array has no addresses.
@@ -202,22 +234,19 @@ class RowFilter {
     }
   }
 
-  /// Key of the largest element that is not NaN, 0 without one, and whether there is a NaN. The first pass over a row.
-  __device__ void look(float& max, bool& has_nan) {
+  /// The largest element that is not NaN, -inf without one; for a row with a NaN, NaN if it `counts`. The first pass over a row.
+  template <bool kNanCounts>
+  __device__ float look() {
     float most = -kInfinity;
-    bool nan = false;
     reader.for_each_first([&](const typename Reader::Vector& v) {
       float x[Reader::kVec];
       v.to_float(x);
 #pragma unroll
-      for (int j = 0; j < Reader::kVec; ++j) {
-        most = fmaxf(most, x[j]);
-        nan |= x[j] != x[j];
-      }
+      for (int j = 0; j < Reader::kVec; ++j) most = kNanCounts ? ptx::max_or_nan(most, x[j]) : fmaxf(most, x[j]);
     });
-    const typename Group::Pair found = group.max(order_key(most), nan);
-    max = value_of_order_key<float>(uint32_t(found.first));
-    has_nan = found.second;
+    constexpr uint32_t kNanKey = 0xffffffffu;  // above all others
+    const uint32_t key = uint32_t(group.max(kNanCounts && most != most ? kNanKey : order_key(most)));
+    return kNanCounts && key == kNanKey ? bit_cast<float>(0x7fc00000u) : value_of_order_key<float>(key);
   }
 
   /// The mass of elements of rank `floor` and above, in every thread.
@@ -227,14 +256,26 @@ class RowFilter {
     for_each([&](const float(&x)[kVec], int first) {
       float f[kVec];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = kept.reaches(x[j]) ? weight(x[j]) : 0.0f;
-      if (kept.last != ~0u) {  // not all of those that equal the last
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) f[j] = kept(x[j], first + j) ? f[j] : 0.0f;
-      }
+      for (int j = 0; j < kVec; ++j) f[j] = weight(kept(x[j], first + j) ? x[j] : -kInfinity);
       sum.add(f);
     });
-    return group.sum(sum.total).first;
+    return group.sum(sum.total);
+  }
+  /// The mass of elements of rank `floor` and above, and of those above `rank` alone, which is not below `floor`.
+  __device__ typename Group::Pair masses_from(const Weight& weight, uint64_t floor, uint64_t rank) {
+    MassSum sum, before;
+    const RowPrefix::Test kept = RowPrefix{floor, 0}.test(), first_ones = RowPrefix{rank + 1, 0}.test();
+    for_each([&](const float(&x)[kVec], int first) {
+      float f[kVec];
+      bool counts[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        f[j] = weight(kept.reaches(x[j]) ? x[j] : -kInfinity);
+        counts[j] = first_ones(x[j], first + j);
+      }
+      sum.add(f, counts, before);
+    });
+    return group.sum(sum.total, before.total);
   }
 
   /// The rank of the first element, whose value is `largest`.
@@ -245,18 +286,18 @@ class RowFilter {
       for (int j = 0; j < kVec; ++j)
         if (x[j] == largest) best = max(best, order_rank(order_key(x[j]), uint32_t(index + j)));
     });
-    return group.max(best).first;
+    return group.max(best);
   }
 
-  /// Writes value(element) * factor for what is kept, `nothing` for the rest.
+  /// Writes value(element) * factor for what is kept, value(-inf) for the rest.
   template <class Out, class Value>
-  __device__ void write(Out* output, const Value& value, const RowPrefix& prefix, float factor, float nothing) const {
+  __device__ void write(Out* output, const Value& value, const RowPrefix& prefix, float factor) const {
     const RowPrefix::Test kept = prefix.test();
     const RowWriter<Out, kVec> writer(output, reader.row());
     for_each([&](const float(&x)[kVec], int first) {
       float y[kVec];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) y[j] = kept(x[j], first + j) ? value(x[j]) * factor : nothing;
+      for (int j = 0; j < kVec; ++j) y[j] = value(kept(x[j], first + j) ? x[j] : -kInfinity) * factor;
       writer.write(y, first);
     });
   }
@@ -274,7 +315,7 @@ class RowFilter {
   /// What `filters` keep of the elements of rank `floor` and above. `total` is the row's mass, 0 where nobody knows it yet. The prefix's
   /// mass is computed where the filters need it, or `want_mass`.
   __device__ RowPrefix keep(const Weight& weight, const RowFilters& filters, uint64_t floor, uint64_t& total, bool want_mass) {
-    turn_ = length_ = 0, high_ = 0;  // the blocks have met since the last row's histograms were read
+    turn_ = length_ = 0, high_ = 0, lists_prefix_ = false;  // the blocks have met since the last row's histograms were read
     if (!filters.by_count() && !filters.by_mass()) {
       if (want_mass && floor == kLowestRank && total) return {floor, total};
       const uint64_t mass = want_mass ? mass_from(weight, floor) : 0;
@@ -303,7 +344,8 @@ class RowFilter {
           uint64_t before, own;
           place_in_list(weight, place, before, own);
           if (whole_prefix) {
-            if (keep_of_list(filters, low <= floor, place, before, own, prefix)) return prefix;
+            lists_prefix_ = keep_of_list(filters, low <= floor, place, before, own, prefix);
+            if (lists_prefix_) return prefix;
           } else {
             prefix = end_in_list(by_mass, target, place, before, own);
             ends = true;
@@ -388,6 +430,8 @@ class RowFilter {
     }
     return fits && length_ <= kMost;
   }
+  /// Whether the prefix that keep() returned is that of the list.
+  __device__ bool lists_prefix() const { return lists_prefix_; }
   /// The entries of the list: thread i has the i-th, in no order.
   __device__ int list_length() const { return length_; }
   __device__ uint64_t own_rank() const { return own_rank_; }
@@ -420,6 +464,7 @@ class RowFilter {
   Smem& smem_;
   int turn_ = 0, length_ = 0;
   uint64_t own_rank_ = 0, high_ = 0;
+  bool lists_prefix_ = false;
 
   /// Empties the histogram that was not used last: all blocks have read it, since they have met at a barrier after that.
   __device__ void begin_histogram(bool masses) {
@@ -466,7 +511,7 @@ class RowFilter {
       if (with_mass) {
         float f[kVec];
 #pragma unroll
-        for (int j = 0; j < kVec; ++j) f[j] = x[j] >= counted ? weight(x[j]) : 0.0f;
+        for (int j = 0; j < kVec; ++j) f[j] = weight(x[j] >= counted ? x[j] : -kInfinity);
         mass.add(f);
       }
       if (sampled && x[0] >= least && !(x[0] >= exact)) add(x[0], 8);
@@ -474,7 +519,7 @@ class RowFilter {
       if (__any_sync(0xffffffffu, any) && !add_ties(x, x[0] >= exact, [&](uint32_t n) { add(x[0], n); }) && any)
         for_each_hit(x, first, [&](float value) { return value >= exact; }, [&](float value, uint32_t) { add(value, 1); });
     });
-    const uint64_t whole = group.sum(mass.total).first;
+    const uint64_t whole = group.sum(mass.total);
     *static_cast<volatile uint64_t*>(&smem_.whole) = whole;
 
     const int t = int(threadIdx.x), lane = t % kWarpSize, warp = t / kWarpSize;

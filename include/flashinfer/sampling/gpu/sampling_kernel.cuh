@@ -10,7 +10,7 @@
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
-#include <flashinfer/gpu/ptx/math.cuh>
+#include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
 
 namespace flashinfer {
@@ -21,7 +21,7 @@ struct SamplingKernel {
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
 
   static __device__ void run(const Params& p) {
-    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     SamplingKernel kernel(p, smem);
     __syncthreads();  // the barriers of the reader are initialised
@@ -74,16 +74,27 @@ struct SamplingKernel {
                                   kLogits && is_greedy(temperature));
 
     Weight weight;
-    float largest;
-    bool has_nan;
-    filter_.look(largest, has_nan);
-    if (!weight.set(largest, temperature) || has_nan) return write_invalid(row);
+    const float largest = filter_.template look<true>();
+    if (!weight.set(largest, temperature) || largest != largest) return write_invalid(row);
 
     const uint64_t floor = filter_.floor_of(weight, min_p);
     uint64_t total = 0;  // of the row, where it is known
     if constexpr (!kConfig.extras) {
-      const Prefix prefix = filter_.keep(weight, filters, floor, total, false);
-      write(row, int32_t(index_of_rank(race(row, weight, prefix))));
+      // Where only top_p cuts the row, nobody looks for its boundary: the token that wins without it also wins with it if the mass before it
+      // is less than top_p wants; else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 / top_p)
+      // races in the mean, whatever its shape.
+      const bool mass_only = filters.by_mass() && !filters.by_count();
+      Prefix prefix{floor, 0};
+      if (!mass_only) prefix = filter_.keep(weight, filters, floor, total, false);
+      if (!mass_only && filter_.lists_prefix()) return write(row, race_of_list(row, weight, prefix));
+      for (;;) {
+        const int32_t token = race(row, weight, prefix);
+        if (!mass_only) return write(row, token);
+        const uint64_t rank = order_rank(order_key(value_of(row, token)), uint32_t(token));
+        const auto [mass, before] = filter_.masses_from(weight, filters.joint ? Filter::kLowestRank : floor, rank);
+        if (before < needed_mass(filters.top_p, mass)) return write(row, token);
+        prefix.rank = rank + 1;
+      }
     } else {
       Prefix prefix;
 #pragma unroll 1  // there is one copy of keep(): first what the filters keep, then the row's first elements
@@ -95,7 +106,7 @@ struct SamplingKernel {
           break;
         }
         prefix = found;
-        const int32_t token = int32_t(index_of_rank(race(row, weight, prefix)));
+        const int32_t token = race(row, weight, prefix);
         write(row, token);
         report(row, weight, prefix, total, token);
         if (p_.num_top == 0) break;
@@ -114,14 +125,14 @@ struct SamplingKernel {
   __device__ void report(int row, const Weight& weight, const Prefix& prefix, uint64_t total, int32_t token) {
     counted_ = !p_.raw_logprobs ? prefix.mass : total ? total : filter_.mass_from(weight, Filter::kLowestRank);
     if (p_.logprob && is_writer()) {
-      const T* input = static_cast<const T*>(p_.input) + p_.input_row(row) * p_.input_stride;
-      p_.logprob[row] = log_prob(weight(gpu::load_float(input + token)), counted_);
+      p_.logprob[row] = log_prob(weight(value_of(row, token)), counted_);
     }
-    if (p_.probs) filter_.write(p_.probs + row * p_.probs_stride, weight, prefix, 1.0f / weight_of_mass(prefix.mass), 0.0f);
+    if (p_.probs) filter_.write(p_.probs + row * p_.probs_stride, weight, prefix, 1.0f / weight_of_mass(prefix.mass));
   }
 
   /// The first elements of the row, of which `first` is the prefix, and their log-probabilities.
   __device__ void write_top(int row, const Weight& weight, const Prefix& first, const Prefix& kept) {
+    Group::sync();  // every block has read keep()'s list
     filter_.list(first.rank, ~0ull);
     int place;
     uint64_t before, own;
@@ -134,9 +145,6 @@ struct SamplingKernel {
         p_.raw_logprobs || rank >= kept.rank ? log_prob(weight(value_of_order_key<float>(key_of_rank(rank))), counted_) : -kInfinity;
   }
 
-  /// The score of an element and, above it in order among equal ones, its index: the greatest wins.
-  __device__ static uint64_t entry(float score, uint32_t index) { return order_rank(bit_cast<uint32_t>(score), index); }
-
   /// What an element runs its race with, to 1 part in 10^4: logits by the approximate exponential. For NaN, and where the weight is 0, not
   /// above 0.
   __device__ static float about_weight(const Weight& weight, float x) {
@@ -146,54 +154,70 @@ struct SamplingKernel {
       return x;
     }
   }
-  __device__ static uint32_t bits_of(const Philox& noise, uint32_t i) {
-    return i == 0 ? noise.word[0] : i == 1 ? noise.word[1] : i == 2 ? noise.word[2] : noise.word[3];
+  /// 0 for an element that cannot win.
+  __device__ static float score_of(const Weight& weight, float x, uint32_t bits) {
+    const float w = kLogits ? weight(x) : finite_prob(x);
+    return w > 0 ? race_score(w, bits) : 0.0f;
   }
+  __device__ float value_of(int row, int32_t token) const {
+    return gpu::load_float(static_cast<const T*>(p_.input) + p_.input_row(row) * p_.input_stride + token);
+  }
+  __device__ gpu::RaceNoise noise_of(int row) const { return {p_.seed.at(row, row), p_.offset.at(row, row), p_.draw(row)}; }
 
-  __device__ uint64_t race(int row, const Weight& weight, const Prefix& prefix) {
-    const uint64_t seed = p_.seed.at(row, row), offset = p_.offset.at(row, row);
-    const uint32_t draw = p_.draw(row);
-    auto race_weight = [&](float x) { return kLogits ? weight(x) : finite_prob(x); };
+  /// The token that wins among the elements of `prefix`.
+  __device__ int32_t race(int row, const Weight& weight, const Prefix& prefix) {
+    const gpu::RaceNoise noise = noise_of(row);
     const Prefix::Test in_prefix = prefix.test();
-    uint64_t best = 0;
+    const gpu::BestScore best_score(smem_.best);
     if (threadIdx.x == 0) smem_.best = 0;
     __syncthreads();
-    filter_.for_each([&](const float(&x)[kVec], int first) {
-      bool any = false;
+    filter_.first_of_thread([&](const float(&x)[kVec], int first) {
+      // A first bar: each warp's likely winner of its first vectors. Without it, all of them would need a logarithm.
+      uint32_t bits[kVec];
+      noise.bits_of(first, bits);
+      float chance = 0, likely = 0;
+      uint32_t likely_bits = 0;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) any |= x[j] >= in_prefix.least;
-      if (!any) return;
-      // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm, and no exact weight.
-      const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.9998f / 4294967296.0f);
-      const bool aligned = first % 4 == 0;
-      uint32_t kept_bits[kVec];  // 16-bit rows have no registers for them
-      if (aligned) {
-        any = false;
-        const Philox noise = philox_of_tokens(seed, offset, draw, uint32_t(first), 0, gpu::ptx::MulWide{});
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) {
-          kept_bits[j] = noise.word[j];
-          any |= about_weight(weight, x[j]) > bar * float(noise.word[j]);
-        }
-        if (!any) return;
-      }
-#pragma unroll 1
       for (int j = 0; j < kVec; ++j) {
+        const float c = in_prefix(x[j], first + j) ? about_weight(weight, x[j]) * gpu::ptx::rcp(float(bits[j] | 1u)) : 0.0f;
+        if (c > chance) chance = c, likely = x[j], likely_bits = bits[j];
+      }
+      const float score = chance > 0 ? score_of(weight, likely, likely_bits) : 0.0f;
+      const uint32_t most = gpu::warp_max(bit_cast<uint32_t>(score));
+      if (threadIdx.x % gpu::kWarpSize == 0) best_score.raise(bit_cast<float>(most));
+    });
+    __syncthreads();
+    uint64_t best = 0;
+    filter_.for_each([&](const float(&x)[kVec], int first) {
+      if (!Filter::reaches(x, in_prefix.least)) return;
+      uint32_t bits[kVec];
+      noise.bits_of(first, bits);
+      const float bar = best_score.bar();
+      uint32_t hits = 0;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) hits |= about_weight(weight, x[j]) >= bar * float(bits[j]) ? 1u << j : 0u;
+#pragma unroll 1
+      for (; hits; hits &= hits - 1) {
+        const int j = __ffs(int(hits)) - 1;
         const float value = Filter::at(x, j);
-        const int index = first + j;
-        if (!in_prefix(value, index)) continue;
-        const uint32_t bits =
-            sizeof(T) == 4 && aligned
-                ? Filter::at(kept_bits, j)
-                : bits_of(philox_of_tokens(seed, offset, draw, uint32_t(index), 0, gpu::ptx::MulWide{}), uint32_t(index) % 4);
-        const float w = race_weight(value);
-        if (!(w > 0) || (aligned && !(about_weight(weight, value) > bar * float(bits)))) continue;
-        const float score = race_score(w, bits);
-        best = max(best, entry(score, uint32_t(index)));
-        if (bit_cast<uint32_t>(score) > *static_cast<volatile uint32_t*>(&smem_.best)) atomicMax(&smem_.best, bit_cast<uint32_t>(score));
+        if (!in_prefix(value, first + j)) continue;
+        const float score = score_of(weight, value, Filter::at(bits, j));
+        if (score > 0) best = max(best, gpu::race_entry(score, uint32_t(first + j)));
+        best_score.raise(score);
       }
     });
-    return filter_.group.max(best).first;
+    return int32_t(index_of_rank(filter_.group.max(best)));
+  }
+
+  /// The same where the filter has listed the whole prefix: an element a thread, and every block knows the winner.
+  __device__ int32_t race_of_list(int row, const Weight& weight, const Prefix& prefix) {
+    uint64_t best = 0;
+    if (int(threadIdx.x) < filter_.list_length() && filter_.own_rank() >= prefix.rank) {
+      const uint32_t token = index_of_rank(filter_.own_rank());
+      const float score = score_of(weight, value_of_order_key<float>(key_of_rank(filter_.own_rank())), noise_of(row).bits_of(token));
+      if (score > 0) best = gpu::race_entry(score, token);
+    }
+    return int32_t(index_of_rank(filter_.group.max_of_block(best)));
   }
 
   __device__ void write_token(int row, int32_t token) const {

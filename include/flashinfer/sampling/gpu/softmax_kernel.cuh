@@ -18,7 +18,7 @@ struct SoftmaxKernel {
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
 
   static __device__ void run(const Params& p) {
-    Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
     __syncthreads();  // the barriers of the reader are initialised
@@ -49,10 +49,8 @@ struct SoftmaxKernel {
 
   static __device__ void softmax(Filter& filter, float* output, float temperature) {
     gpu::RowWeight<RowValues::logits> weight;
-    float largest;
-    bool has_nan;
-    filter.look(largest, has_nan);
-    if (has_nan) return filter.fill(output, bit_cast<float>(0x7fc00000u));
+    const float largest = filter.template look<true>();
+    if (largest != largest) return filter.fill(output, bit_cast<float>(0x7fc00000u));
     if (!weight.set(largest, temperature)) return filter.fill(output, 0.0f);
     gpu::RowPrefix prefix{Filter::kLowestRank, 0};
     if (is_greedy(temperature)) {
@@ -60,7 +58,7 @@ struct SoftmaxKernel {
     } else {
       prefix.mass = filter.mass_from(weight, prefix.rank);
     }
-    filter.write(output, weight, prefix, 1.0f / weight_of_mass(prefix.mass), 0.0f);
+    filter.write(output, weight, prefix, 1.0f / weight_of_mass(prefix.mass));
   }
 };
 

@@ -119,7 +119,7 @@ struct SpeculativeKernel {
         atomicMax(&smem_.best, bit_cast<uint32_t>(score));
       }
     }
-    return group_.max(best).first;
+    return group_.max(best);
   }
 
   __device__ void write(int emitted, uint64_t winner) const {

@@ -13,6 +13,7 @@ inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
 struct MulWide {
   uint64_t operator()(uint32_t a, uint32_t b) const { return uint64_t(a) * b; }
 };
+inline float max_or_nan(float x, float y) { return x != x || y != y ? x + y : std::fmax(x, y); }
 inline float tanh(float x) { return std::tanh(x); }
 
 }  // namespace flashinfer::gpu::ptx

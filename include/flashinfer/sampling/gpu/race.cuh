@@ -1,0 +1,72 @@
+// What the kernels that draw tokens share of the race (sampling_params.hpp, 5): its random bits, and its best score so far.
+//
+// Most elements cannot win, and need neither a logarithm nor an exact weight: a score is at most weight / u, u = bits / 2^32, but for
+// roundings, so what stays below the best score that any thread of the block has seen is dropped after one comparison. What an element
+// costs is then its share of a Philox: 20 products and 20 exclusive-ors for four tokens.
+#pragma once
+
+#include <flashinfer/gpu/ptx/math.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
+#include <flashinfer/sampling/sampling_params.hpp>
+
+namespace flashinfer::gpu {
+
+/// The random bits of a row's race.
+class RaceNoise {
+ public:
+  __device__ RaceNoise(uint64_t seed, uint64_t offset, uint32_t draw) : keys_(philox_key(seed)), offset_(offset), draw_(draw) {
+    // The keys of the rounds are held in registers: the compiler would add them up again for every four tokens.
+#pragma unroll
+    for (uint32_t& key : keys_.word) key = uint32_t(ptx::opaque(int(key)));
+  }
+
+  /// Of four neighbouring tokens. Where `first` is no multiple of four they lie in two groups.
+  __device__ void bits_of(int first, uint32_t (&bits)[4]) const {
+    const Philox group = of_group(first);
+    if (first % 4 == 0) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) bits[j] = group.word[j];
+      return;
+    }
+    const Philox next = of_group(first + 4);
+    uint32_t all[7] = {group.word[0], group.word[1], group.word[2], group.word[3], next.word[0], next.word[1], next.word[2]};
+#pragma unroll
+    for (int by = 1; by <= 2; by *= 2) {
+#pragma unroll
+      for (int j = 0; j + by < 7; ++j) all[j] = first & by ? all[j + by] : all[j];
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) bits[j] = all[j];
+  }
+  __device__ uint32_t bits_of(uint32_t token) const {
+    const Philox group = of_group(int(token));
+    const uint32_t low = token & 1 ? group.word[1] : group.word[0], high = token & 1 ? group.word[3] : group.word[2];
+    return token & 2 ? high : low;
+  }
+
+ private:
+  PhiloxKeys keys_;
+  uint64_t offset_;
+  uint32_t draw_;
+
+  __device__ Philox of_group(int token) const { return philox(counter_of_tokens(offset_, draw_, uint32_t(token)), keys_, ptx::MulWide{}); }
+};
+
+/// The score of an element and, above it in order among equal ones, its index: the greatest wins.
+__device__ inline uint64_t race_entry(float score, uint32_t index) { return order_rank(bit_cast<uint32_t>(score), index); }
+
+/// The best score of a block so far, in shared memory: as bits, whose order is that of scores.
+class BestScore {
+ public:
+  __device__ explicit BestScore(uint32_t& bits) : bits_(bits) {}
+  /// What an element's weight must exceed, for each unit of its random bits, to have a chance.
+  __device__ float bar() const { return bit_cast<float>(*static_cast<volatile uint32_t*>(&bits_)) * (0.9998f / 4294967296.0f); }
+  __device__ void raise(float score) const {
+    if (bit_cast<uint32_t>(score) > *static_cast<volatile uint32_t*>(&bits_)) atomicMax(&bits_, bit_cast<uint32_t>(score));
+  }
+
+ private:
+  uint32_t& bits_;
+};
+
+}  // namespace flashinfer::gpu
