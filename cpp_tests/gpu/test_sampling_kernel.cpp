@@ -9,6 +9,7 @@
 
 #include <cpp_tests/gpu/emulation/emulator.hpp>
 
+#include <flashinfer/sampling/gpu/race_kernel.cuh>
 #include <flashinfer/sampling/gpu/renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/sampling_kernel.cuh>
 #include <flashinfer/sampling/gpu/softmax_kernel.cuh>
@@ -181,6 +182,52 @@ TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 4, .chunks = 7}>(9, 20000, 5);
   expect_same_tokens<SamplingConfig{.input = DType::f16, .values = kLogits, .threads = 256, .cluster = 2, .chunks = 3}>(9, 7777, 6);
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
+}
+
+/// Rows that no filter cuts, read once.
+template <RaceConfig kConfig>
+void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1) {
+  using T = number_t<kConfig.input>;
+  Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
+  std::vector<int64_t> tokens[2];
+  std::vector<char> valid[2];
+  for (int i = 0; i < 2; ++i) {
+    tokens[i].assign(size_t(num_rows), -7), valid[i].assign(size_t(num_rows), 7);
+    SamplingParams p;
+    p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = p.num_inputs = num_rows, p.vocab_size = int32_t(vocab_size);
+    p.tokens = tokens[i].data(), p.tokens_64 = true, p.valid = reinterpret_cast<bool*>(valid[i].data());
+    p.seed.value = seed, p.offset.value = 5, p.temperature.value = temperature;
+    if (i == 0)
+      cpu::sampling(p, kConfig.values, kConfig.input);
+    else
+      emulation::Block::run_grid(
+          unsigned(num_rows) * kConfig.cluster, kConfig.threads, RaceConfig::kSmemBytes, seed, [&] { RaceKernel<kConfig>::run(p); },
+          kConfig.cluster);
+  }
+  EXPECT_EQ(tokens[0], tokens[1]);
+  EXPECT_EQ(valid[0], valid[1]);
+}
+
+TEST(RaceKernel, MatchesItsTwin) {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    expect_same_race<RaceConfig{.values = kLogits}>(9, 5003, seed);
+    expect_same_race<RaceConfig{.values = kProbs}>(9, 4099, seed);
+    expect_same_race<RaceConfig{.values = kLogits, .cluster = 4}>(9, 9001, seed, 0.6f);
+    expect_same_race<RaceConfig{.values = kProbs, .threads = 512, .cluster = 2}>(9, 6002, seed);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .cluster = 2}>(9, 7001, seed, 1.5f);
+    expect_same_race<RaceConfig{.input = DType::f16, .values = kProbs}>(9, 777, seed);
+    expect_same_race<RaceConfig{.values = kLogits, .cluster = 2}>(3, 5, seed);
+  }
+}
+
+/// Where temperatures are so low that rounded scores of logits cannot tell elements apart, or so high that logits vanish in them, the
+/// exact race decides.
+TEST(RaceKernel, SettlesCloseScores) {
+  for (uint32_t seed = 1; seed <= 10; ++seed)
+    for (float temperature : {1e-30f, 1e-7f, 3e-5f, 1e-3f, 1e4f, 1e30f}) {
+      expect_same_race<RaceConfig{.values = kLogits, .cluster = 2}>(9, 4001, seed, temperature);
+      expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits}>(9, 1001, seed, temperature);
+    }
 }
 
 /// Requests that accept all, some and nothing, whose target equals the draft, and whose tokens are out of range.

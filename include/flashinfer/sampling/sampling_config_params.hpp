@@ -35,6 +35,24 @@ struct SamplingConfig {
   }
 };
 
+/// Sampling without filters.
+struct RaceConfig {
+  static constexpr const char *kName = "RaceConfig", *kKernel = "RaceKernel", *kHeader = "sampling/gpu/race_kernel.cuh";
+
+  static constexpr int32_t kSmemBytes = 2048;
+
+  DType input = DType::f32;
+  RowValues values = RowValues::logits;
+  int32_t threads = 256;
+  int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
+  int32_t blocks = 3;   // on an SM
+
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("input", input), f("values", values), f("threads", threads), f("cluster", cluster), f("blocks", blocks);
+  }
+};
+
 struct SoftmaxConfig {
   static constexpr const char *kName = "SoftmaxConfig", *kKernel = "SoftmaxKernel", *kHeader = "sampling/gpu/softmax_kernel.cuh";
 

@@ -179,4 +179,11 @@ struct SamplingParams {
   FLASHINFER_HOST_DEVICE constexpr uint32_t draw(int64_t row) const { return seed.per_row() ? 0u : uint32_t(row); }
 };
 
+FLASHINFER_HOST_DEVICE void write_token(const SamplingParams& p, int64_t row, int64_t token) {
+  if (p.tokens_64)
+    static_cast<int64_t*>(p.tokens)[row] = token;
+  else
+    static_cast<int32_t*>(p.tokens)[row] = int32_t(token);
+}
+
 }  // namespace flashinfer

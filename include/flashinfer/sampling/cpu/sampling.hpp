@@ -10,13 +10,6 @@ namespace flashinfer::cpu {
 
 namespace detail {
 
-inline void write_token(const SamplingParams& p, int64_t row, int64_t token) {
-  if (p.tokens_64)
-    static_cast<int64_t*>(p.tokens)[row] = token;
-  else
-    static_cast<int32_t*>(p.tokens)[row] = int32_t(token);
-}
-
 inline void write_invalid(const SamplingParams& p, int64_t row) {
   write_token(p, row, 0);
   if (p.valid) p.valid[row] = false;
@@ -59,7 +52,7 @@ FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, DType input,
                                       FLASHINFER_INLINE { race.enter<Isa>(first, weights, count); });
   }
   const int64_t token = max(race.token(), int64_t(0));
-  detail::write_token(p, row, token);
+  write_token(p, row, token);
   if (p.valid) p.valid[row] = true;
   if (!p.logprob && p.num_top == 0 && !p.probs) return;
 

@@ -9,6 +9,7 @@
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
 #include <flashinfer/sampling/renorm_params.hpp>
+#include <flashinfer/sampling/sampling_config_params.hpp>
 
 namespace flashinfer {
 

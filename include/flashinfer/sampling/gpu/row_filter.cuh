@@ -12,7 +12,7 @@
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_reader.cuh>
-#include <flashinfer/sampling/sampling_config_params.hpp>
+#include <flashinfer/sampling/gpu/row_weight.cuh>
 
 namespace flashinfer::gpu {
 
@@ -53,87 +53,8 @@ struct RowFilters {
   __device__ bool by_mass() const { return top_p < 1; }
 };
 
-/// What elements of a row weigh: f of sampling_params.hpp. -inf weighs nothing: what does not count is replaced by it before its weight is
-/// computed, for then there is no branch.
-template <RowValues kValues>
-struct RowWeight {
-  float max = 0, scale = 0;
-
-  __device__ float operator()(float x) const {
-    if constexpr (kValues == RowValues::logits) {
-      return portable_exp2(logit_exponent(x, max, scale));
-    } else {
-      return finite_prob(x) * scale;
-    }
-  }
-  /// Of a row with this maximum; false: nothing to weigh.
-  __device__ bool set(float largest, float temperature) {
-    if constexpr (kValues == RowValues::logits) {
-      max = finite_logit(largest);
-      scale = logit_scale(temperature);
-      return largest > -kInfinity;
-    } else {
-      max = finite_prob(largest);
-      scale = prob_scale(max);
-      return max >= kLeastProb;
-    }
-  }
-  /// log2 of the weight, or near it: for guesses. Monotone.
-  __device__ float exponent(float x) const {
-    if constexpr (kValues == RowValues::logits) {
-      return logit_exponent(x, max, scale);
-    } else {
-      return float(int32_t(bit_cast<uint32_t>(finite_prob(x) * scale) - 0x3f800000u)) * 1.1920929e-7f;
-    }
-  }
-  /// About the value of that exponent.
-  __device__ float value_at(float exponent) const {
-    if constexpr (kValues == RowValues::logits) {
-      return max + exponent / scale;
-    } else {
-      return bit_cast<float>(uint32_t(0x3f800000 + int32_t(exponent * 8388608.0f))) * max;
-    }
-  }
-};
-
 template <RowValues kValues, class Reader, class Group, int kThreads, int kCluster>
 class RowFilter {
-  /// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to.
-  struct MassSum {
-    uint64_t total = 0;
-
-    template <int kCount>
-    __device__ void add(const float (&f)[kCount]) {
-      bool all[kCount];
-#pragma unroll
-      for (bool& one : all) one = true;
-      MassSum none;
-      add(f, all, none);
-    }
-    /// And those that `counts` says to `part` too.
-    template <int kCount>
-    __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
-      constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
-      uint32_t high_bits = 0, low_bits = 0, part_high = 0, part_low = 0, number = 0;
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) {
-        const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
-        const float low = PortableScalar::fma(rest, kStep, kMagic);
-        high_bits += bit_cast<uint32_t>(high);
-        low_bits += bit_cast<uint32_t>(low);
-        if (counts[j]) part_high += bit_cast<uint32_t>(high), part_low += bit_cast<uint32_t>(low), ++number;
-      }
-      add_integers(high_bits, low_bits, kCount);
-      part.add_integers(part_high, part_low, number);
-    }
-
-   private:
-    __device__ void add_integers(uint32_t high_bits, uint32_t low_bits, uint32_t number) {
-      const int32_t high = int32_t(high_bits - number * 0x4b400000u), low = int32_t(low_bits - number * 0x4b400000u);
-      total += uint64_t((int64_t(high) << 20) + low);
-    }
-  };
-
  public:
   static constexpr int kBins = 256, kListed = 128, kMost = 256;  // entries of a block, of all blocks
   static constexpr int kVec = 4;                                 // elements that a pass looks at together

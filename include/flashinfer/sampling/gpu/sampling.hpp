@@ -1,4 +1,4 @@
-// Host only. Launches sampling: clusters that take rows in turn.
+// Host only. Launches sampling: a race of each row where the host knows that no filter cuts it; else clusters that take rows in turn.
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>
@@ -7,10 +7,27 @@
 
 namespace flashinfer::gpu {
 
+/// Whether the host can tell that every row is drawn from as it is.
+inline bool is_race(const SamplingParams& p) {
+  const bool given = p.temperature.values || p.top_k.values || p.top_p.values || p.min_p.values;
+  const bool filtered = is_greedy(p.temperature.value) || (p.top_k.value > 0 && p.top_k.value < p.vocab_size) || p.top_p.value < 1 || p.min_p.value > 0;
+  return !given && !filtered;
+}
+
 inline void sampling(const SamplingParams& params, RowValues values, DType input, const Context& context) {
   if (params.num_rows == 0) return;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
   const bool extras = params.logprob || params.num_top > 0 || params.probs;
+  if (!extras && is_race(params)) {
+    const RaceConfig config = tune_race(input, values, params.num_rows, params.vocab_size, device);
+    LaunchShape shape;
+    shape.grid.x = uint32_t(params.num_rows * config.cluster);
+    shape.block.x = uint32_t(config.threads);
+    shape.smem_bytes = RaceConfig::kSmemBytes;
+    shape.cluster.x = uint32_t(config.cluster);
+    shape.pdl = context.pdl;
+    return launch(config, shape, params, context);
+  }
   const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.num_rows, params.vocab_size}, device);
   launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);
 }

@@ -12,6 +12,7 @@
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
+#include <flashinfer/sampling/sampling_config_params.hpp>
 
 namespace flashinfer {
 
@@ -116,7 +117,7 @@ struct SamplingKernel {
 
   __device__ void write(int row, int32_t token) const {
     if (is_writer()) {
-      write_token(row, token);
+      write_token(p_, row, token);
       if (p_.valid) p_.valid[row] = true;
     }
   }
@@ -220,18 +221,12 @@ struct SamplingKernel {
     return int32_t(index_of_rank(filter_.group.max_of_block(best)));
   }
 
-  __device__ void write_token(int row, int32_t token) const {
-    if (p_.tokens_64)
-      static_cast<int64_t*>(p_.tokens)[row] = token;
-    else
-      static_cast<int32_t*>(p_.tokens)[row] = token;
-  }
   static __device__ int group_rank() { return Group::rank(); }
   static __device__ bool is_writer() { return group_rank() == 0 && threadIdx.x == 0; }
 
   __device__ void write_invalid(int row) {
     if (is_writer()) {
-      write_token(row, 0);
+      write_token(p_, row, 0);
       if (p_.valid) p_.valid[row] = false;
       if (p_.logprob) p_.logprob[row] = -kInfinity;
     }

@@ -8,6 +8,7 @@
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
+#include <flashinfer/sampling/sampling_config_params.hpp>
 #include <flashinfer/sampling/softmax_params.hpp>
 
 namespace flashinfer {
