@@ -1,5 +1,6 @@
 """Fixtures of every test: the device, fresh random tensors, the comparison with a reference in float64."""
 
+import collections
 import os
 import zlib
 
@@ -13,12 +14,25 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 7e-4, torch.bfloat16: 5e-3, torch.float8_e4m3fn: 4e-2, torch.float8_e5m2: 8e-2}
 
 
+def pytest_addoption(parser):
+    parser.addoption("--cases", type=int, help="at most so many cases of each test function, chosen by --cases-seed")
+    parser.addoption("--cases-seed", default="0", help="another seed chooses other cases")
+
+
 def pytest_collection_modifyitems(config, items):
-    if torch.cuda.is_available():
-        return
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
-    config.hook.pytest_deselected(items=gpu)
+    kept = items if torch.cuda.is_available() else [item for item in items if not item.get_closest_marker("gpu")]
+    most, seed = config.getoption("--cases"), config.getoption("--cases-seed")
+    if most:
+        functions = collections.defaultdict(list)
+        for item in kept:
+            gpu = item.get_closest_marker("gpu") is not None
+            functions[item.nodeid.split("[")[0], gpu].append(item)
+        chosen = [sorted(cases, key=lambda item: zlib.crc32((seed + item.nodeid).encode()))[:most] for cases in functions.values()]
+        chosen = {item.nodeid for cases in chosen for item in cases}
+        kept = [item for item in kept if item.nodeid in chosen]
+    here = {item.nodeid for item in kept}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in here])
+    items[:] = kept
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -9,9 +9,11 @@
 #include <vector>
 
 #include <flashinfer/gpu/entry.cuh>
+#include <flashinfer/sampling/gpu/race_kernel.cuh>
 #include <flashinfer/sampling/gpu/renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/row_tuning.hpp>
 #include <flashinfer/sampling/gpu/sampling_kernel.cuh>
+#include <flashinfer/sampling/gpu/sampling_tuning.hpp>
 #include <flashinfer/sampling/gpu/softmax_kernel.cuh>
 
 using namespace flashinfer;
@@ -41,16 +43,14 @@ struct Set {
 };
 
 template <class Kernel>
-float time_of(const RowSplit& split, int64_t num_rows, const std::vector<typename Kernel::Params>& params) {
+float time_of(const RowSplit& split, int clusters, bool at_once, int smem_bytes, const std::vector<typename Kernel::Params>& params) {
   const auto kernel = gpu::entry<Kernel>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, split.smem_bytes()), "shared memory");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes), "shared memory");
   if (split.cluster > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cluster");
-  const int64_t turns = ceil_div(num_rows, gpu::clusters_at_once(split, device_info_of({90, 'a'})));
-  const int clusters = int(ceil_div(num_rows, turns));
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(unsigned(clusters * split.cluster));
   config.blockDim = dim3(unsigned(split.threads));
-  config.dynamicSmemBytes = size_t(split.smem_bytes());
+  config.dynamicSmemBytes = size_t(smem_bytes);
   config.stream = stream;
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeClusterDimension;
@@ -60,7 +60,7 @@ float time_of(const RowSplit& split, int64_t num_rows, const std::vector<typenam
   config.attrs = attributes;
   config.numAttrs = 1;
   int fit = clusters;
-  if (split.cluster > 1) check(cudaOccupancyMaxActiveClusters(&fit, kernel, &config), "occupancy");
+  if (at_once && split.cluster > 1) check(cudaOccupancyMaxActiveClusters(&fit, kernel, &config), "occupancy");
   if (fit < clusters) std::printf("[only %d of %d clusters fit] ", fit, clusters);
   config.numAttrs = 2;
 
@@ -90,6 +90,12 @@ float time_of(const RowSplit& split, int64_t num_rows, const std::vector<typenam
   return times[times.size() / 2];
 }
 
+/// Clusters that take rows in turn.
+template <class Kernel>
+float time_of(const RowSplit& split, int64_t num_rows, const std::vector<typename Kernel::Params>& params) {
+  const int64_t turns = ceil_div(num_rows, gpu::clusters_at_once(split, device_info_of({90, 'a'})));
+  return time_of<Kernel>(split, int(ceil_div(num_rows, turns)), true, split.smem_bytes(), params);
+}
 template <RowSplit kSplit>
 void print(int64_t num_rows, const std::vector<Set>& sets) {
   constexpr SamplingConfig kOfLogits{
@@ -136,6 +142,26 @@ void print(int64_t num_rows, const std::vector<Set>& sets) {
   std::fflush(stdout);
 }
 
+/// Rows that no filter cuts, as the library launches them.
+template <int64_t kNumRows>
+void print_race(const std::vector<Set>& sets) {
+  auto time = [&]<RowValues kValues, bool kTopP>() {
+    constexpr RaceConfig kConfig = gpu::tune(gpu::RaceProblem{DType::f32, kValues, kTopP, kNumRows, kVocabSize}, device_info_of({90, 'a'}));
+    std::vector<SamplingParams> all;
+    for (const Set& set : sets) {
+      SamplingParams q;
+      q.input = kValues == RowValues::logits ? set.logits : set.probs, q.input_stride = kVocabSize, q.vocab_size = kVocabSize;
+      q.num_rows = q.num_inputs = kNumRows, q.tokens = set.tokens, q.seed.value = all.size();
+      if (kTopP) q.top_p.value = 0.9f;
+      all.push_back(q);
+    }
+    return time_of<RaceKernel<kConfig>>({kConfig.threads, kConfig.cluster}, int(kNumRows), false, kConfig.smem_bytes(), all);
+  };
+  const float probs = time.template operator()<RowValues::probs, false>(), logits = time.template operator()<RowValues::logits, false>();
+  const float top_p = time.template operator()<RowValues::probs, true>(), of_logits = time.template operator()<RowValues::logits, true>();
+  std::printf("%4d rows, race: probs %.1f  logits %.1f  top_p %.1f  top_p of logits %.1f\n", int(kNumRows), probs, logits, top_p, of_logits);
+}
+
 }  // namespace
 
 int main() {
@@ -151,16 +177,18 @@ int main() {
       fill<<<1024, 256, 0, stream>>>(set.probs, bytes / 4, uint32_t(&set - sets.data()), true);
     }
 #if PART == 0
-    if (num_rows == 1) print<RowSplit{512, 16, 4, 2}>(num_rows, sets);
+    if (num_rows == 1) print_race<1>(sets), print<RowSplit{512, 16, 4, 2}>(num_rows, sets);
+    if (num_rows == 16) print_race<16>(sets);
+    if (num_rows == 128) print_race<128>(sets);
+    if (num_rows == 512) print_race<512>(sets);
     if (num_rows > 1) print<RowSplit{512, 8, 11, 2}>(num_rows, sets);
 #elif PART == 1
-    if (num_rows <= 16) print<RowSplit{512, 8, 8, 2}>(num_rows, sets);
-    if (num_rows > 16) print<RowSplit{512, 4, 25, 1}>(num_rows, sets);
+    print<RowSplit{256, 8, 22, 2}>(num_rows, sets);
 #elif PART == 2
-    print<RowSplit{512, 1, 0, 1}>(num_rows, sets);
-#elif PART == 3
+    if (num_rows > 16) print<RowSplit{1024, 4, 12, 1}>(num_rows, sets);
     if (num_rows == 1) print<RowSplit{1024, 16, 4, 1}>(num_rows, sets);
-    if (num_rows > 1) print<RowSplit{256, 8, 22, 2}>(num_rows, sets);
+#elif PART == 3
+    print<RowSplit{256, 16, 18, 2}>(num_rows, sets);
 #endif
     for (Set& set : sets) cudaFree(set.logits), cudaFree(set.probs), cudaFree(set.out), cudaFree(set.tokens);
   }

@@ -184,24 +184,26 @@ TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
 }
 
-/// Rows that no filter cuts, read once.
+/// Rows that nothing cuts, or top_p alone, by another share in each row.
 template <RaceConfig kConfig>
 void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1) {
   using T = number_t<kConfig.input>;
   Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
   std::vector<int64_t> tokens[2];
   std::vector<char> valid[2];
+  constexpr float top_p[] = {0.9f, 0.1f, 0.5f, 0.99f, 0.9f, 1, 0, 0.9f, 0.9f};
   for (int i = 0; i < 2; ++i) {
     tokens[i].assign(size_t(num_rows), -7), valid[i].assign(size_t(num_rows), 7);
     SamplingParams p;
     p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = p.num_inputs = num_rows, p.vocab_size = int32_t(vocab_size);
     p.tokens = tokens[i].data(), p.tokens_64 = true, p.valid = reinterpret_cast<bool*>(valid[i].data());
     p.seed.value = seed, p.offset.value = 5, p.temperature.value = temperature;
+    if (kConfig.top_p) p.top_p.values = top_p;
     if (i == 0)
       cpu::sampling(p, kConfig.values, kConfig.input);
     else
       emulation::Block::run_grid(
-          unsigned(num_rows) * kConfig.cluster, kConfig.threads, RaceConfig::kSmemBytes, seed, [&] { RaceKernel<kConfig>::run(p); },
+          unsigned(num_rows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), seed, [&] { RaceKernel<kConfig>::run(p); },
           kConfig.cluster);
   }
   EXPECT_EQ(tokens[0], tokens[1]);
@@ -217,6 +219,9 @@ TEST(RaceKernel, MatchesItsTwin) {
     expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .cluster = 2}>(9, 7001, seed, 1.5f);
     expect_same_race<RaceConfig{.input = DType::f16, .values = kProbs}>(9, 777, seed);
     expect_same_race<RaceConfig{.values = kLogits, .cluster = 2}>(3, 5, seed);
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2}>(9, 5003, seed, 0.8f);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true}>(9, 4099, seed);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kProbs, .top_p = true, .cluster = 4}>(9, 3001, seed);
   }
 }
 

@@ -61,17 +61,19 @@ void expect_all_kinds(int64_t width, int64_t k, int capacity = 256) {
       expect_top_k<kConfig>(capacity, kind, 2, width, k, tie_break == TieBreak::large, tie_break);
 }
 
-constexpr TopkConfig kSmall{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 1};
+constexpr TopkConfig kSmall{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 1};
 
 TEST(TopkKernel, RowsInRegisters) {
   expect_all_kinds<kSmall>(1501, 20);
-  expect_all_kinds<TopkConfig{.input = DType::f16, .threads = 256, .vecs = 2}>(2900, 64);
+  expect_all_kinds<TopkConfig{.input = DType::f16, .threads = 256, .vecs = 2, .stages = 0}>(2900, 64);
 }
 
 TEST(TopkKernel, RowsOfManyWaves) {
   expect_all_kinds<kSmall>(9001, 20);
-  expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 512, .vecs = 4}>(50001, 250, 1024);
-  expect_all_kinds<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 3}>(20003, 250, 1024);
+  expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 512, .vecs = 4, .stages = 0}>(50001, 250, 1024);
+  expect_all_kinds<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 3, .stages = 0}>(20003, 250, 1024);
+  expect_all_kinds<TopkConfig{.input = DType::f32, .threads = 256, .vecs = 3, .stages = 4}>(20005, 250, 1024);
+  expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 256, .vecs = 2, .stages = 4, .cluster = 2}>(40003, 120, 1024);
 }
 
 TEST(TopkKernel, ManyOfARow) {
@@ -83,8 +85,8 @@ TEST(TopkKernel, ManyOfARow) {
 }
 
 TEST(TopkKernel, Clusters) {
-  constexpr TopkConfig kTwo{.input = DType::f32, .threads = 256, .vecs = 2, .cluster = 2};
-  constexpr TopkConfig kFour{.input = DType::bf16, .threads = 256, .vecs = 4, .cluster = 4};
+  constexpr TopkConfig kTwo{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 2};
+  constexpr TopkConfig kFour{.input = DType::bf16, .threads = 256, .vecs = 4, .stages = 0, .cluster = 4};
   expect_all_kinds<kTwo>(3001, 20);
   expect_all_kinds<kTwo>(9001, 64);
   expect_all_kinds<kTwo>(9001, 100);

@@ -93,7 +93,7 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   const TensorView probs = on_gpu(1 << 20, DType::f32, {2, 1000}), none;
   SamplingOutputs outputs{.tokens = on_gpu(1 << 30, DType::i64, {2})};
   auto text = [&] {
-    return launch_of({90, 'a'}, [&](const Context& context) { sampling(RowValues::probs, probs, none, {}, {}, outputs, context); })
+    return launch_of({90, 'a'}, [&](const Context& context) { sampling(RowValues::probs, probs, none, {.top_k = 5}, {}, outputs, context); })
         .text.kernel;
   };
   EXPECT_NE(text().find(".extras=false"), std::string::npos);
@@ -101,6 +101,30 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   EXPECT_NE(text().find(".extras=false"), std::string::npos);
   outputs.logprobs = on_gpu(3 << 20, DType::f32, {2});
   EXPECT_NE(text().find(".extras=true"), std::string::npos);
+}
+
+/// Rows that nothing cuts, or top_p alone, race as they are read; where the host cannot tell, filters decide.
+TEST(SamplingLaunch, RacesWhatNothingCuts) {
+  const TensorView logits = on_gpu(1 << 20, DType::f32, {16, 128256}), none, tokens = on_gpu(1 << 30, DType::i32, {16});
+  auto kernel = [&](Arch arch, const SamplingFilters& filters) {
+    const RecordingKernels::Launch launch = launch_of(
+        arch, [&](const Context& context) { sampling(RowValues::logits, logits, none, filters, {}, {.tokens = tokens}, context); });
+    if (launch.text.kernel.starts_with("RaceKernel")) {
+      EXPECT_EQ(launch.shape.grid.x, 16 * launch.shape.cluster.x);
+      EXPECT_EQ(launch.shape.cluster.x, arch.has_tma() ? (arch.number < 110 ? 16u : 8u) : 1u);
+    }
+    return launch.text.kernel.substr(0, launch.text.kernel.find(", .threads"));
+  };
+  const TensorView k = on_gpu(2 << 20, DType::i32, {16}), p = on_gpu(3 << 20, DType::f32, {16});
+  for (Arch arch : kArchs) {
+    const std::string race = "RaceKernel<RaceConfig{.input=DType::f32, .values=RowValues(0), .top_p=";
+    EXPECT_EQ(kernel(arch, {}), race + "false");
+    EXPECT_EQ(kernel(arch, {.temperature = 0.5f, .top_k = 128256}), race + "false");
+    EXPECT_EQ(kernel(arch, {.top_p = 0.9f}), race + "true");
+    EXPECT_EQ(kernel(arch, {.top_p = p, .joint = true}), race + "true");
+    for (const SamplingFilters& filters : {SamplingFilters{.temperature = 0.0f}, {.temperature = p}, {.top_k = 5}, {.top_k = k}, {.min_p = 0.1f}})
+      EXPECT_TRUE(kernel(arch, filters).starts_with("SamplingKernel"));
+  }
 }
 
 TEST(RowLaunches, OfTheOtherOps) {
@@ -126,7 +150,7 @@ TEST(SpeculativeTuning, FitsEveryGpu) {
 TEST(RowTuning, VisitsWhatIsLikely) {
   for (Arch arch : kArchs) {
     int count = 0;
-    gpu::for_each_tuned_sampling(arch, [&](const SamplingConfig&) { ++count; });
+    gpu::for_each_tuned_sampling(arch, [&](const auto&) { ++count; });
     gpu::for_each_tuned_softmax(arch, [&](const SoftmaxConfig&) { ++count; });
     gpu::for_each_tuned_renorm(arch, [&](const RenormConfig&) { ++count; });
     gpu::for_each_tuned_speculative(arch, [&](const SpeculativeConfig&) { ++count; });

@@ -13,6 +13,7 @@ namespace flashinfer::gpu {
 template <class T>
 struct RowVectors {
   static constexpr int kVec = 16 / int(sizeof(T));
+  using Vector = Vec<T, kVec>;
   const T* base;     // aligned; the row's first element is base[skip]
   int skip, length;  // elements
   int begin, count;  // the slice: vectors [begin, begin + count)
@@ -27,6 +28,10 @@ struct RowVectors {
   }
   __device__ int first_index(int vec) const { return vec < count ? (begin + vec) * kVec - skip : length; }
   __device__ bool is_whole(int vec) const { return first_index(vec) >= 0 && first_index(vec) + kVec <= length; }
+
+  /// Vectors of the slice from first_whole() up to end_whole() lie within the row.
+  __device__ int first_whole() const { return begin == 0 && skip > 0 ? 1 : 0; }
+  __device__ int end_whole() const { return max(min(count, (length + skip) / kVec - begin), first_whole()); }
 
   static constexpr uint32_t kNan = is_same_v<T, float> ? 0x7fc00000u : is_same_v<T, f16> ? 0x7e007e00u : 0x7fc07fc0u;
   static constexpr uint32_t kLeast = is_same_v<T, float> ? 0xff800000u : is_same_v<T, f16> ? 0xfc00fc00u : 0xff80ff80u;  // -inf
@@ -161,9 +166,8 @@ class RowReader {
   /// the copies.
   template <class F>
   __device__ void for_each_first(const F& f) {
-    // Vectors from `first_whole` on, `whole` of them, need no second look.
-    const int first_whole = row_.begin == 0 && row_.skip > 0 ? 1 : 0;
-    const uint32_t whole = uint32_t(max(min(row_.count, (row_.length + row_.skip) / kVec - row_.begin) - first_whole, 0));
+    const int first_whole = row_.first_whole();
+    const uint32_t whole = uint32_t(row_.end_whole() - first_whole);  // these need no second look
     if constexpr (kChunks > 0) {
       uint32_t slot = at_ % kChunks, phase = at_ / kChunks;
       int vec = int(threadIdx.x);
@@ -236,8 +240,8 @@ class RowReader {
   /// From global memory, one vector ahead.
   template <uint32_t kPadding, class F>
   __device__ void pass(const F& f) const {
-    const int first_whole = row_.skip > 0 ? 1 : 0;
-    const uint32_t whole = uint32_t(max((row_.length + row_.skip) / kVec - first_whole, 0));
+    const int first_whole = row_.first_whole();
+    const uint32_t whole = uint32_t(row_.end_whole() - first_whole);
     const T* at = row_.base + int64_t(threadIdx.x) * kVec;
     auto load = [&](int vec, const T* from) {
       return uint32_t(vec - first_whole) < whole ? Vector::load(from) : row_.load_part(vec, kPadding);

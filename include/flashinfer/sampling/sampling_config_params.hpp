@@ -35,21 +35,23 @@ struct SamplingConfig {
   }
 };
 
-/// Sampling without filters.
+/// Sampling without filters, or with top_p alone.
 struct RaceConfig {
   static constexpr const char *kName = "RaceConfig", *kKernel = "RaceKernel", *kHeader = "sampling/gpu/race_kernel.cuh";
 
-  static constexpr int32_t kSmemBytes = 2048;
+  static constexpr int32_t kStages = 4;  // vectors of a thread in its ring; a power of two
 
   DType input = DType::f32;
   RowValues values = RowValues::logits;
+  bool top_p = false;
   int32_t threads = 256;
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
   int32_t blocks = 3;   // on an SM
 
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return kStages * threads * 16 + 2048; }
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("values", values), f("threads", threads), f("cluster", cluster), f("blocks", blocks);
+    f("input", input), f("values", values), f("top_p", top_p), f("threads", threads), f("cluster", cluster), f("blocks", blocks);
   }
 };
 

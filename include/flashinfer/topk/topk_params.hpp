@@ -99,15 +99,18 @@ struct TopkConfig {
 
   DType input = DType::f32;
   int32_t threads = 512;
-  int32_t vecs = 3;     // 16-byte loads that a thread has in flight
+  int32_t vecs = 2;     // 16-byte loads that a thread has in flight, for a sample or for all
+  int32_t stages = 4;   // vectors of a thread in its ring (RowStream), where registers do not hold the row; 0: no ring
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
 
-  /// Of shared memory, with room for `capacity` candidates: these, the histogram, sums.
-  FLASHINFER_HOST_DEVICE constexpr int smem_bytes(int capacity) const { return capacity * 8 + (8 << 10) + threads / 8 * 5 + 64; }
+  /// Of shared memory, with room for `capacity` candidates: these, the histogram, sums, the ring.
+  FLASHINFER_HOST_DEVICE constexpr int smem_bytes(int capacity) const {
+    return capacity * 8 + (8 << 10) + threads / 8 * 5 + 64 + stages * threads * 16;
+  }
 
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("threads", threads), f("vecs", vecs), f("cluster", cluster);
+    f("input", input), f("threads", threads), f("vecs", vecs), f("stages", stages), f("cluster", cluster);
   }
 };
 

@@ -11,13 +11,15 @@
 
 namespace flashinfer::gpu {
 
-/// The random bits of a row's race.
+/// The random bits of a row's race. `kHeld`: the keys of the rounds are held in 20 registers; the compiler would add them up again for every
+/// four tokens, which is cheaper only where few elements race.
+template <bool kHeld>
 class RaceNoise {
  public:
   __device__ RaceNoise(uint64_t seed, uint64_t offset, uint32_t draw) : keys_(philox_key(seed)), offset_(offset), draw_(draw) {
-    // The keys of the rounds are held in registers: the compiler would add them up again for every four tokens.
 #pragma unroll
-    for (uint32_t& key : keys_.word) key = uint32_t(ptx::opaque(int(key)));
+    for (uint32_t& key : keys_.word)
+      if (kHeld) key = uint32_t(ptx::opaque(int(key)));
   }
 
   /// Of four neighbouring tokens. Where `first` is no multiple of four they lie in two groups.

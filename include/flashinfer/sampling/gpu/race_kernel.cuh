@@ -1,19 +1,23 @@
-// Draws a token from each row of logits or probabilities that no filter cuts, in one pass over the row.
+// Draws a token from each row of logits or probabilities that nothing cuts, or top_p alone, reading the row as it comes.
 // Called by sampling/gpu/sampling.hpp; twin of sampling/cpu/sampling.hpp: the same token wins, bit for bit.
 //
-// Bound by: memory; for few rows by the chain load, race, one barrier of the cluster. About 90 instructions for four elements, half of
-//           them Philox, hide behind the loads.
+// Bound by: memory, one read of the row, with top_p two; for few rows by the chain load, race, one barrier of the cluster. Some 80
+//           instructions for four elements, half of them Philox, hide behind the loads.
 // Threads:  a cluster of blocks a row, each with a slice of it.
-// Memory:   registers; two vectors of each thread are on their way. Nothing of a row is kept, for nobody looks at it again.
+// Memory:   a ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody; nothing of a row is
+//           kept.
 // Method:   probabilities race as they are, and their scores are exact. What a logit weighs depends on the row's maximum, which nobody
 //           knows before the end, so logits race by the logarithms of their scores, approximately. Where a second score is so close to the
-//           best that the approximation cannot tell (one row in ten thousand), the block that saw it runs the exact race of the whole row.
+//           best that the approximation cannot tell (one row in ten thousand), an exact race follows.
+//           Nobody looks for the boundary of top_p: the token that wins without it also wins with it if the mass before it is less than
+//           top_p wants; else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 / top_p)
+//           races in the mean, whatever its shape.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/gpu/row_group.cuh>
-#include <flashinfer/gpu/row_reader.cuh>
+#include <flashinfer/gpu/row_stream.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/row_weight.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -26,30 +30,31 @@ struct RaceKernel {
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
 
   static __device__ void run(const Params& p) {
-    static_assert(sizeof(Smem) <= RaceConfig::kSmemBytes);
+    static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
-    if (threadIdx.x == 0) smem.best = order_key(kLogits ? -kInfinity : 0.0f), smem.close = false;
-    __syncthreads();
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
     RaceKernel(p, smem, int(blockIdx.x) / kCluster).draw();
+    if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
   }
 
  private:
   using T = number_t<kConfig.input>;
   using Row = gpu::RowVectors<T>;
   using Group = gpu::RowGroup<kThreads, kCluster>;
-  using Block = gpu::RowGroup<kThreads, 1>;
+  using Weight = gpu::RowWeight<kConfig.values>;
+  using Prefix = gpu::RowPrefix;
+  using Noise = gpu::RaceNoise<true>;
+  using Stream = gpu::RowStream<T, kThreads, RaceConfig::kStages>;
   static constexpr int kVec = Row::kVec;
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
-  using Vector = gpu::Vec<T, kVec>;
 
   struct Smem {
+    typename Stream::Smem stream;
     typename Group::Smem group;
-    typename Block::Smem block;
     uint32_t best;  // order_key of the best score of this block so far
-    bool close;     // another score is too close to the best to tell
   };
+  /// What a thread has seen.
   struct Scores {
     float most = -kInfinity;    // the largest element, NaN if there is one
     float second = -kInfinity;  // the best score after the best
@@ -61,58 +66,79 @@ struct RaceKernel {
   Smem& smem_;
   const int row_;
   const float scale_;  // c of sampling_params.hpp
-  const gpu::RaceNoise noise_;
+  const T* const input_;
+  const Row slice_;
+  Group group_;
 
   __device__ RaceKernel(const Params& p, Smem& smem, int row)
       : p_(p),
         smem_(smem),
         row_(row),
         scale_(kLogits ? logit_scale(p.temperature.value) : 1.0f),
-        noise_(p.seed.at(row, row), p.offset.at(row, row), p.draw(row)) {}
+        input_(static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride),
+        slice_(input_, p.vocab_size, kCluster, Group::rank()),
+        group_(smem.group) {}
 
   __device__ void draw() {
-    const T* input = static_cast<const T*>(p_.input) + p_.input_row(row_) * p_.input_stride;
-    Group group(smem_.group);
-    Scores scores;
-    race(Row(input, p_.vocab_size, kCluster, Group::rank()), scores, [this] { return bar(); },
-         [&](float x, uint32_t index, uint32_t bits) {
-           const float score = score_of(x, bits);
-           if (score == score) raise(scores, score, index);
-         });
-    // The key of a NaN stands above all others.
-    const auto [best, most_key] = group.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
-    const float most = value_of_order_key<float>(uint32_t(most_key));
-    const bool valid = uint32_t(most_key) != ~0u && (kLogits ? most > -kInfinity : finite_prob(most) >= kLeastProb);
-    if (Group::rank() == 0 && threadIdx.x == 0) write(valid ? index_of_rank(best) : 0u, valid);
-    if constexpr (kLogits) {
-      if (kCluster > 1) gpu::ptx::cluster_arrive();  // the token above is written first
-      const float score = value_of_order_key<float>(key_of_rank(best)), least = score - tolerance(score);
-      if (valid && scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least)) smem_.close = true;
-      __syncthreads();
-      if (!smem_.close) return;
-      if (kCluster > 1) gpu::ptx::cluster_wait();
-      settle(input, most, least);
+    const float top_p = kConfig.top_p ? p_.top_p.at(row_, p_.input_row(row_)) : 1.0f;
+    Weight weight;
+    for (Prefix rest{gpu::kLowestRank, 0};;) {
+      uint64_t winner = race(rest, weight);
+      const bool valid = winner != 0;
+      if (!valid || !kConfig.top_p || top_p >= 1) return write(valid ? index_of_rank(winner) : 0, valid);
+      const uint32_t token = index_of_rank(winner);
+      const uint64_t rank = order_rank(order_key(gpu::load_float(input_ + token)), token);
+      if (is_kept(rank, top_p, weight)) return write(token, true);
+      rest.rank = rank + 1;
     }
   }
 
   __device__ void write(uint32_t token, bool valid) const {
+    if (Group::rank() != 0 || threadIdx.x != 0) return;
     write_token(p_, row_, int32_t(token));
     if (p_.valid) p_.valid[row_] = valid;
   }
 
-  /// The exact race of the row's elements that are not below `least`.
-  __device__ void settle(const T* input, float most, float least) {
-    gpu::RowWeight<kConfig.values> weight;
-    weight.set(most, p_.temperature.value);
-    uint64_t best = 0;
-    Scores ignored;
-    race(Row(input, p_.vocab_size, 1, 0), ignored, [least] { return least; },
-         [&](float x, uint32_t index, uint32_t bits) {
-           const float w = weight(x);
-           if (w > 0) best = max(best, gpu::race_entry(race_score(w, bits), index));
-         });
-    best = Block(smem_.block).max(best);
-    if (threadIdx.x == 0) write(index_of_rank(best), true);
+  /// Whether what lies before `rank` weighs less than top_p of the row. Backwards: what was read last may be in L2 still.
+  __device__ bool is_kept(uint64_t rank, float top_p, const Weight& weight) {
+    gpu::MassSum sum, before;
+    const Prefix::Test is_before = Prefix{rank + 1, 0}.test();
+    for_each<true>([&](const float(&x)[kVec], int first) {
+      float f[kVec];
+      bool counts[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) f[j] = weight(x[j]), counts[j] = is_before(x[j], first + j);
+      sum.add(f, counts, before);
+    });
+    const auto [total, mass] = group_.sum(sum.total, before.total);
+    return mass < needed_mass(top_p, total);
+  }
+
+  /// The winner among the elements of `rest`, in every thread: its index is that of the rank. 0 for a row that is not valid. Sets `weight`.
+  __device__ uint64_t race(const Prefix& rest, Weight& weight) {
+    const Noise noise(p_.seed.at(row_, row_), p_.offset.at(row_, row_), p_.draw(row_));
+    if (threadIdx.x == 0) smem_.best = order_key(kLogits ? -kInfinity : 0.0f);
+    __syncthreads();
+    Scores scores;
+    go_over(noise, rest, scores, [this] { return bar(); },
+            [&](float x, uint32_t index, uint32_t bits) { raise(scores, score_of(x, bits), index); });
+    // The key of a NaN stands above all others.
+    const auto [best, most_key] = group_.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
+    if (uint32_t(most_key) == ~0u || !weight.set(value_of_order_key<float>(uint32_t(most_key)), p_.temperature.value)) return 0;
+    if constexpr (kLogits) {
+      const float score = value_of_order_key<float>(key_of_rank(best)), least = score - tolerance(score);
+      const bool close = scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least);
+      if (group_.max(close)) {
+        uint64_t exact = 0;
+        go_over(noise, rest, scores, [least] { return least; },
+                [&](float x, uint32_t index, uint32_t bits) {
+                  const float w = weight(x);
+                  if (w > 0) exact = max(exact, gpu::race_entry(race_score(w, bits), index));
+                });
+        return group_.max(exact);
+      }
+    }
+    return best;
   }
 
   /// How far scores may be from the logarithms of the exact ones: an approximate logarithm and the roundings of x * c on one side, those of
@@ -123,7 +149,7 @@ struct RaceKernel {
     const float best = value_of_order_key<float>(*static_cast<volatile uint32_t*>(&smem_.best));
     return kLogits ? best - tolerance(best) : best * (0.9998f / 4294967296.0f);
   }
-  /// Not below the score but for roundings; without a logarithm of probabilities, from which a unit of random bits is taken instead.
+  /// Not below the score but for roundings; without a logarithm for probabilities, whose bar is for a unit of the random bits.
   __device__ bool has_chance(float x, uint32_t bits, float bar) const {
     if constexpr (kLogits) {
       return !(PortableScalar::fma(x, scale_, 32.0f - gpu::ptx::lg2(float(bits))) < bar);
@@ -139,6 +165,7 @@ struct RaceKernel {
     }
   }
   __device__ void raise(Scores& scores, float score, uint32_t index) const {
+    if (score != score) return;
     const uint32_t key = order_key(score);
     const uint64_t entry = order_rank(key, index);
     if (entry > scores.best) {
@@ -149,47 +176,45 @@ struct RaceKernel {
       scores.second = fmaxf(scores.second, score);
     }
   }
-
   /// A first bar: each warp's likely winner of its first vectors. Without it, all of them would need a logarithm.
-  __device__ void set_bar(const float (&x)[kVec], const uint32_t (&bits)[kVec], int first, int length) const {
+  __device__ void set_bar(const float (&x)[kVec], const uint32_t (&bits)[kVec], int first, const Prefix::Test& in_rest) const {
     float likeliest = -kInfinity, likely = -kInfinity;
     uint32_t likely_bits = 0;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       const float unit = float(bits[j] | 1u);
       const float chance = kLogits ? PortableScalar::fma(x[j], scale_, -gpu::ptx::lg2(unit)) : x[j] * gpu::ptx::rcp(unit);
-      if (chance > likeliest && first + j >= 0 && first + j < length) likeliest = chance, likely = x[j], likely_bits = bits[j];
+      if (chance > likeliest && in_rest(x[j], first + j) && first + j >= 0 && first + j < slice_.length)
+        likeliest = chance, likely = x[j], likely_bits = bits[j];
     }
     const uint32_t key = gpu::warp_max(likeliest > -kInfinity ? order_key(score_of(likely, likely_bits)) : 0u);
     if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&smem_.best, key);
   }
 
-  /// visit(element, index, random bits) for those of this block's slice that have a chance.
+  /// visit(element, index, random bits) for those elements of this block's slice that belong to `rest` and have a chance.
   template <class Bar, class Visit>
-  __device__ void race(const Row& row, Scores& scores, const Bar& bar, const Visit& visit) const {
-    const int chunks = ceil_div(row.count, kThreads);
-    const int first_whole = row.begin == 0 && row.skip > 0 ? 1 : 0;
-    const uint32_t whole = uint32_t(max(min(row.count, (row.length + row.skip) / kVec - row.begin) - first_whole, 0));
-    const T* slice = row.base + int64_t(row.begin) * kVec;
-    auto load = [&](int chunk) {
-      const int vec = chunk * kThreads + int(threadIdx.x);
-      return uint32_t(vec - first_whole) < whole ? Vector::load_once(slice + int64_t(vec) * kVec) : row.load_part(vec, Row::kLeast);
-    };
-    Vector next = load(0), after = load(1);
-#pragma unroll 1
-    for (int c = 0; c < chunks; ++c) {
-      const Vector now = next;
-      next = after;
-      after = load(c + 2);
-      float x[kVec];
-      now.to_float(x);
+  __device__ void go_over(const Noise& noise, const Prefix& rest, Scores& scores, const Bar& bar, const Visit& visit) {
+    const Prefix::Test in_rest = rest.test();
+    const bool all = rest.rank == gpu::kLowestRank;
+    bool at_first = true;
+    for_each<false>([&](const float(&x)[kVec], int first) {
+      bool any = all;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
-      const int first = (row.begin + c * kThreads + int(threadIdx.x)) * kVec - row.skip;
+      for (int j = 0; j < kVec; ++j) {
+        scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
+        any |= in_rest.reaches(x[j]);
+      }
+      if (!__any_sync(0xffffffffu, any)) return;
       uint32_t bits[kVec];
 #pragma unroll
-      for (int j = 0; j < kVec; j += 4) noise_.bits_of(first + j, *reinterpret_cast<uint32_t(*)[4]>(bits + j));
-      if (c == 0) set_bar(x, bits, first, row.length);
+      for (int j = 0; j < kVec; j += 4) {
+        uint32_t of_four[4];
+        noise.bits_of(first + j, of_four);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) bits[j + i] = of_four[i];
+      }
+      if (at_first) set_bar(x, bits, first, in_rest);
+      at_first = false;
       const float least = bar();
       uint32_t hits = 0;
 #pragma unroll
@@ -201,9 +226,23 @@ struct RaceKernel {
         uint32_t own = bits[0];
 #pragma unroll
         for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value, own = i == j ? bits[i] : own;
-        if (first + j >= 0 && first + j < row.length) visit(value, uint32_t(first + j), own);
+        if (in_rest(value, first + j) && first + j >= 0 && first + j < slice_.length) visit(value, uint32_t(first + j), own);
       }
-    }
+    });
+  }
+
+  /// f(elements, index of the first, which may be negative) for the vectors of this thread, all lanes of a warp together, with -inf for what
+  /// lies outside the row or the slice.
+  template <bool kBackwards, class F>
+  __device__ void for_each(const F& f) {
+    const int chunks = ceil_div(slice_.count, kThreads), thread = int(threadIdx.x);
+    const int start = kBackwards ? (chunks - 1) * kThreads + thread : thread;
+    Stream::for_each(smem_.stream, slice_, start, kBackwards ? -kThreads : kThreads, chunks, Row::kLeast,
+                     [&](const typename Stream::Vector& v, int vec) {
+                       float x[kVec];
+                       v.to_float(x);
+                       f(x, (slice_.begin + vec) * kVec - slice_.skip);
+                     });
   }
 };
 

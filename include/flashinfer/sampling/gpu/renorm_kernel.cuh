@@ -56,7 +56,7 @@ struct RenormKernel {
     const float largest = filter.template look<false>();
     if (!weight.set(largest, 1)) return filter.fill(output, kLogits ? -kInfinity : 0.0f);
     uint64_t total = 0;
-    const gpu::RowPrefix prefix = filter.keep(weight, filters, Filter::kLowestRank, total, !kLogits);
+    const gpu::RowPrefix prefix = filter.keep(weight, filters, gpu::kLowestRank, total, !kLogits);
     if constexpr (kLogits) {
       filter.write(output, [](float x) { return x; }, prefix, 1.0f);
     } else {

@@ -16,24 +16,6 @@
 
 namespace flashinfer::gpu {
 
-/// Elements of rank `rank` and above, and their mass.
-struct RowPrefix {
-  uint64_t rank, mass;
-
-  /// Whether an element belongs to a prefix, without its rank: one comparison, with the last element's value up to its index, with the next
-  /// larger float after it.
-  struct Test {
-    float least, next;
-    int last;
-    __device__ bool reaches(float x) const { return x >= least; }
-    __device__ bool operator()(float x, int index) const { return x >= (index <= last ? least : next); }
-  };
-  __device__ Test test() const {
-    const uint32_t key = key_of_rank(rank);
-    return {value_of_order_key<float>(key), value_of_order_key<float>(key + 1), int(min(index_of_rank(rank), 0x7fffffffu))};
-  }
-};
-
 /// The filters of one row that are on.
 struct RowFilters {
   int32_t top_k = 0;  // 0: off
@@ -58,7 +40,6 @@ class RowFilter {
  public:
   static constexpr int kBins = 256, kListed = 128, kMost = 256;  // entries of a block, of all blocks
   static constexpr int kVec = 4;                                 // elements that a pass looks at together
-  static constexpr uint64_t kLowestRank = uint64_t(order_key(-kInfinity)) << 32;
   using Weight = RowWeight<kValues>;
   static_assert(kThreads >= kBins && kThreads >= kMost);
 
@@ -182,23 +163,6 @@ class RowFilter {
     });
     return group.sum(sum.total);
   }
-  /// The mass of elements of rank `floor` and above, and of those above `rank` alone, which is not below `floor`.
-  __device__ typename Group::Pair masses_from(const Weight& weight, uint64_t floor, uint64_t rank) {
-    MassSum sum, before;
-    const RowPrefix::Test kept = RowPrefix{floor, 0}.test(), first_ones = RowPrefix{rank + 1, 0}.test();
-    for_each([&](const float(&x)[kVec], int first) {
-      float f[kVec];
-      bool counts[kVec];
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        f[j] = weight(kept.reaches(x[j]) ? x[j] : -kInfinity);
-        counts[j] = first_ones(x[j], first + j);
-      }
-      sum.add(f, counts, before);
-    });
-    return group.sum(sum.total, before.total);
-  }
-
   /// The rank of the first element, whose value is `largest`.
   __device__ uint64_t first(float largest) {
     uint64_t best = 0;

@@ -1,4 +1,4 @@
-// What elements of a row weigh in kernels, and the sums of what they weigh as integers (sampling_params.hpp, 2 and 3).
+// What elements of a row weigh in kernels, prefixes of its order, and sums of masses (sampling_params.hpp, 1 to 3).
 #pragma once
 
 #include <flashinfer/sampling/sampling_params.hpp>
@@ -48,7 +48,28 @@ struct RowWeight {
   }
 };
 
-  /// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to.
+  /// The rank of -inf: nothing that is not NaN lies below.
+inline constexpr uint64_t kLowestRank = uint64_t(order_key(-kInfinity)) << 32;
+
+/// Elements of rank `rank` and above, and their mass.
+struct RowPrefix {
+  uint64_t rank, mass;
+
+  /// Whether an element belongs to a prefix, without its rank: one comparison, with the last element's value up to its index, with the next
+  /// larger float after it.
+  struct Test {
+    float least, next;
+    int last;
+    __device__ bool reaches(float x) const { return x >= least; }
+    __device__ bool operator()(float x, int index) const { return x >= (index <= last ? least : next); }
+  };
+  __device__ Test test() const {
+    const uint32_t key = key_of_rank(rank);
+    return {value_of_order_key<float>(key), value_of_order_key<float>(key + 1), int(min(index_of_rank(rank), 0x7fffffffu))};
+  }
+};
+
+/// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to.
   struct MassSum {
     uint64_t total = 0;
 

@@ -1,4 +1,4 @@
-// Host only. Launches sampling: a race of each row where the host knows that no filter cuts it; else clusters that take rows in turn.
+// Host only. Launches sampling: a race of each row where the host knows that top_p alone cuts it, or nothing; else clusters that take rows in turn.
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>
@@ -7,10 +7,10 @@
 
 namespace flashinfer::gpu {
 
-/// Whether the host can tell that every row is drawn from as it is.
+/// Whether the host can tell that nothing cuts the rows, or top_p alone.
 inline bool is_race(const SamplingParams& p) {
-  const bool given = p.temperature.values || p.top_k.values || p.top_p.values || p.min_p.values;
-  const bool filtered = is_greedy(p.temperature.value) || (p.top_k.value > 0 && p.top_k.value < p.vocab_size) || p.top_p.value < 1 || p.min_p.value > 0;
+  const bool given = p.temperature.values || p.top_k.values || p.min_p.values;
+  const bool filtered = is_greedy(p.temperature.value) || (p.top_k.value > 0 && p.top_k.value < p.vocab_size) || p.min_p.value > 0;
   return !given && !filtered;
 }
 
@@ -19,11 +19,12 @@ inline void sampling(const SamplingParams& params, RowValues values, DType input
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
   const bool extras = params.logprob || params.num_top > 0 || params.probs;
   if (!extras && is_race(params)) {
-    const RaceConfig config = tune_race(input, values, params.num_rows, params.vocab_size, device);
+    const bool top_p = params.top_p.values || !(params.top_p.value >= 1);
+    const RaceConfig config = tune(RaceProblem{input, values, top_p, params.num_rows, params.vocab_size}, device);
     LaunchShape shape;
     shape.grid.x = uint32_t(params.num_rows * config.cluster);
     shape.block.x = uint32_t(config.threads);
-    shape.smem_bytes = RaceConfig::kSmemBytes;
+    shape.smem_bytes = config.smem_bytes();
     shape.cluster.x = uint32_t(config.cluster);
     shape.pdl = context.pdl;
     return launch(config, shape, params, context);

@@ -81,27 +81,14 @@ struct SamplingKernel {
     const uint64_t floor = filter_.floor_of(weight, min_p);
     uint64_t total = 0;  // of the row, where it is known
     if constexpr (!kConfig.extras) {
-      // Where only top_p cuts the row, nobody looks for its boundary: the token that wins without it also wins with it if the mass before it
-      // is less than top_p wants; else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 / top_p)
-      // races in the mean, whatever its shape.
-      const bool mass_only = filters.by_mass() && !filters.by_count();
-      Prefix prefix{floor, 0};
-      if (!mass_only) prefix = filter_.keep(weight, filters, floor, total, false);
-      if (!mass_only && filter_.lists_prefix()) return write(row, race_of_list(row, weight, prefix));
-      for (;;) {
-        const int32_t token = race(row, weight, prefix);
-        if (!mass_only) return write(row, token);
-        const uint64_t rank = order_rank(order_key(value_of(row, token)), uint32_t(token));
-        const auto [mass, before] = filter_.masses_from(weight, filters.joint ? Filter::kLowestRank : floor, rank);
-        if (before < needed_mass(filters.top_p, mass)) return write(row, token);
-        prefix.rank = rank + 1;
-      }
+      const Prefix prefix = filter_.keep(weight, filters, floor, total, false);
+      write(row, filter_.lists_prefix() ? race_of_list(row, weight, prefix) : race(row, weight, prefix));
     } else {
       Prefix prefix;
 #pragma unroll 1  // there is one copy of keep(): first what the filters keep, then the row's first elements
       for (bool top = false;; top = true) {
         const Prefix found = filter_.keep(weight, top ? gpu::RowFilters(p_.num_top, 1, false, p_.vocab_size) : filters,
-                                          top ? Filter::kLowestRank : floor, total, !top);
+                                          top ? gpu::kLowestRank : floor, total, !top);
         if (top) {
           write_top(row, weight, found, prefix);
           break;
@@ -124,7 +111,7 @@ struct SamplingKernel {
 
   /// The token's log-probability, and the distribution.
   __device__ void report(int row, const Weight& weight, const Prefix& prefix, uint64_t total, int32_t token) {
-    counted_ = !p_.raw_logprobs ? prefix.mass : total ? total : filter_.mass_from(weight, Filter::kLowestRank);
+    counted_ = !p_.raw_logprobs ? prefix.mass : total ? total : filter_.mass_from(weight, gpu::kLowestRank);
     if (p_.logprob && is_writer()) {
       p_.logprob[row] = log_prob(weight(value_of(row, token)), counted_);
     }
@@ -163,11 +150,11 @@ struct SamplingKernel {
   __device__ float value_of(int row, int32_t token) const {
     return gpu::load_float(static_cast<const T*>(p_.input) + p_.input_row(row) * p_.input_stride + token);
   }
-  __device__ gpu::RaceNoise noise_of(int row) const { return {p_.seed.at(row, row), p_.offset.at(row, row), p_.draw(row)}; }
+  __device__ gpu::RaceNoise<false> noise_of(int row) const { return {p_.seed.at(row, row), p_.offset.at(row, row), p_.draw(row)}; }
 
   /// The token that wins among the elements of `prefix`.
   __device__ int32_t race(int row, const Weight& weight, const Prefix& prefix) {
-    const gpu::RaceNoise noise = noise_of(row);
+    const gpu::RaceNoise<false> noise = noise_of(row);
     const Prefix::Test in_prefix = prefix.test();
     const gpu::BestScore best_score(smem_.best);
     if (threadIdx.x == 0) smem_.best = 0;

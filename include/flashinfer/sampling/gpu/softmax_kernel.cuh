@@ -53,7 +53,7 @@ struct SoftmaxKernel {
     const float largest = filter.template look<true>();
     if (largest != largest) return filter.fill(output, bit_cast<float>(0x7fc00000u));
     if (!weight.set(largest, temperature)) return filter.fill(output, 0.0f);
-    gpu::RowPrefix prefix{Filter::kLowestRank, 0};
+    gpu::RowPrefix prefix{gpu::kLowestRank, 0};
     if (is_greedy(temperature)) {
       prefix = {filter.first(largest), mass_of(1)};
     } else {

@@ -17,7 +17,7 @@
 #include <flashinfer/gpu/ptx/prefetch.cuh>
 #include <flashinfer/gpu/rank_select.cuh>
 #include <flashinfer/gpu/row_group.cuh>
-#include <flashinfer/gpu/row_reader.cuh>
+#include <flashinfer/gpu/row_stream.cuh>
 #include <flashinfer/topk/topk_params.hpp>
 
 namespace flashinfer {
@@ -37,7 +37,12 @@ struct TopkKernel {
   using Vec = gpu::Vec<T, kVec>;
   using Group = gpu::RowGroup<kThreads, kCluster>;
 
+  static constexpr bool kStreams = kConfig.stages > 0;
+  using Stream = gpu::RowStream<T, kThreads, max(kConfig.stages, 2)>;
+  struct NoStream {};
+
   struct Smem {
+    conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
     gpu::RankSelectSmem<kThreads> select;
     uint64_t bound;
     int count;                           // candidates of this block, also those there was no room for
@@ -115,13 +120,17 @@ struct TopkKernel {
     Vec held[kVecs];
 #pragma unroll
     for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
-    if (!whole) prefetch();
+    if (!whole && !kStreams) prefetch();
     uint64_t bound = bound_of(held);
     for (bool in_registers = whole;; in_registers = false) {
       const Limits limits = limits_of(bound);
       if (in_registers) {
 #pragma unroll
         for (int i = 0; i < kVecs; ++i) offer(held[i], sampled_vec(i), limits, bound);
+      } else if constexpr (kStreams) {
+        const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
+        Stream::for_each(smem_.stream, row_, vec_of(warp), kWarps * kCluster * gpu::kWarpSize, own, Row::kNan,
+                         [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
       } else {
 #pragma unroll 1
         for (int chunk = warp; chunk < chunks_; chunk += kSamples) {

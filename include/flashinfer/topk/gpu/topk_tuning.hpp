@@ -23,8 +23,6 @@ constexpr int topk_capacity(const TopkProblem& problem, const DeviceInfo& device
 
 constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) {
   TopkConfig config{.input = problem.input};
-  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too.
-  if (problem.input != DType::f32 && device.arch.number < 100) config.vecs = 4;
   // Few rows: as many blocks share each as there are SMs, while there are some elements for every thread.
   const int64_t least = 8192;
   if (device.arch.number >= 90)
@@ -33,11 +31,15 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   // One block an SM. Eight for a row: registers hold up to 128 K elements of it, which are read once (H200, 1 and 16 rows: 17.0 and 21.7
   // us, with twice the threads 19.2 and 28.4). Fewer: threads enough to keep the memory busy (64 and 128 rows: 25.7 and 32.4 us, with half
   // of them 26.2 and 34.3). More rows: two blocks an SM, so that one's selection hides behind the other's loads.
-  if (config.cluster == 8 && problem.input == DType::f32) {
-    config.vecs = 8;
-  } else if (config.cluster < 8 && problem.num_rows * config.cluster <= device.num_sms && device.arch.number != 75) {
-    config.threads = 1024;
-  }
+  const bool held = config.cluster == 8 && problem.input == DType::f32;
+  const bool few = config.cluster < 8 && problem.num_rows * config.cluster <= device.num_sms;
+  if (few && device.arch.number != 75) config.threads = 1024;
+  // Rings keep more under way than registers: with three loads a thread DRAM was busy for 46 % of the time at 512 rows (H100, ncu).
+  const int smem = config.smem_bytes(topk_capacity(problem, device)) + 1024;
+  if (!held && device.arch.number >= 80 && smem <= device.smem_per_block && smem * (1024 / config.threads) <= device.smem_per_sm) return config;
+  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too.
+  config.stages = 0;
+  config.vecs = held ? 8 : problem.input != DType::f32 && device.arch.number < 100 ? 4 : 3;
   return config;
 }
 
