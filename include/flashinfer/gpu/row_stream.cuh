@@ -14,38 +14,41 @@ struct RowStream {
   static constexpr int kVec = RowVectors<T>::kVec;
 
   struct Smem {
-    alignas(16) T ring[kStages][kThreads][kVec];
+    alignas(16) unsigned char ring[kStages * kThreads * 16];
   };
 
   /// f(vector, its number) for the vectors `first`, first + step, ... of the row's slice, `count` of them; what lies outside the row or the
   /// slice reads as `padding`.
   template <class F>
   __device__ static void for_each(Smem& smem, const RowVectors<T>& row, int first, int step, int count, uint32_t padding, const F& f) {
-    const int thread = int(threadIdx.x), first_whole = row.first_whole(), end_whole = row.end_whole();
-    int ahead = first, vec = first, copied = 0, slot = 0;
-    const T* from = row.base + (int64_t(row.begin) + ahead) * kVec;
-    auto copy = [&](int to) {
-      T* place = smem.ring[to][thread];
-      if (copied < count) {
-        if (ahead < first_whole || ahead >= end_whole) {
-          row.load_part(ahead, padding).store(place);
-        } else if constexpr (ptx::kHasCpAsync) {
-          ptx::cp_async_16(ptx::smem_address(place), from, true);
-        } else {
-          Vector::load(from).store(place);
-        }
+    constexpr uint32_t kSlot = kThreads * 16, kRing = kStages * kSlot;
+    static_assert((kStages & (kStages - 1)) == 0 && (kThreads & (kThreads - 1)) == 0);
+    unsigned char* const own = smem.ring + threadIdx.x * 16;
+    const int first_whole = row.first_whole();
+    const uint32_t whole = uint32_t(row.end_whole() - first_whole);  // others are put together when they are needed
+    int ahead = first - first_whole, vec = first;
+    const T* from = row.base + (int64_t(row.begin) + first) * kVec;
+    auto copy = [&](uint32_t to) {
+      const bool valid = uint32_t(ahead) < whole;
+      if constexpr (ptx::kHasCpAsync) {
+        ptx::cp_async_16(ptx::smem_address(own + to), from, valid);
+        ptx::cp_async_commit();
+      } else if (valid) {
+        Vector::load(from).store(reinterpret_cast<T*>(own + to));
       }
-      ptx::cp_async_commit();
-      ++copied, ahead += step, from += int64_t(step) * kVec;
+      ahead += step, from += int64_t(step) * kVec;
     };
 #pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) copy(s);
+    for (int s = 0; s < kStages - 1; ++s) copy(s * kSlot);
+    uint32_t slot = 0;
 #pragma unroll 1
-    for (int c = 0; c < count; ++c, vec += step, slot = (slot + 1) % kStages) {
+    for (int c = 0; c < count; ++c) {
       ptx::cp_async_wait<kStages - 2>();
-      const Vector v = Vector::load(smem.ring[slot][thread]);
-      copy((slot + kStages - 1) % kStages);
+      Vector v = Vector::load(reinterpret_cast<const T*>(own + slot));
+      copy((slot + kRing - kSlot) % kRing);
+      if (uint32_t(vec - first_whole) >= whole) v = row.load_part(vec, padding);
       f(v, vec);
+      vec += step, slot = (slot + kSlot) % kRing;
     }
   }
 };

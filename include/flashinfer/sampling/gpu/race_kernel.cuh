@@ -52,43 +52,46 @@ struct RaceKernel {
   struct Smem {
     typename Stream::Smem stream;
     typename Group::Smem group;
-    uint32_t best;  // order_key of the best score of this block so far
+    uint32_t best;  // key_of the best score of this block so far
   };
+  /// Keys have the order of scores. Those of probabilities are not negative, and their bits will do.
+  static __device__ uint32_t key_of(float score) { return kLogits ? order_key(score) : bit_cast<uint32_t>(score); }
+  static __device__ float score_of_key(uint32_t key) { return kLogits ? value_of_order_key<float>(key) : bit_cast<float>(key); }
   /// What a thread has seen.
   struct Scores {
     float most = -kInfinity;    // the largest element, NaN if there is one
     float second = -kInfinity;  // the best score after the best
     uint64_t best = 0;          // order_rank of the best score's key and the element's index
-    __device__ float best_score() const { return value_of_order_key<float>(key_of_rank(best)); }
+    __device__ float best_score() const { return score_of_key(key_of_rank(best)); }
   };
 
   const Params& p_;
   Smem& smem_;
   const int row_;
-  const float scale_;  // c of sampling_params.hpp
   const T* const input_;
   const Row slice_;
   Group group_;
+  Weight weight_;
 
   __device__ RaceKernel(const Params& p, Smem& smem, int row)
       : p_(p),
         smem_(smem),
         row_(row),
-        scale_(kLogits ? logit_scale(p.temperature.value) : 1.0f),
         input_(static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride),
         slice_(input_, p.vocab_size, kCluster, Group::rank()),
-        group_(smem.group) {}
+        group_(smem.group) {
+    if (kLogits) weight_.scale = logit_scale(p.temperature.value);
+  }
 
   __device__ void draw() {
     const float top_p = kConfig.top_p ? p_.top_p.at(row_, p_.input_row(row_)) : 1.0f;
-    Weight weight;
     for (Prefix rest{gpu::kLowestRank, 0};;) {
-      uint64_t winner = race(rest, weight);
+      const uint64_t winner = race(rest);
       const bool valid = winner != 0;
       if (!valid || !kConfig.top_p || top_p >= 1) return write(valid ? index_of_rank(winner) : 0, valid);
       const uint32_t token = index_of_rank(winner);
       const uint64_t rank = order_rank(order_key(gpu::load_float(input_ + token)), token);
-      if (is_kept(rank, top_p, weight)) return write(token, true);
+      if (is_kept(rank, top_p)) return write(token, true);
       rest.rank = rank + 1;
     }
   }
@@ -100,39 +103,42 @@ struct RaceKernel {
   }
 
   /// Whether what lies before `rank` weighs less than top_p of the row. Backwards: what was read last may be in L2 still.
-  __device__ bool is_kept(uint64_t rank, float top_p, const Weight& weight) {
+  __device__ bool is_kept(uint64_t rank, float top_p) {
     gpu::MassSum sum, before;
     const Prefix::Test is_before = Prefix{rank + 1, 0}.test();
     for_each<true>([&](const float(&x)[kVec], int first) {
       float f[kVec];
       bool counts[kVec];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = weight(x[j]), counts[j] = is_before(x[j], first + j);
+      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = is_before(x[j], first + j);
       sum.add(f, counts, before);
     });
     const auto [total, mass] = group_.sum(sum.total, before.total);
     return mass < needed_mass(top_p, total);
   }
 
-  /// The winner among the elements of `rest`, in every thread: its index is that of the rank. 0 for a row that is not valid. Sets `weight`.
-  __device__ uint64_t race(const Prefix& rest, Weight& weight) {
+  /// The winner among the elements of `rest`, in every thread: its index is that of the rank. 0 for a row that is not valid. The first
+  /// race finds the maximum too.
+  __device__ uint64_t race(const Prefix& rest) {
     const Noise noise(p_.seed.at(row_, row_), p_.offset.at(row_, row_), p_.draw(row_));
-    if (threadIdx.x == 0) smem_.best = order_key(kLogits ? -kInfinity : 0.0f);
+    if (threadIdx.x == 0) smem_.best = key_of(kLogits ? -kInfinity : 0.0f);
     __syncthreads();
     Scores scores;
     go_over(noise, rest, scores, [this] { return bar(); },
             [&](float x, uint32_t index, uint32_t bits) { raise(scores, score_of(x, bits), index); });
     // The key of a NaN stands above all others.
     const auto [best, most_key] = group_.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
-    if (uint32_t(most_key) == ~0u || !weight.set(value_of_order_key<float>(uint32_t(most_key)), p_.temperature.value)) return 0;
+    if (rest.rank == gpu::kLowestRank &&
+        (uint32_t(most_key) == ~0u || !weight_.set(value_of_order_key<float>(uint32_t(most_key)), p_.temperature.value)))
+      return 0;
     if constexpr (kLogits) {
-      const float score = value_of_order_key<float>(key_of_rank(best)), least = score - tolerance(score);
+      const float score = score_of_key(key_of_rank(best)), least = score - tolerance(score);
       const bool close = scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least);
       if (group_.max(close)) {
         uint64_t exact = 0;
         go_over(noise, rest, scores, [least] { return least; },
                 [&](float x, uint32_t index, uint32_t bits) {
-                  const float w = weight(x);
+                  const float w = weight_(x);
                   if (w > 0) exact = max(exact, gpu::race_entry(race_score(w, bits), index));
                 });
         return group_.max(exact);
@@ -146,27 +152,27 @@ struct RaceKernel {
   static __device__ float tolerance(float score) { return 1e-4f + 1e-6f * fabsf(score); }
   /// What a chance must reach to be looked at.
   __device__ float bar() const {
-    const float best = value_of_order_key<float>(*static_cast<volatile uint32_t*>(&smem_.best));
+    const float best = score_of_key(*static_cast<volatile uint32_t*>(&smem_.best));
     return kLogits ? best - tolerance(best) : best * (0.9998f / 4294967296.0f);
   }
   /// Not below the score but for roundings; without a logarithm for probabilities, whose bar is for a unit of the random bits.
   __device__ bool has_chance(float x, uint32_t bits, float bar) const {
     if constexpr (kLogits) {
-      return !(PortableScalar::fma(x, scale_, 32.0f - gpu::ptx::lg2(float(bits))) < bar);
+      return !(PortableScalar::fma(x, weight_.scale, 32.0f - gpu::ptx::lg2(float(bits))) < bar);
     } else {
-      return x > 0 && x >= bar * float(bits);
+      return x >= bar * float(bits);
     }
   }
   __device__ float score_of(float x, uint32_t bits) const {
     if constexpr (kLogits) {
-      return PortableScalar::fma(finite_logit(x), scale_, -gpu::ptx::lg2(exponential_noise(bits)));
+      return PortableScalar::fma(finite_logit(x), weight_.scale, -gpu::ptx::lg2(exponential_noise(bits)));
     } else {
       return race_score(finite_prob(x), bits);
     }
   }
   __device__ void raise(Scores& scores, float score, uint32_t index) const {
-    if (score != score) return;
-    const uint32_t key = order_key(score);
+    if (kLogits ? score != score : !(score > 0)) return;
+    const uint32_t key = key_of(score);
     const uint64_t entry = order_rank(key, index);
     if (entry > scores.best) {
       if (scores.best) scores.second = scores.best_score();
@@ -183,11 +189,11 @@ struct RaceKernel {
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       const float unit = float(bits[j] | 1u);
-      const float chance = kLogits ? PortableScalar::fma(x[j], scale_, -gpu::ptx::lg2(unit)) : x[j] * gpu::ptx::rcp(unit);
+      const float chance = kLogits ? PortableScalar::fma(x[j], weight_.scale, -gpu::ptx::lg2(unit)) : x[j] * gpu::ptx::rcp(unit);
       if (chance > likeliest && in_rest(x[j], first + j) && first + j >= 0 && first + j < slice_.length)
         likeliest = chance, likely = x[j], likely_bits = bits[j];
     }
-    const uint32_t key = gpu::warp_max(likeliest > -kInfinity ? order_key(score_of(likely, likely_bits)) : 0u);
+    const uint32_t key = gpu::warp_max(likeliest > (kLogits ? -kInfinity : 0.0f) ? key_of(score_of(likely, likely_bits)) : 0u);
     if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&smem_.best, key);
   }
 
@@ -198,13 +204,15 @@ struct RaceKernel {
     const bool all = rest.rank == gpu::kLowestRank;
     bool at_first = true;
     for_each<false>([&](const float(&x)[kVec], int first) {
-      bool any = all;
+      if (all) {  // the first race sees every element
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
-        any |= in_rest.reaches(x[j]);
+        for (int j = 0; j < kVec; ++j) scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
+      } else {
+        bool any = false;
+#pragma unroll
+        for (int j = 0; j < kVec; ++j) any |= in_rest.reaches(x[j]);
+        if (!__any_sync(0xffffffffu, any)) return;
       }
-      if (!__any_sync(0xffffffffu, any)) return;
       uint32_t bits[kVec];
 #pragma unroll
       for (int j = 0; j < kVec; j += 4) {
@@ -213,9 +221,12 @@ struct RaceKernel {
 #pragma unroll
         for (int i = 0; i < 4; ++i) bits[j + i] = of_four[i];
       }
-      if (at_first) set_bar(x, bits, first, in_rest);
-      at_first = false;
+      if (at_first) set_bar(x, bits, first, in_rest), at_first = false;
       const float least = bar();
+      bool any = false;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) any |= has_chance(x[j], bits[j], least);
+      if (!any) return;
       uint32_t hits = 0;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) hits |= has_chance(x[j], bits[j], least) ? 1u << j : 0u;

@@ -85,24 +85,22 @@ struct RowPrefix {
     template <int kCount>
     __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
       constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
-      uint32_t high_bits = 0, low_bits = 0, part_high = 0, part_low = 0, number = 0;
+      constexpr uint32_t kBits = 0x4b400000u;  // of kMagic
+      uint32_t high_bits = 0, low_bits = 0, part_high = 0, part_low = 0;
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
         const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
         const float low = PortableScalar::fma(rest, kStep, kMagic);
         high_bits += bit_cast<uint32_t>(high);
         low_bits += bit_cast<uint32_t>(low);
-        if (counts[j]) part_high += bit_cast<uint32_t>(high), part_low += bit_cast<uint32_t>(low), ++number;
+        if (counts[j]) part_high += bit_cast<uint32_t>(high) - kBits, part_low += bit_cast<uint32_t>(low) - kBits;
       }
-      add_integers(high_bits, low_bits, kCount);
-      part.add_integers(part_high, part_low, number);
+      add_integers(high_bits - kCount * kBits, low_bits - kCount * kBits);
+      part.add_integers(part_high, part_low);
     }
 
    private:
-    __device__ void add_integers(uint32_t high_bits, uint32_t low_bits, uint32_t number) {
-      const int32_t high = int32_t(high_bits - number * 0x4b400000u), low = int32_t(low_bits - number * 0x4b400000u);
-      total += uint64_t((int64_t(high) << 20) + low);
-    }
-  };
+    __device__ void add_integers(uint32_t high, uint32_t low) { total += uint64_t((int64_t(int32_t(high)) << 20) + int32_t(low)); }
+};
 
 }  // namespace flashinfer::gpu
