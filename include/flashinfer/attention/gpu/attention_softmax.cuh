@@ -58,6 +58,7 @@ struct WarpState {
   float o[kRowFragments][kOutFragments][4];
   uint32_t q[kKeepsQ ? Tile::kQkSteps : 1][kRowFragments][4];
   uint32_t q_address, k_address, v_address;  // this lane's rows for ldmatrix, of stage 0
+  float row_scale[kConfig.head_scales ? kRowFragments : 1][2];
 
   /// No keys yet. Called when all that comes before the first tile is done: accumulators fill the registers.
   FLASHINFER_DEVICE void clear() {
@@ -118,6 +119,40 @@ struct WarpState {
           ptx::mma_m16n8k16<Operand>(s[f][n + 1], a[f], b[2], b[3]);
         }
       }
+    }
+  }
+
+  FLASHINFER_DEVICE void find_row_scales(const AttentionParams& p, const AttentionWork& work) {
+    const int32_t group_size = p.plan.group_size(), first_row = work.item.q_tile * kConfig.q_tile;
+    const int32_t kv_head = work.item.head / p.plan.num_vo_tiles;
+#pragma unroll
+    for (int f = 0; f < kRowFragments; ++f)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int32_t row = min(first_row + Tile::row(f, h), work.qo_len * group_size - 1);
+        row_scale[f][h] = p.scales.of_scores(kv_head * group_size + row % group_size, kv_head);
+      }
+  }
+  /// What the cache was divided by comes back before anything else is done to the scores. `token_scales`: of the tile.
+  FLASHINFER_DEVICE void scale_scores(float (&s)[kRowFragments][kScoreFragments][4], const float2* token_scales) const {
+    if constexpr (kConfig.token_scales) {
+      const float2* of_lane = token_scales + Tile::warp_kv() * Tile::kKeysPerWarp + Tile::lane() % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kScoreFragments; ++n) {
+        const float4 scales = *reinterpret_cast<const float4*>(of_lane + n * 8);  // of two tokens
+#pragma unroll
+        for (int f = 0; f < kRowFragments; ++f)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[f][n][e] *= e % 2 ? scales.z : scales.x;
+      }
+    }
+    if constexpr (kConfig.head_scales) {
+#pragma unroll
+      for (int f = 0; f < kRowFragments; ++f)
+#pragma unroll
+        for (int n = 0; n < kScoreFragments; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[f][n][e] *= row_scale[f][e / 2];
     }
   }
 

@@ -48,6 +48,12 @@ constexpr int vo_tile_of(int head_dim_vo) {
   return parts == 1 ? head_dim_vo : min(round_up(ceil_div(head_dim_vo, parts), 16), head_dim_vo);
 }
 
+/// The kernel of a plan for a call whose tokens have scales.
+constexpr AttentionConfig with_token_scales(AttentionConfig c, const DeviceInfo&) {
+  c.token_scales = true;
+  return c;
+}
+
 /// The kernel of a problem. Rows of a tile: 16 when all queries of a request and their group fit (decode), 64, or 128 for prefill.
 /// A batch-invariant problem has 64 whatever max_qo_len is, so that a request's bits do not depend on the others.
 constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& device) {
@@ -82,7 +88,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
 
   // 32 rows of 128 columns and 64 keys leave no registers for what is done to single logits.
   const bool touches_logits = c.soft_cap || c.alibi || c.custom_mask;
-  /// The first shape of which `blocks` share a multiprocessor. Room is left for RoPE, which a call may ask for.
+  /// The first shape of which `blocks` share a multiprocessor. Room is left for RoPE and scales of tokens, which a call may have.
   const auto choose = [&](const auto& shapes, int blocks) {
     for (const Shape& s : shapes) {
       if (!copies_async && s.num_stages > 1) continue;
@@ -92,6 +98,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
       if (touches_logits && rows_per_warp(with) * (padded(with.vo_tile) + keys_per_warp(with)) > 32 * 160) continue;
       with.rope = true;
       if (why_invalid(with, device) || workers_per_sm(with, device) < blocks) continue;
+      if (is_float8(with.kv) && why_invalid(with_token_scales(with, device), device)) continue;
       with.rope = p.flags.rope;
       c = with;
       return true;

@@ -36,6 +36,14 @@ constexpr int head_lanes(const DecodeConfig& c, int num_heads, int max_workers) 
   return lanes;
 }
 
+/// The kernel of a plan for a call whose tokens have scales: these take the place of a few stages.
+constexpr DecodeConfig with_token_scales(DecodeConfig c, const DeviceInfo& device) {
+  c.token_scales = true;
+  const int available = min(device.smem_per_block, device.smem_per_sm / c.blocks_per_sm - 1024);
+  while (c.num_stages > max(c.warps_kv, 2) && smem_bytes(c) > available) c.num_stages -= c.warps_kv;
+  return c;
+}
+
 /// As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
 constexpr void take_shared_memory(DecodeConfig& c, const DeviceInfo& device, int most_stages) {
   for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
@@ -74,6 +82,10 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
   c.load_warps = c.warps_q * c.warps_kv <= 4 ? 2 : 4;
   c.num_items = c.q_tile == 8 ? 3 : 2;
   take_shared_memory(c, device, 12 / c.warps_kv * c.warps_kv);
+  if (is_float8(c.kv) && c.kv_tile > 16 && why_invalid(with_token_scales(c, device), device)) {  // for which a call may ask
+    c.kv_tile /= 2;
+    take_shared_memory(c, device, 12 / c.warps_kv * c.warps_kv);
+  }
   return c;
 }
 
