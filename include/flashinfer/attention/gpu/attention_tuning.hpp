@@ -131,6 +131,12 @@ constexpr void for_each_tuned_attention(Arch arch, Visit&& visit) {
   for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
   tuned({.head_dim_qk = 192, .page_size = 0, .causal = 1});
   tuned({.kv = DType::e4m3, .causal = 1});
+  for (int32_t qo_len : {1, 8, 512}) {
+    AttentionConfig c = tune({.kv = DType::e4m3, .causal = 1, .max_qo_len = qo_len}, device);
+    visit(with_token_scales(c, device));
+    c.head_scales = true;
+    visit(c);
+  }
   tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
   tuned({.causal = 1, .flags = {.soft_cap = true}});
   tuned({.flags = {.custom_mask = true}});

@@ -159,8 +159,15 @@ constexpr void for_each_tuned_decode(Arch arch, Visit&& visit) {
   for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
   for (const DecodeConfig& config : decode_configs({.max_qo_len = 1}, device))
     if (config.cluster_blocks > 1) visit(config);
-  tuned({.kv = DType::e4m3});
-  tuned({.kv = DType::e4m3, .causal = 1});
+  for (int32_t causal : {0, 1}) {
+    tuned({.kv = DType::e4m3, .causal = causal});
+    const AttentionProblem p = {.kv = DType::e4m3, .causal = causal, .max_qo_len = causal ? 4 : 1};
+    if (!prefers_decode(p, device)) continue;
+    DecodeConfig c = tune_decode(p, device);
+    visit(with_token_scales(c, device));
+    c.head_scales = true;
+    visit(c);
+  }
   tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
   tuned({.causal = 1, .flags = {.soft_cap = true}});
   tuned({.flags = {.custom_mask = true}});
