@@ -231,7 +231,8 @@ struct Case {
       scale_buffers[which].assign(page * params.kv.num_pages, std::nanf(""));
       for (int r = 0; r < batch_size; ++r)
         for (int h = 0; h < problem.num_kv_heads; ++h)
-          for (int j = first_owned(r); j < kv_lens[r]; ++j) scale_buffers[which][scale_at(r, h, j, page, token, head)] = std::exp(0.5f * normal());
+          for (int j = first_owned(r); j < kv_lens[r]; ++j)
+            scale_buffers[which][scale_at(r, h, j, page, token, head)] = std::exp(0.5f * normal());
       data = scale_buffers[which].data();
     };
     of_tokens(3, scales.k, scales.k_stride_page, scales.k_stride_token, scales.k_stride_head);

@@ -234,11 +234,15 @@ class AttentionBatch {
         page = (head_major ? head * plan.num_kv_heads : token * slots) + draw(0, 1);
         buffer = poisoned<float>(page * params.kv.num_pages);
         // A cache of small numbers, or of large ones. The generic kernel makes what a cache of q's 16 bits would hold of values.
-        const bool any_size = kConfig.out == DType::bf16 && (kConfig.q == DType::bf16 || std::is_same_v<decltype(kConfig), const DecodeConfig>);
+        const bool any_size =
+            kConfig.out == DType::bf16 && (kConfig.q == DType::bf16 || std::is_same_v<decltype(kConfig), const DecodeConfig>);
         const float unit = std::exp2(float(any_size ? draw(-30, 10) : draw(-4, 4)));
         for (int r = 0; r < plan.batch_size; ++r)
           for (int h = 0; h < plan.num_kv_heads; ++h)
-            for (int j = shape.window_left < 0 || !kConfig.limits ? 0 : max(kv_lens_[r] - (qo_indptr_[r + 1] - qo_indptr_[r]) - shape.window_left, 0); j < kv_lens_[r]; ++j)
+            for (int j = shape.window_left < 0 || !kConfig.limits
+                             ? 0
+                             : max(kv_lens_[r] - (qo_indptr_[r + 1] - qo_indptr_[r]) - shape.window_left, 0);
+                 j < kv_lens_[r]; ++j)
               buffer[scale_at(r, h, j, page, token, head)] = unit * std::exp(0.5f * normal());
         data = buffer.data();
         return unit;
@@ -332,9 +336,8 @@ class AttentionBatch {
       if (scales.v) x *= scales.v[scale_at(r, kv_head, j, scales.v_stride_page, scales.v_stride_token, scales.v_stride_head)];
       return x * scales.of_output(kv_head);
     };
-    return reference::attention_row(
-        kv_len, kConfig.head_dim_vo, dot, logit, value,
-        kConfig.sinks ? sinks_[variant.qo_head_offset + head] : reference::kHidden);
+    return reference::attention_row(kv_len, kConfig.head_dim_vo, dot, logit, value,
+                                    kConfig.sinks ? sinks_[variant.qo_head_offset + head] : reference::kHidden);
   }
 
   std::mt19937 generator_;
@@ -343,7 +346,8 @@ class AttentionBatch {
   std::vector<Kv> k_, v_;
   std::vector<Out> out_;
   float token_unit_ = 1.0f;
-  std::vector<float> q_heads_, k_heads_, v_heads_, k_tokens_, v_tokens_, lse_, alibi_slopes_, sinks_, partial_out_, partial_max_, partial_sum_;
+  std::vector<float> q_heads_, k_heads_, v_heads_, k_tokens_, v_tokens_, lse_, alibi_slopes_, sinks_, partial_out_, partial_max_,
+      partial_sum_;
   std::vector<uint8_t> mask_;
   PlanHeader header_{};
   std::vector<WorkerStart> starts_;

@@ -90,7 +90,8 @@ inline void check_cache(const Check& check, const char* argument, const TensorVi
 }
 
 /// Work items of one launch read while others write: what is written may not share memory with anything.
-inline void check_apart(const Check& check, const char* argument, const TensorView& written, const char* other_argument, const TensorView& other) {
+inline void check_apart(const Check& check, const char* argument, const TensorView& written, const char* other_argument,
+                        const TensorView& other) {
   check.that(!overlap(written, other), argument, "memory of its own",
              [&] { return std::string("memory that ") + other_argument + " lies in"; });
 }
@@ -126,7 +127,8 @@ inline AttentionScales check_scales(const Check& check, const AttentionProblem& 
       throw Unsupported(std::string(check.op) + ": " + argument + ": scales of tokens are for e4m3 and e5m2 caches, this one is " +
                         to_string(p.kv));
   };
-  for (const auto& [argument, t] : {std::pair<const char*, const TensorView&>{"q_scale", q_scale}, {"k_scale", k_scale}, {"v_scale", v_scale}})
+  for (const auto& [argument, t] :
+       {std::pair<const char*, const TensorView&>{"q_scale", q_scale}, {"k_scale", k_scale}, {"v_scale", v_scale}})
     if (t) check.dtype(argument, t, DType::f32), check.device(argument, t, device);
   AttentionScales& s = scales;
   if (q_scale) of_heads("q_scale", q_scale, p.num_qo_heads, "num_qo_heads", s.q_head, s.q_head_stride);

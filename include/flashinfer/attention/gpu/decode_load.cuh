@@ -199,7 +199,8 @@ struct DecodeLoader {
       const int32_t key = first_key + part + lane % kKeysAtOnce;
       const Place at = find(kv_begin, clamp(key, int32_t(0), max(kv_end - 1, int32_t(0))));
       const bool there = key >= first_scale && key < kv_end;
-      copy_scale(to + part * 4, scales.k, at.page * scales.k_stride_page + at.row * scales.k_stride_token + head * scales.k_stride_head, there);
+      copy_scale(to + part * 4, scales.k, at.page * scales.k_stride_page + at.row * scales.k_stride_token + head * scales.k_stride_head,
+                 there);
       copy_scale(to + (kConfig.kv_tile + part) * 4, scales.v,
                  at.page * scales.v_stride_page + at.row * scales.v_stride_token + head * scales.v_stride_head, there);
     }

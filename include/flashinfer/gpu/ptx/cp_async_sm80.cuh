@@ -1,5 +1,5 @@
-// Asynchronous copies from global to shared memory, 16 bytes a thread past the registers and L1, or single words. A thread waits for its own
-// copies, by groups in the order of their commits; a barrier then makes them visible to the others.
+// Asynchronous copies from global to shared memory, 16 bytes a thread past the registers and L1, or single words. A thread waits for its
+// own copies, by groups in the order of their commits; a barrier then makes them visible to the others.
 #pragma once
 
 #include <flashinfer/core/std.hpp>
