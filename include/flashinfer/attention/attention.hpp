@@ -461,8 +461,9 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
     config.alibi = variant.alibi_slopes != nullptr;
     config.custom_mask = variant.custom_mask != nullptr;
     config.sinks = variant.sinks != nullptr;
-    config.head_scales = params.scales.any_of_heads();
-    if (params.scales.any_of_tokens()) config = gpu::with_token_scales(config, context.kernels->device_info(context.device.index));
+    if (params.scales.any_of_heads() || params.scales.any_of_tokens())
+      config = gpu::with_scales(config, params.scales.any_of_heads(), params.scales.any_of_tokens(),
+                                context.kernels->device_info(context.device.index));
     if constexpr (requires { config.rope; }) config.rope = rope;
     gpu::attention(params, config, context, args.user_variant);
   };

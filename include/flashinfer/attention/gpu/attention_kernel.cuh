@@ -91,6 +91,7 @@ struct AttentionKernel {
     typename Loader::KCopy k_copy;
     typename Loader::VCopy v_copy;
     load_q<kConfig>(p, work);
+    if constexpr (kConfig.head_scales) State::publish_row_scales(p, work);
     ptx::cp_async_commit();
     loader.template publish_first<kStages + 1>(p);
     Tile::sync_keys();  // the places of the first tiles are known
@@ -114,7 +115,6 @@ struct AttentionKernel {
     if constexpr (kConfig.rope) rotate_q(p, work);
     state.keep_q();
     state.clear();
-    if constexpr (kConfig.head_scales) state.find_row_scales(p, work);
     float2 scales_ahead;  // of the own key of the tile kStages ahead: they have a step's time to arrive
     using Rows = WarpRows<kConfig>;
     if (Tile::lane() == 0) Rows::of_warp() = Rows(p, work);

@@ -58,7 +58,6 @@ struct WarpState {
   float o[kRowFragments][kOutFragments][4];
   uint32_t q[kKeepsQ ? Tile::kQkSteps : 1][kRowFragments][4];
   uint32_t q_address, k_address, v_address;  // this lane's rows for ldmatrix, of stage 0
-  float row_scale[kConfig.head_scales ? kRowFragments : 1][2];
 
   /// No keys yet. Called when all that comes before the first tile is done: accumulators fill the registers.
   FLASHINFER_DEVICE void clear() {
@@ -122,16 +121,12 @@ struct WarpState {
     }
   }
 
-  FLASHINFER_DEVICE void find_row_scales(const AttentionParams& p, const AttentionWork& work) {
-    const int32_t group_size = p.plan.group_size(), first_row = work.item.q_tile * kConfig.q_tile;
-    const int32_t kv_head = work.item.head / p.plan.num_vo_tiles;
-#pragma unroll
-    for (int f = 0; f < kRowFragments; ++f)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int32_t row = min(first_row + Tile::row(f, h), work.qo_len * group_size - 1);
-        row_scale[f][h] = p.scales.of_scores(kv_head * group_size + row % group_size, kv_head);
-      }
+  /// A thread finds the scale of one row, of its query head and its key head, for those who have the row.
+  static FLASHINFER_DEVICE void publish_row_scales(const AttentionParams& p, const AttentionWork& work) {
+    static_assert(kConfig.q_tile <= Tile::kThreads);
+    const int32_t group_size = p.plan.group_size(), kv_head = work.item.head / p.plan.num_vo_tiles;
+    const int32_t row = work.item.q_tile * kConfig.q_tile + int32_t(threadIdx.x);
+    if (threadIdx.x < kConfig.q_tile) row_scale(int(threadIdx.x)) = p.scales.of_scores(kv_head * group_size + row % group_size, kv_head);
   }
   /// What the cache was divided by comes back before anything else is done to the scores. `token_scales`: of the tile.
   FLASHINFER_DEVICE void scale_scores(float (&s)[kRowFragments][kScoreFragments][4], const float2* token_scales) const {
@@ -152,7 +147,7 @@ struct WarpState {
 #pragma unroll
         for (int n = 0; n < kScoreFragments; ++n)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) s[f][n][e] *= row_scale[f][e / 2];
+          for (int e = 0; e < 4; ++e) s[f][n][e] *= row_scale(Tile::row(f, e / 2));
     }
   }
 
@@ -290,6 +285,11 @@ struct WarpState {
   }
 
  private:
+  /// Behind the row of q, in what keeps rows an odd number of chunks apart.
+  static FLASHINFER_DEVICE float& row_scale(int row) {
+    static_assert(kSmem.q_pitch == padded(kConfig.head_dim_qk) * 2 + 16);
+    return *reinterpret_cast<float*>(dynamic_smem() + kSmem.q + (row + 1) * kSmem.q_pitch - 16);
+  }
   FLASHINFER_DEVICE void load_q_fragments(int step, uint32_t (&a)[kRowFragments][4]) const {
 #pragma unroll
     for (int f = 0; f < kRowFragments; ++f) ptx::ldmatrix_x4(a[f], q_address + f * 16 * kSmem.q_pitch + step * 32);

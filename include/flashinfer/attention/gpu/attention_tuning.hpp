@@ -48,9 +48,9 @@ constexpr int vo_tile_of(int head_dim_vo) {
   return parts == 1 ? head_dim_vo : min(round_up(ceil_div(head_dim_vo, parts), 16), head_dim_vo);
 }
 
-/// The kernel of a plan for a call whose tokens have scales.
-constexpr AttentionConfig with_token_scales(AttentionConfig c, const DeviceInfo&) {
-  c.token_scales = true;
+/// The kernel of a plan for a call with scales of heads, of tokens.
+constexpr AttentionConfig with_scales(AttentionConfig c, bool heads, bool tokens, const DeviceInfo&) {
+  c.head_scales = heads, c.token_scales = tokens;
   return c;
 }
 
@@ -88,7 +88,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
 
   // 32 rows of 128 columns and 64 keys leave no registers for what is done to single logits.
   const bool touches_logits = c.soft_cap || c.alibi || c.custom_mask;
-  /// The first shape of which `blocks` share a multiprocessor. Room is left for RoPE and scales of tokens, which a call may have.
+  /// The first shape of which `blocks` share a multiprocessor. Room is left for RoPE and scales, which a call may have.
   const auto choose = [&](const auto& shapes, int blocks) {
     for (const Shape& s : shapes) {
       if (!copies_async && s.num_stages > 1) continue;
@@ -98,7 +98,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
       if (touches_logits && rows_per_warp(with) * (padded(with.vo_tile) + keys_per_warp(with)) > 32 * 160) continue;
       with.rope = true;
       if (why_invalid(with, device) || workers_per_sm(with, device) < blocks) continue;
-      if (is_float8(with.kv) && why_invalid(with_token_scales(with, device), device)) continue;
+      if (is_float8(with.kv) && why_invalid(with_scales(with, true, true, device), device)) continue;
       with.rope = p.flags.rope;
       c = with;
       return true;
@@ -132,10 +132,9 @@ constexpr void for_each_tuned_attention(Arch arch, Visit&& visit) {
   tuned({.head_dim_qk = 192, .page_size = 0, .causal = 1});
   tuned({.kv = DType::e4m3, .causal = 1});
   for (int32_t qo_len : {1, 8, 512}) {
-    AttentionConfig c = tune({.kv = DType::e4m3, .causal = 1, .max_qo_len = qo_len}, device);
-    visit(with_token_scales(c, device));
-    c.head_scales = true;
-    visit(c);
+    const AttentionConfig c = tune({.kv = DType::e4m3, .causal = 1, .max_qo_len = qo_len}, device);
+    visit(with_scales(c, true, false, device));
+    visit(with_scales(c, false, true, device));
   }
   tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
   tuned({.causal = 1, .flags = {.soft_cap = true}});
