@@ -25,7 +25,8 @@ struct BatchShape {
   int page_size = 16;
   bool causal = false, batch_invariant = false;
   int window_left = -1, cut_tiles = 1, max_workers = 7;
-  float sm_scale = 0;  // 0: 1 / sqrt(head_dim)
+  float sm_scale = 0;         // 0: 1 / sqrt(head_dim)
+  float value_spread = 0.5f;  // how far the scales of values are apart
 };
 
 template <AttentionConfig kConfig>
@@ -227,7 +228,7 @@ class AttentionBatch {
       of_heads(v_heads_, plan.num_kv_heads, scales.v_head, scales.v_head_stride);
     }
     if (kConfig.token_scales) {
-      auto of_tokens = [&](std::vector<float>& buffer, const float*& data, int64_t& page, int64_t& token, int64_t& head) {
+      auto of_tokens = [&](float spread, std::vector<float>& buffer, const float*& data, int64_t& page, int64_t& token, int64_t& head) {
         const int slots = max(plan.page_size, int32_t(1));
         const bool head_major = draw(0, 1);
         head = head_major ? slots : draw(1, 2), token = head_major ? 1 : head * plan.num_kv_heads;
@@ -243,15 +244,15 @@ class AttentionBatch {
                              ? 0
                              : max(kv_lens_[r] - (qo_indptr_[r + 1] - qo_indptr_[r]) - shape.window_left, 0);
                  j < kv_lens_[r]; ++j)
-              buffer[scale_at(r, h, j, page, token, head)] = unit * std::exp(0.5f * normal());
+              buffer[scale_at(r, h, j, page, token, head)] = unit * std::exp(spread * normal());
         data = buffer.data();
         return unit;
       };
       const int which = draw(0, 3);
       float unit = 1.0f;
-      if (which != 1) unit = of_tokens(k_tokens_, scales.k, scales.k_stride_page, scales.k_stride_token, scales.k_stride_head);
+      if (which != 1) unit = of_tokens(0.5f, k_tokens_, scales.k, scales.k_stride_page, scales.k_stride_token, scales.k_stride_head);
       token_unit_ = unit;
-      if (which != 2) of_tokens(v_tokens_, scales.v, scales.v_stride_page, scales.v_stride_token, scales.v_stride_head);
+      if (which != 2) of_tokens(shape.value_spread, v_tokens_, scales.v, scales.v_stride_page, scales.v_stride_token, scales.v_stride_head);
     }
   }
   int64_t scale_at(int r, int h, int j, int64_t page, int64_t token, int64_t head) const {

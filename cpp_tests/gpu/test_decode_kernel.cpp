@@ -121,6 +121,8 @@ TEST(DecodeKernel, ScalesOfTokens) {
   for (int page_size : {1, 3, 16})
     expect_attention<kE4m3>({.most_qo = 1, .most_kv = 900, .most_group = 8, .page_size = page_size}, 310 + uint32_t(page_size), 3);
   expect_attention<kE4m3>({.most_qo = 4, .most_group = 2, .causal = true, .window_left = 30}, 330, 4);
+  // So far apart that the unit of the accumulators moves up again and again.
+  expect_attention<kE4m3>({.most_qo = 1, .most_kv = 2000, .most_group = 8, .max_workers = 3, .value_spread = 3.0f}, 350, 4);
   constexpr DecodeConfig kE5m2 = {.q = DType::f16,
                                   .kv = DType::e5m2,
                                   .out = DType::f16,
