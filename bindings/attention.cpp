@@ -21,27 +21,18 @@ DType dtype_of(const char* op, const char* argument, const std::string& name) {
   Check(op).fail(argument, "float16, bfloat16, float32, float8_e4m3fn or float8_e5m2", name);
 }
 
-/// None, a number, or a tensor of one element, which is read: on a device that waits for it.
-float scale_of(const char* op, const char* argument, nb::handle scale) {
-  if (scale.is_none()) return 1.0f;
+/// What a scale is on the host: a number, or a tensor of one element, which is read.
+float number_of(const char* op, const char* argument, nb::handle scale) {
   const auto finite = [&](double value) {
     Check(op).that(std::isfinite(value), argument, "a finite number", [&] { return std::to_string(value); });
     return float(value);
   };
   if (PyFloat_CheckExact(scale.ptr())) return finite(PyFloat_AS_DOUBLE(scale.ptr()));
-  nb::object number = nb::borrow(scale);
-  if (nb::hasattr(scale, "item")) {
-    try {
-      number = scale.attr("item")();
-    } catch (nb::python_error&) {
-      throw Unsupported(std::string(op) + ": " + argument + ": a scale for the whole tensor, a number or one element, is supported; got " +
-                        nb::cast<std::string>(nb::str(nb::getattr(scale, "shape", nb::str("several elements")))) + " of them");
-    }
-  }
+  nb::object number = nb::hasattr(scale, "item") ? scale.attr("item")() : nb::borrow(scale);
   const double value = PyFloat_AsDouble(number.ptr());
   if (value == -1.0 && PyErr_Occurred()) {
     PyErr_Clear();
-    throw nb::type_error((std::string(op) + ": " + argument + ": expected a number or a tensor of one element").c_str());
+    throw nb::type_error((std::string(op) + ": " + argument + ": expected a number or a tensor of float32").c_str());
   }
   return finite(value);
 }
@@ -116,6 +107,37 @@ KeysValues paged_caches(Call& call, nb::handle caches, bool hnd) {
 
 /// As [num_tokens, num_kv_heads, head_dim].
 TensorView ragged_view(const TensorView& t, bool hnd) { return hnd && t.ndim == 3 ? swapped(t, 0, 1) : t; }
+
+/// A scale: None, a number, which multiplies `factor`, or a tensor that the kernels read where it lies. One element on the host, or of
+/// another dtype than float32, is a number too.
+TensorView scale_of(Call& call, const char* op, const char* argument, nb::handle scale, float& factor) {
+  if (scale.is_none()) return {};
+  if (nb::hasattr(scale, "__dlpack__")) {
+    const TensorView t = call.anywhere(argument, Tensor{nb::borrow(scale)});
+    if (t.numel() != 1 || (t.dtype == DType::f32 && !t.is_cpu() && !call.is_on_cpu())) return t;
+  }
+  factor *= number_of(op, argument, scale);
+  return {};
+}
+
+/// Scales of tokens, shaped as a cache without its last dimension, in the order of the NHD layout.
+TensorView paged_scales(const TensorView& t, bool hnd, int32_t page_size) {
+  if (t.ndim == 2 && page_size == 1) return with_dim(t, 1);
+  return hnd && t.ndim == 3 ? swapped(t, 1, 2) : t;
+}
+TensorView ragged_scales(const TensorView& t, bool hnd) { return hnd && t.ndim == 2 ? swapped(t, 0, 1) : t; }
+
+/// What the caller gave for q, k and v.
+struct Scales {
+  nb::handle q, k, v;
+
+  void read(Call& call, const char* op, const char* q_name, AttentionArguments& args, bool hnd, int32_t page_size) const {
+    const auto of_cache = [&](const TensorView& t) { return page_size ? paged_scales(t, hnd, page_size) : ragged_scales(t, hnd); };
+    args.q_scale = scale_of(call, op, q_name, q, args.variant.sm_scale);
+    args.k_scale = of_cache(scale_of(call, op, "k_scale", k, args.variant.sm_scale));
+    args.v_scale = of_cache(scale_of(call, op, "v_scale", v, args.out_scale));
+  }
+};
 
 /// {"name": of the file in compile errors, "source": C++ text, "functor": its type, "params": its bytes}.
 struct Variant {
@@ -323,15 +345,13 @@ struct Plan {
   }
 
   nb::object run_with(Call& call, const KeysValues& kv, const TensorView& q, const OptionalTensor& out, const OptionalTensor& lse,
-                      bool return_lse, nb::handle q_scale, nb::handle k_scale, nb::handle v_scale, const OptionalTensor& sinks,
-                      nb::handle variant) const {
+                      bool return_lse, const Scales& scales, const OptionalTensor& sinks, nb::handle variant) const {
     const AttentionProblem& p = planned.problem;
     Check("run").rank("q", q, 3);
     AttentionArguments now = args;
 
     const char* const op = now.op = "run";
-    now.variant.sm_scale *= scale_of(op, "q_scale", q_scale) * scale_of(op, "k_scale", k_scale);
-    now.out_scale = scale_of(op, "v_scale", v_scale);
+    scales.read(call, op, "q_scale", now, hnd, p.page_size);
     now.sinks = call.in("sinks", sinks);
     const Variant user(variant, now);
     Output output = call.out("out", out, p.out, {q.shape[0], p.num_qo_heads, p.head_dim_vo});
@@ -348,7 +368,7 @@ struct Plan {
                        std::optional<bool> enable_pdl, nb::handle variant) const {
     Call call("run", enable_pdl);
     const TensorView queries = call.in("q", q);
-    return run_with(call, paged_caches(call, paged_kv_cache, hnd), queries, out, lse, return_lse, q_scale, k_scale, v_scale, sinks,
+    return run_with(call, paged_caches(call, paged_kv_cache, hnd), queries, out, lse, return_lse, {q_scale, k_scale, v_scale}, sinks,
                     variant);
   }
 
@@ -358,7 +378,7 @@ struct Plan {
     Call call("run", enable_pdl);
     const TensorView queries = call.in("q", q), keys = call.in("k", k), values = call.in("v", v);
     refuse_fp4("run", keys, values);
-    return run_with(call, {ragged_view(keys, hnd), ragged_view(values, hnd)}, queries, out, lse, return_lse, q_scale, k_scale, v_scale,
+    return run_with(call, {ragged_view(keys, hnd), ragged_view(values, hnd)}, queries, out, lse, return_lse, {q_scale, k_scale, v_scale},
                     sinks, variant);
   }
 
@@ -528,8 +548,9 @@ nb::object single(const std::string& op_name, const Tensor& q_tensor, const Tens
   AttentionArguments args;
   args.op = op;
   set_numbers(op, args.variant, p.head_dim_qk, rope, sm_scale, logits_soft_cap, rope_scale, rope_theta);
-  args.variant.sm_scale *= scale_of(op, "q_scale", q_scale) * scale_of(op, "k_scale", k_scale);
-  args.out_scale = scale_of(op, "v_scale", v_scale);
+  const char* const q_name = decode ? "q_scale" : "scale_q";
+  Scales{q_scale, k_scale, v_scale}.read(call, op, q_name, args, hnd, 0);
+  if (args.q_scale && args.q_scale.numel() != 1) check.shape(q_name, args.q_scale, {{"num_qo_heads", p.num_qo_heads}});
   args.alibi_slopes = call.in("alibi_slopes", alibi_slopes);
   args.sinks = call.in("sinks", sinks);
   const Context& context = call.context();

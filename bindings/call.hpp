@@ -56,6 +56,8 @@ class Call {
     return out(argument, given, like.dtype, like.shape, like.ndim);
   }
 
+  /// Is the device of the tensors read so far the CPU?
+  bool is_on_cpu() const { return context_.device.type == DeviceType::cpu; }
   /// The device, stream and kernels of the tensors read so far.
   const Context& context();
   /// Runs f(context) without the GIL: nothing in f may touch a Python object.

@@ -81,7 +81,7 @@ for op in (SINGLE_DECODE, SINGLE_PREFILL):
     bad(op, "pos_encoding_mode", {"pos_encoding_mode": "ROPE"})
     bad(op, "sinks", {"sinks": torch.ones(7)}, {"sinks": half(8)}, {"sinks": torch.ones(8, 1)}, {"sinks": torch.ones(16)[::2]})
     for scale in ("q_scale", "k_scale", "v_scale") if op == SINGLE_DECODE else ("scale_q", "k_scale", "v_scale"):
-        bad(op, scale.replace("scale_q", "q_scale"), {scale: float("nan")}, {scale: torch.tensor(float("inf"))})
+        bad(op, scale, {scale: float("nan")}, {scale: torch.tensor(float("inf"))})
     bad(op, "window_left", {"window_left": 2**31}, {"window_left": "1"})
     bad(op, "sm_scale", {"sm_scale": "1"})
 bad(SINGLE_DECODE, "q", {"q": half(7, 8, 64)})
@@ -89,6 +89,9 @@ bad(SINGLE_PREFILL, "q", {"q": half(8, 64)}, {"q": [1.0], "pos_encoding_mode": "
 bad(SINGLE_PREFILL, "causal", {"causal": "yes"})
 bad(SINGLE_PREFILL, "scale_q", {"scale_q": torch.ones(3)})
 bad(SINGLE_PREFILL, "v_scale", {"v_scale": torch.ones(3)}, {"scale_v": torch.ones(16)})
+bad(SINGLE_PREFILL, "k_scale", {"k_scale": torch.ones(3)}, {"scale_k": torch.ones(19, 2)}, {"k_scale": torch.ones(2, 20)}, {"k_scale": half(2)})
+bad(SINGLE_DECODE, "q_scale", {"q_scale": torch.ones(2)}, {"q_scale": half(8)})
+bad(SINGLE_DECODE, "v_scale", {"v_scale": torch.ones(20, 3)}, {"v_scale": np.ones(2)})
 bad(SINGLE_DECODE, "q_scale", {"q_scale": "1"})
 bad(SINGLE_PREFILL, "k_scale", {"k_scale": 1.0, "scale_k": 1.0})
 bad(SINGLE_PREFILL, "v_scale", {"v_scale": object()})
@@ -153,6 +156,10 @@ for op in (DECODE + ".run", PAGED + ".run", RAGGED + ".run"):
     bad(op, "sinks", {"sinks": torch.ones(7)}, {"sinks": half(8)})
     bad(op, "k_scale", {"k_scale": object()}, {"k_scale": float("nan")})
     bad(op, "v_scale", {"v_scale": float("nan")}, {"v_scale": torch.tensor(float("inf"))})
+    bad(op, "q_scale", {"q_scale": torch.ones(2)}, {"q_scale": torch.ones(1, 8)}, {"q_scale": half(8)}, {"q_scale": torch.ones(8).to("meta")}, {"q_scale": [1.0]})
+    for name in ("k_scale", "v_scale"):
+        bad(op, name, {name: torch.ones(3)}, {name: torch.ones(8)}, {name: half(2)}, {name: torch.ones(2, dtype=torch.float64)}, {name: torch.ones(2, 2)})
+        bad(op, name, {name: torch.ones(5, 2, 16)}, {name: torch.ones(4, 16, 2)}, {name: torch.ones(5, 16, 2, 1)}, {name: torch.ones(24, 2)}, {name: torch.ones(0)})
     bad(op, "plan", lambda call: {"self": type(call["self"])(workspace())})
 for op in (DECODE + ".run", PAGED + ".run"):
     caches = lambda k=half(5, 16, 2, 64), v=half(5, 16, 2, 64): {"paged_kv_cache": (k, v)}

@@ -145,30 +145,3 @@ def test_variable_block_sparse(device, check, generator):
     assert wrapper.run(q, k, v, out=given) is given and torch.equal(given, out)
     with pytest.raises(flashinfer.InvalidArgument, match="block_row_sz"):
         wrapper.plan(mask, rows + torch.tensor([[1], [0]]), columns, heads, kv_heads, 64)
-
-
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16], ids=str)
-def test_scales_of_heads(device, check, dtype):
-    """run(q, cache, q_scale, k_scale, v_scale), float32 [num_qo_heads] and [num_kv_heads]: what FP8 queries come with."""
-    batch = Batch([20, 3], [40, 70], heads=(6, 2), dtype=dtype, device=device)
-    q_scale, k_scale, v_scale = (batch.draw(n).abs() + 0.5 for n in (6, 2, 2))
-    plain = Batch([20, 3], [40, 70], heads=(6, 2), dtype=torch.float64)
-    plain.q = batch.q.cpu().double() * q_scale.cpu()[:, None]
-    plain.k, plain.v = ([t.cpu().double() * scale.cpu()[:, None] for t in parts] for parts, scale in ((batch.k, k_scale), (batch.v, v_scale)))
-    ref, ref_lse = plain.reference(causal=True)
-    caches, *lengths = batch.paged(16)
-    paged = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace(device))
-    paged.plan(batch.qo_indptr, *lengths, 6, 2, 64, 16, causal=True, q_data_type=dtype, o_data_type="bfloat16")
-    ragged = BatchPrefillWithRaggedKVCacheWrapper(workspace(device))
-    ragged.plan(batch.qo_indptr, batch.kv_indptr, 6, 2, 64, causal=True, q_data_type=dtype)
-    for out, lse in (
-        paged.run(batch.q, caches, q_scale, k_scale, v_scale, return_lse=True),
-        ragged.run(batch.q, *batch.ragged(), q_scale, k_scale, v_scale, return_lse=True),
-    ):
-        assert out.dtype == torch.bfloat16
-        check(out, ref, 1e-2)
-        check_lse(lse, ref_lse, 3e-2)
-    given = torch.empty(23, 6, 64, dtype=torch.bfloat16, device=device)
-    assert paged.run(batch.q, caches, q_scale, 1.0, None, out=given) is given
-    one = flashinfer.single_prefill_with_kv_cache(batch.q[:20], batch.k[0], batch.v[0], q_scale, k_scale, v_scale, torch.bfloat16, causal=True)
-    check(one, ref[:20], 1e-2)

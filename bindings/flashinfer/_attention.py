@@ -1,7 +1,12 @@
 """What the attention wrappers share: names of dtypes, modes and errors, and the plan behind run().
 
-Scales (q_scale, k_scale, v_scale) are numbers or tensors of one element. A tensor on a GPU is read back, which waits for it and
-cannot be captured: pass numbers in CUDA graphs.
+Scales (q_scale, k_scale, v_scale) undo what queries, keys and values were divided by, each a number or a float32 array on the device of
+the queries, where kernels read it, so that it can be captured in a CUDA graph:
+  one element, or one for each head: [num_qo_heads] for q_scale, [num_kv_heads] for k_scale and v_scale
+  for FP8 caches also one for each token and head: shaped as the cache without its last dimension, that is [num_pages, page_size,
+  num_kv_heads] (NHD) or [num_pages, num_kv_heads, page_size] (HND), ragged [num_tokens, num_kv_heads] or [num_kv_heads, num_tokens]
+Results are those of a cache of 16 bits that holds keys times their scales and values times theirs. Scales of tokens that no request
+has may be anything.
 """
 
 import functools
@@ -128,38 +133,6 @@ def cut_of(batch_invariant, fixed_split_size, disable_split_kv, page_size):
     return batch_invariant, _CUT_LEN if batch_invariant else 0
 
 
-def per_head(*scales):
-    """Is any scale a tensor of several elements, one a head?"""
-    return any(getattr(scale, "ndim", 0) and scale.shape[-1] > 1 for scale in scales)
-
-
-def _of_query_heads(op, argument, scale, like):
-    """A scale of the whole tensor, of query heads or of the key heads that they read, as [num_qo_heads, 1]."""
-    import torch
-
-    if not torch.is_tensor(like):
-        raise Unsupported(f"{op}: {argument}: scales of heads are for torch tensors; got {type(like).__name__}")
-    num_qo_heads = like.shape[1]
-    scale = torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float32, device=like.device).reshape(-1)
-    if scale.numel() == 0 or num_qo_heads % scale.numel():
-        raise refuse(op, argument, f"{argument}: expected a scale for each head, or one, of num_qo_heads={num_qo_heads}, got {scale.numel()}")
-    return scale.repeat_interleave(num_qo_heads // scale.numel())[:, None]
-
-
-def fold_head_scales(op, names, q, q_scale, k_scale):
-    """Queries times the scales of their heads and of the keys' heads, which the caller knows by these names. FP8 queries become
-    float16, which every kernel converts them to."""
-    import torch
-
-    scale = _of_query_heads(op, names[0], q_scale, q) * _of_query_heads(op, names[1], k_scale, q)
-    return (q.float() * scale).to(torch.float16 if q.dtype.itemsize == 1 else q.dtype)
-
-
-def scale_heads(op, name, out, v_scale):
-    """out *= the scale of the values' heads, in place."""
-    return out.copy_(out.float() * _of_query_heads(op, name, v_scale, out))
-
-
 def is_tensor(x):
     return hasattr(x, "__dlpack__")
 
@@ -263,18 +236,10 @@ class Wrapper:
             return result
         self._plan = result
         self._int_workspace_buffer = result.int_workspace
-        self._arguments, self._plan_of_folded = arguments, None
 
     def _again(self, qo_indptr, kv_indptr, kv_indices, last_page_len, asked, options={}):
         """Plans another batch for what the last plan() was asked, in one call. False: plan anew."""
-        if self._plan is None or not self._plan.again(qo_indptr, kv_indptr, kv_indices, last_page_len, asked, options):
-            return False
-        self._plan_of_folded = None
-        return True
-
-    def _was_asked(self, asked, options={}):
-        if self._arguments["q_data_type"] not in ("e4m3", "e5m2"):  # whose scales of heads take a second plan, of all arguments
-            self._plan.remember(asked, options)
+        return self._plan is not None and self._plan.again(qo_indptr, kv_indptr, kv_indices, last_page_len, asked, options)
 
     def _remember(self, causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta):
         self._options = causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta
@@ -310,21 +275,6 @@ class Wrapper:
             raise Unsupported("run: skip_softmax_threshold_scale_factor is not supported")
         if window_left is not None and window_left != self._window_left:
             raise refuse("run", "window_left", f"window_left: expected the planned {self._window_left}, got {window_left}")
-
-    def _run_per_head(self, run, q, caches, scales, out, lse, return_lse, sinks, enable_pdl):
-        """Scales of heads, for torch: those of q and k are multiplied into the queries, those of v into the output. FP8 queries change
-        their dtype by that, for which the first run plans once more: it cannot be captured."""
-        plan = self._planned()
-        if self._arguments["q_data_type"] in ("e4m3", "e5m2"):
-            if self._plan_of_folded is None:
-                options = dict(hnd=self._kv_layout == "HND", reusable=self._use_cuda_graph, backend=self._backend, **{**self._arguments, "q_data_type": "f16"})
-                self._plan_of_folded = _flashinfer._plan_attention(self._float_workspace_buffer, **options)
-            plan = self._plan_of_folded
-        q_scale, k_scale, v_scale = scales
-        arguments = (out, lse, True, None, None, None, sinks, enable_pdl, None)
-        out, lse = getattr(plan, run)(fold_head_scales("run", ("q_scale", "k_scale"), q, q_scale, k_scale), *caches, *arguments)
-        scale_heads("run", "v_scale", out, v_scale)
-        return (out, lse) if return_lse else out
 
     def _positional(self, args, q_scale, k_scale, v_scale, sinks):
         """The positional tail of run(): the scales of q, k and v, or sink and sm_scale of the sink variant."""

@@ -10,7 +10,7 @@ import functools
 import warnings
 
 from . import _flashinfer
-from ._attention import Wrapper, alibi_slopes, call, check_kv_layout, check_pos_encoding_mode, cut_of, dtype_names, is_tensor, per_head, refuse
+from ._attention import Wrapper, alibi_slopes, call, check_kv_layout, check_pos_encoding_mode, cut_of, dtype_names, is_tensor, refuse
 from ._flashinfer import Unsupported
 
 __all__ = [
@@ -43,7 +43,8 @@ def single_decode_with_kv_cache(
     """softmax(q k^T * sm_scale) v of one query token: out [num_qo_heads, head_dim], and with return_lse its log2-sum-exp [num_qo_heads].
 
     q [num_qo_heads, head_dim]; k, v [kv_len, num_kv_heads, head_dim] (NHD) or [num_kv_heads, kv_len, head_dim] (HND).
-    sm_scale is 1 / sqrt(head_dim) unless given, times q_scale and k_scale; v_scale multiplies the output.
+    sm_scale is 1 / sqrt(head_dim) unless given. q_scale, k_scale, v_scale: numbers, or float32 arrays of heads (of q, of k and v) or, for
+    k and v in FP8, of tokens and heads, shaped as k without its last dimension.
     """
     check_pos_encoding_mode("single_decode_with_kv_cache", pos_encoding_mode)
     check_kv_layout("single_decode_with_kv_cache", kv_layout)
@@ -159,7 +160,7 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
             return
         named = _name_positional(type(self).__name__, args, options) if args else options
         self._plan_batch(indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, **named)
-        self._was_asked(asked, options)
+        self._plan.remember(asked, options)
 
     begin_forward = plan
 
@@ -333,7 +334,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
 
         q [batch_size * q_len_per_req, num_qo_heads, head_dim]. paged_kv_cache: (k_cache, v_cache), each [num_pages, page_size,
         num_kv_heads, head_dim] (NHD) or [num_pages, num_kv_heads, page_size, head_dim] (HND), or both stacked on dimension 1; with
-        page size 1 that dimension may be missing. sinks: float32 [num_qo_heads], logits that join the softmax without a value.
+        page size 1 that dimension may be missing. q_scale, k_scale, v_scale: what q and the caches are multiplied by, numbers or float32
+        arrays: of heads, [num_qo_heads] for q, [num_kv_heads] for k and v, or of tokens and heads of an FP8 cache, shaped as it without
+        its last dimension. sinks: float32 [num_qo_heads], logits that join the softmax without a value.
         variant: {"name", "source", "functor", "params"}, a functor as in flashinfer/attention/variant.hpp, its C++ source, and the
         bytes that it finds in VariantParams::user (GPU alone).
         """
@@ -342,9 +345,6 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
             self._check_rare(window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
-                if per_head(q_scale, k_scale, v_scale):
-                    scales = q_scale, k_scale, v_scale
-                    return self._run_per_head("run_paged", q, (paged_kv_cache,), scales, out, lse, return_lse, sinks, enable_pdl)
             if q_len_per_req is not None:
                 warnings.warn("q_len_per_req of run() is deprecated: pass it to plan()", DeprecationWarning, stacklevel=2)
                 if q.shape[0] != self._batch_size * q_len_per_req:
@@ -420,6 +420,6 @@ def fast_decode_plan(
     asked = num_qo_heads, num_kv_heads, head_dim, page_size
     if not self._again(None, *arrays, asked, options):
         self._plan_batch(*arrays, *asked, **options)
-        self._was_asked(asked, options)
+        self._plan.remember(asked, options)
     elif not self._use_cuda_graph:
         self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = arrays

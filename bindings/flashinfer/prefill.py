@@ -17,11 +17,8 @@ from ._attention import (
     cut_of,
     dtype_name,
     dtype_names,
-    fold_head_scales,
     is_tensor,
-    per_head,
     refuse,
-    scale_heads,
 )
 from ._flashinfer import Unsupported
 
@@ -63,8 +60,8 @@ def single_prefill_with_kv_cache(
     """softmax(q k^T * sm_scale) v of one request: out [qo_len, num_qo_heads, head_dim_vo], and with return_lse its log2-sum-exp.
 
     q [qo_len, num_qo_heads, head_dim_qk]; k, v [kv_len, num_kv_heads, head_dim] (NHD) or [num_kv_heads, kv_len, head_dim] (HND).
-    The last query is aligned with the last key. custom_mask: bool [qo_len, kv_len], or its bits, in place of causal. Scales are of
-    whole tensors, or for torch tensors of heads: float32 [num_qo_heads] for q, [num_kv_heads] for k and v. Sums are always float32.
+    The last query is aligned with the last key. custom_mask: bool [qo_len, kv_len], or its bits, in place of causal. Scales as in
+    BatchDecodeWithPagedKVCacheWrapper.run; those of tokens are [kv_len, num_kv_heads] (NHD). Sums are always float32.
     """
     check_pos_encoding_mode("single_prefill_with_kv_cache", pos_encoding_mode)
     check_kv_layout("single_prefill_with_kv_cache", kv_layout)
@@ -73,14 +70,7 @@ def single_prefill_with_kv_cache(
         text = "scale_k and scale_v are other names of k_scale and v_scale: give one of each"
         raise refuse("single_prefill_with_kv_cache", "k_scale", text)
     k_scale, v_scale = scale_k if k_scale is None else k_scale, scale_v if v_scale is None else v_scale
-    of_heads = None
-    if per_head(scale_q, k_scale, v_scale):
-        names = "scale_q", "k_scale"
-        folded = fold_head_scales("single_prefill_with_kv_cache", names, q, scale_q, k_scale)
-        o_dtype = q.dtype if o_dtype is None else o_dtype
-        q, scale_q, k_scale = folded, None, None
-        of_heads, v_scale = v_scale, None
-    result = call(
+    return call(
         "single_prefill_with_kv_cache",
         _flashinfer._single_attention,
         "single_prefill_with_kv_cache",
@@ -105,9 +95,6 @@ def single_prefill_with_kv_cache(
         o_data_type=None if o_dtype is None else dtype_name("o_dtype", o_dtype, "single_prefill_with_kv_cache"),
         return_lse=return_lse,
     )
-    if of_heads is not None:
-        scale_heads("single_prefill_with_kv_cache", "v_scale", result[0] if return_lse else result, of_heads)
-    return result
 
 
 single_prefill_with_kv_cache_return_lse = functools.partial(single_prefill_with_kv_cache, return_lse=True)
@@ -400,7 +387,7 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
         if not self._use_cuda_graph and not _size_only:
             self._qo_indptr_buf, self._paged_kv_indptr_buf = qo, indptr
             self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indices, last
-            self._was_asked(asked)
+            self._plan.remember(asked, {})
         return made
 
     begin_forward = plan
@@ -469,15 +456,12 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
     ):
         """out [qo_indptr[-1], num_qo_heads, head_dim_vo]; with return_lse also log2-sum-exp, float32 [qo_indptr[-1], num_qo_heads].
 
-        q [qo_indptr[-1], num_qo_heads, head_dim_qk]. paged_kv_cache, sinks and variant as in BatchDecodeWithPagedKVCacheWrapper.run.
+        q [qo_indptr[-1], num_qo_heads, head_dim_qk]. paged_kv_cache, scales, sinks and variant as in BatchDecodeWithPagedKVCacheWrapper.run.
         """
         if args or window_left is not None or kv_cache_sf is not None or skip_softmax_threshold_scale_factor is not None:
             self._check_rare(window_left, skip_softmax_threshold_scale_factor, kv_cache_sf)
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
-                if per_head(q_scale, k_scale, v_scale):
-                    scales = q_scale, k_scale, v_scale
-                    return self._run_per_head("run_paged", q, (paged_kv_cache,), scales, out, lse, return_lse, sinks, enable_pdl)
         plan = self._plan or self._planned()
         return plan.run_paged(q, paged_kv_cache, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, enable_pdl, variant)
 
@@ -612,7 +596,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
         )
         if not self._use_cuda_graph and not _size_only:
             self._qo_indptr_buf, self._kv_indptr_buf = qo, kv
-            self._was_asked(asked)
+            self._plan.remember(asked, {})
         return made
 
     begin_forward = plan
@@ -678,18 +662,17 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
         """out [qo_indptr[-1], num_qo_heads, head_dim_vo]; with return_lse also log2-sum-exp, float32 [qo_indptr[-1], num_qo_heads].
 
         q [qo_indptr[-1], num_qo_heads, head_dim_qk]; k, v [kv_indptr[-1], num_kv_heads, head_dim] (NHD) or [num_kv_heads,
-        kv_indptr[-1], head_dim] (HND). sinks: float32 [num_qo_heads]. o_scale divides the output, as v_scale multiplies it.
+        kv_indptr[-1], head_dim] (HND). Scales and sinks as in BatchDecodeWithPagedKVCacheWrapper.run; those of tokens are [kv_indptr[-1],
+        num_kv_heads] (NHD). o_scale divides the output.
         """
         if args or kv_cache_sf is not None or o_scale is not None:
             self._check_rare(None, None, kv_cache_sf)
             if args:
                 q_scale, k_scale, v_scale, sinks = self._positional(args, q_scale, k_scale, v_scale, sinks)
-                if per_head(q_scale, k_scale, v_scale):
-                    return self._run_per_head("run_ragged", q, (k, v), (q_scale, k_scale, v_scale), out, lse, return_lse, sinks, enable_pdl)
             if o_scale is not None:
                 if float(o_scale) == 0.0:
                     raise refuse("run", "o_scale", "o_scale: expected a number other than 0, which divides the output, got 0")
-                v_scale = (1.0 if v_scale is None else float(v_scale)) / float(o_scale)
+                v_scale = (1.0 if v_scale is None else v_scale) / float(o_scale)
         plan = self._plan or self._planned()
         return plan.run_ragged(q, k, v, out, lse, return_lse, q_scale, k_scale, v_scale, sinks, enable_pdl, variant)
 

@@ -89,8 +89,9 @@ class BlockSparseAttentionWrapper:
             given = getattr(x, "shape", None)
             _check(given and given[0] == n, "run", name, f"N={n} keys", type(x).__name__ if given is None else f"shape {list(given)}")
         pages = tuple(x.reshape(n // c, c, *x.shape[1:]) for x in (k, v))
-        scales = () if scale_q is scale_k is scale_v is None else (scale_q, scale_k, scale_v)
-        return self._wrapper.run(q, pages, *scales, out=out, lse=lse, return_lse=return_lse, enable_pdl=enable_pdl)
+        # Scales of tokens come in pages, as the tokens.
+        scale_k, scale_v = (x.reshape(n // c, c, -1) if getattr(x, "ndim", 0) == 2 and x.shape[0] == n else x for x in (scale_k, scale_v))
+        return self._wrapper.run(q, pages, q_scale=scale_q, k_scale=scale_k, v_scale=scale_v, out=out, lse=lse, return_lse=return_lse, enable_pdl=enable_pdl)
 
     def forward(self, q, k, v, scale_q=None, scale_k=None, scale_v=None, pos_encoding_mode="NONE", use_fp16_qk_reduction=False, logits_soft_cap=None,
                 sm_scale=None, rope_scale=None, rope_theta=None):  # fmt: skip

@@ -335,6 +335,63 @@ TEST(AttentionApi, RefusesWhatDoesNotFitThePlan) {
   EXPECT_EQ(plan([](AttentionProblem&, Lengths& l) { l.kv_indices[65] = -1; }), "kv_indices");
 }
 
+/// Any strides, where the scales lie; the kernel has what the call asks for.
+TEST(AttentionApi, ScalesGoToTheKernelAsTheyLie) {
+  Recorder kernels;
+  const Context gpu{.device = kGpu, .kernels = &kernels};
+  Lengths batch;
+  Buffer floats(1 << 24), ints(1 << 16), memory(1 << 23);
+  std::vector<int64_t> result(20 * 32 * 128 / 4);
+  std::vector<float> numbers(1 << 16);
+  const auto tensor = [&](std::initializer_list<int64_t> shape, DType dtype) {
+    return TensorView(memory.words.data(), dtype, shape, kGpu);
+  };
+  const auto scales = [&](std::initializer_list<int64_t> shape) { return TensorView(numbers.data(), DType::f32, shape, kGpu); };
+  const TensorView q = tensor({20, 32, 128}, DType::bf16), out(result.data(), DType::bf16, {20, 32, 128}, kGpu);
+  for (const auto backend : {AttentionBackend::generic, AttentionBackend::decode}) {
+    const AttentionProblem problem{.kv = DType::e4m3, .max_qo_len = 16, .backend = backend};
+    const PlannedAttention planned = plan_attention(problem, batch.views({}), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu);
+    const TensorView cache = tensor({70, 16, 8, 128}, DType::e4m3);
+    const auto run = [&](const AttentionArguments& args) {
+      return refusal([&] { attention(planned, q, cache, cache, out, {}, args, gpu); });
+    };
+    const auto launched = [&] { return kernels.launches.back().text.kernel; };
+    const auto params = [&] { return *reinterpret_cast<const AttentionParams*>(kernels.launches.back().params.data()); };
+    EXPECT_EQ(run({}), "nothing");
+    EXPECT_NE(launched().find("head_scales=false, .token_scales=false"), std::string::npos);
+    AttentionArguments args;
+    args.q_scale = scales({32}), args.k_scale = scales({1}), args.v_scale = scales({8});
+    EXPECT_EQ(run(args), "nothing");
+    EXPECT_NE(launched().find("head_scales=true, .token_scales=false"), std::string::npos);
+    EXPECT_EQ(params().scales.q_head_stride, 1);
+    EXPECT_EQ(params().scales.k_head_stride, 0) << "one for all heads";
+    EXPECT_EQ(params().scales.v_head, numbers.data());
+    args = {};
+    args.k_scale = scales({70, 16, 8});
+    args.v_scale = TensorView(numbers.data(), DType::f32, {70, 16, 8}, kGpu);
+    args.v_scale.strides[1] = 1, args.v_scale.strides[2] = 16;  // HND
+    EXPECT_EQ(run(args), "nothing");
+    EXPECT_NE(launched().find("head_scales=false, .token_scales=true"), std::string::npos);
+    EXPECT_EQ(params().scales.v_stride_page, 128);
+    EXPECT_EQ(params().scales.v_stride_token, 1);
+    EXPECT_EQ(params().scales.v_stride_head, 16);
+    for (const auto& wrong : {scales({7}), scales({32}), scales({70, 16}), scales({70, 8, 16}), scales({69, 16, 8}),
+                              tensor({8}, DType::bf16), TensorView(numbers.data(), DType::f32, {8})}) {
+      args = {};
+      args.k_scale = wrong;
+      EXPECT_EQ(run(args), "k_scale");
+      args = {};
+      args.v_scale = wrong;
+      EXPECT_EQ(run(args), "v_scale");
+    }
+    for (const auto& wrong : {scales({8}), scales({1, 32}), scales({70, 16, 32}), tensor({32}, DType::bf16)}) {
+      args = {};
+      args.q_scale = wrong;
+      EXPECT_EQ(run(args), "q_scale");
+    }
+  }
+}
+
 TEST(AttentionApi, SaysWhatNoKernelTakesWhenItPlans) {
   Recorder kernels;
   const Context gpu{.device = kGpu, .kernels = &kernels};

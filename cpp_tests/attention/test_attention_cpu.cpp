@@ -209,6 +209,40 @@ struct Case {
     params.lse_factor = pick({1.0f, kLn2});
   }
 
+  /// Of heads and of tokens; what belongs to no token that a row sees is NaN, as in the cache.
+  void draw_scales() {
+    AttentionScales& scales = params.scales;
+    auto of_heads = [&](int which, int heads, const float*& data, int64_t& stride) {
+      if (!flip(4)) return;
+      stride = draw(0, 2);
+      scale_buffers[which].assign(heads * max(stride, int64_t(1)), std::nanf(""));
+      for (int h = 0; h < heads; ++h) scale_buffers[which][h * stride] = std::exp(0.5f * normal());
+      data = scale_buffers[which].data();
+    };
+    of_heads(0, problem.num_qo_heads, scales.q_head, scales.q_head_stride);
+    of_heads(1, problem.num_kv_heads, scales.k_head, scales.k_head_stride);
+    of_heads(2, problem.num_kv_heads, scales.v_head, scales.v_head_stride);
+    auto of_tokens = [&](int which, const float*& data, int64_t& page, int64_t& token, int64_t& head) {
+      if (!flip(4)) return;
+      const int slots = max(problem.page_size, int32_t(1));
+      const bool head_major = draw(0, 1);
+      head = head_major ? slots : draw(1, 2), token = head_major ? 1 : head * problem.num_kv_heads;
+      page = (head_major ? head * problem.num_kv_heads : token * slots) + draw(0, 1);
+      scale_buffers[which].assign(page * params.kv.num_pages, std::nanf(""));
+      for (int r = 0; r < batch_size; ++r)
+        for (int h = 0; h < problem.num_kv_heads; ++h)
+          for (int j = first_owned(r); j < kv_lens[r]; ++j)
+            scale_buffers[which][scale_at(r, h, j, page, token, head)] = std::exp(0.5f * normal());
+      data = scale_buffers[which].data();
+    };
+    of_tokens(3, scales.k, scales.k_stride_page, scales.k_stride_token, scales.k_stride_head);
+    of_tokens(4, scales.v, scales.v_stride_page, scales.v_stride_token, scales.v_stride_head);
+  }
+  int64_t scale_at(int r, int h, int j, int64_t page, int64_t token, int64_t head) const {
+    return row_of(r, j, page, problem.page_size ? token : page) + h * head;
+  }
+  std::vector<float> scale_buffers[5];
+
   void make_plan(int q_tile = 0) {
     AttentionPlan& plan = params.plan;
     const auto tiles = cpu::attention_tiles(problem);
@@ -249,6 +283,7 @@ struct Case {
     c.draw_lengths(40, 300);
     c.draw_features();
     c.fill();
+    c.draw_scales();
     c.max_workers = c.pick({0, 0, 1, 2, 7, 40});
     c.make_plan();
     return c;
@@ -269,15 +304,19 @@ struct Case {
     return x;
   }
 
-  /// Keys (rotated, if the case rotates) and values of one KV head of a request, [kv_len, head_dim].
+  /// Keys (rotated, if the case rotates) and values of one KV head of a request, [kv_len, head_dim], times their scales.
   struct Head {
     std::vector<double> k, v;
   };
   Head head_of(int r, int kv_head) const {
     Head head;
     for (int j = 0; j < kv_lens[r]; ++j) {
+      const AttentionScales& s = params.scales;
       append_rotated(head.k, k, k_at(r, kv_head, j), j);
-      for (int i = 0; i < problem.head_dim_vo; ++i) head.v.push_back(v.get(v_at(r, kv_head, j) + i));
+      const double of_key = s.k ? s.k[scale_at(r, kv_head, j, s.k_stride_page, s.k_stride_token, s.k_stride_head)] : 1.0;
+      const double of_value = s.v ? s.v[scale_at(r, kv_head, j, s.v_stride_page, s.v_stride_token, s.v_stride_head)] : 1.0;
+      for (size_t i = head.k.size() - problem.head_dim_qk; i < head.k.size(); ++i) head.k[i] *= of_key;
+      for (int i = 0; i < problem.head_dim_vo; ++i) head.v.push_back(v.get(v_at(r, kv_head, j) + i) * of_value * s.of_output(kv_head));
     }
     return head;
   }
@@ -296,7 +335,7 @@ struct Case {
     auto dot = [&](int j) {
       double sum = 0;
       for (int i = 0; i < dim; ++i) sum += query[i] * keys.k[int64_t(j) * dim + i];
-      return sum;
+      return sum * params.scales.of_scores(head, head / (problem.num_qo_heads / problem.num_kv_heads));
     };
     return reference::attention_row(
         kv_lens[r], dim_vo, dot, [&](int j, const auto& product) { return expected_logit(r, token, head, j, product); },
@@ -351,6 +390,7 @@ struct Case {
            std::to_string(p.head_dim_vo) + " page " + std::to_string(p.page_size) + " causal " + std::to_string(p.causal) + " window " +
            std::to_string(p.window_left) + " invariant " + std::to_string(p.batch_invariant) + " cut " + std::to_string(p.cut_len) +
            " workers " + std::to_string(header.num_workers) + " cap " + std::to_string(variant.soft_cap) +
+           (params.scales.any_of_heads() ? " scales of heads" : "") + (params.scales.any_of_tokens() ? " scales of tokens" : "") +
            (variant.alibi_slopes ? " alibi" : "") + (variant.custom_mask ? " mask" : "") + (variant.sinks ? " sinks" : "") +
            (variant.rope_log2_theta > 0 ? " rope" : "");
   }
@@ -408,6 +448,7 @@ TEST_P(AttentionCpu, BatchInvariant) {
     c.add_request(c.draw(1, 40), c.draw(1, 400));
     c.draw_features();
     c.fill();
+    c.draw_scales();
     c.make_plan();
     const auto together = outputs(c, GetParam());
     const int64_t size = int64_t(c.qo_indptr[1]) * c.params.out_stride_token * size_of(c.problem.out);

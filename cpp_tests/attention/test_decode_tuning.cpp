@@ -100,6 +100,27 @@ TEST(DecodeTuning, ClustersAsMeasured) {
   EXPECT_EQ(blocks(512, 8192), 1);
 }
 
+/// A plan does not know whether its calls will have scales.
+TEST(DecodeTuning, EveryFloat8PlanHasRoomForScales) {
+  for (Arch arch : kArchs) {
+    const DeviceInfo device = device_info_of(arch);
+    for (int32_t dim = 32; dim <= 256; dim += 32)
+      for (int32_t dim_vo : {dim, 128})
+        for (int32_t qo_len : {1, 2, 4, 8, 200}) {
+          const AttentionProblem p{.kv = DType::e5m2, .head_dim_qk = dim, .head_dim_vo = dim_vo, .max_qo_len = qo_len};
+          const AttentionConfig generic = tune(p, device);
+          EXPECT_EQ(why_invalid(with_scales(generic, true, true, device), device), nullptr)
+              << text_of(generic) << " on " << to_string(arch);
+          if (why_not_decode(p, device)) continue;
+          for (const DecodeConfig& config : decode_configs(p, device)) {
+            const DecodeConfig with = with_scales(config, true, true, device);
+            EXPECT_EQ(why_invalid(with, device), nullptr) << text_of(with) << " on " << to_string(arch);
+            EXPECT_LE(with.blocks_per_sm * (smem_bytes(with) + 1024), device.smem_per_sm) << text_of(with) << " on " << to_string(arch);
+          }
+        }
+  }
+}
+
 TEST(DecodeTuning, PrecompiledConfigsAreValid) {
   for (Arch arch : kArchs) {
     std::set<std::string> texts;

@@ -25,7 +25,8 @@ struct BatchShape {
   int page_size = 16;
   bool causal = false, batch_invariant = false;
   int window_left = -1, cut_tiles = 1, max_workers = 7;
-  float sm_scale = 0;  // 0: 1 / sqrt(head_dim)
+  float sm_scale = 0;         // 0: 1 / sqrt(head_dim)
+  float value_spread = 0.5f;  // how far the scales of values are apart
 };
 
 template <AttentionConfig kConfig>
@@ -67,6 +68,7 @@ class AttentionBatch {
     plan.causal = kConfig.limits && shape.causal, plan.window_left = kConfig.limits ? shape.window_left : -1;
     draw_lengths(shape);
     fill();
+    draw_scales(shape);
     draw_variant(shape);
     make_plan();
   }
@@ -210,9 +212,56 @@ class AttentionBatch {
     return row_of(r, j, params.kv.v_stride_page, params.kv.v_stride_token) + h * params.kv.v_stride_head;
   }
 
+  /// Scales of tokens that no row sees are NaN, as those of no token.
+  void draw_scales(const BatchShape& shape) {
+    const AttentionPlan& plan = params.plan;
+    AttentionScales& scales = params.scales;
+    if (kConfig.head_scales) {
+      auto of_heads = [&](std::vector<float>& buffer, int heads, const float*& data, int64_t& stride) {
+        stride = draw(0, 3);
+        buffer = poisoned<float>(heads * std::max(stride, int64_t(1)));
+        for (int h = 0; h < heads; ++h) buffer[h * stride] = std::exp(0.5f * normal());
+        if (draw(0, 3)) data = buffer.data();
+      };
+      of_heads(q_heads_, plan.num_qo_heads, scales.q_head, scales.q_head_stride);
+      of_heads(k_heads_, plan.num_kv_heads, scales.k_head, scales.k_head_stride);
+      of_heads(v_heads_, plan.num_kv_heads, scales.v_head, scales.v_head_stride);
+    }
+    if (kConfig.token_scales) {
+      auto of_tokens = [&](float spread, std::vector<float>& buffer, const float*& data, int64_t& page, int64_t& token, int64_t& head) {
+        const int slots = max(plan.page_size, int32_t(1));
+        const bool head_major = draw(0, 1);
+        head = head_major ? slots : draw(1, 2), token = head_major ? 1 : head * plan.num_kv_heads;
+        page = (head_major ? head * plan.num_kv_heads : token * slots) + draw(0, 1);
+        buffer = poisoned<float>(page * params.kv.num_pages);
+        // A cache of small numbers, or of large ones. The generic kernel makes what a cache of q's 16 bits would hold of values.
+        const bool any_size =
+            kConfig.out == DType::bf16 && (kConfig.q == DType::bf16 || std::is_same_v<decltype(kConfig), const DecodeConfig>);
+        const float unit = std::exp2(float(any_size ? draw(-30, 10) : draw(-4, 4)));
+        for (int r = 0; r < plan.batch_size; ++r)
+          for (int h = 0; h < plan.num_kv_heads; ++h)
+            for (int j = shape.window_left < 0 || !kConfig.limits
+                             ? 0
+                             : max(kv_lens_[r] - (qo_indptr_[r + 1] - qo_indptr_[r]) - shape.window_left, 0);
+                 j < kv_lens_[r]; ++j)
+              buffer[scale_at(r, h, j, page, token, head)] = unit * std::exp(spread * normal());
+        data = buffer.data();
+        return unit;
+      };
+      const int which = draw(0, 3);
+      float unit = 1.0f;
+      if (which != 1) unit = of_tokens(0.5f, k_tokens_, scales.k, scales.k_stride_page, scales.k_stride_token, scales.k_stride_head);
+      token_unit_ = unit;
+      if (which != 2) of_tokens(shape.value_spread, v_tokens_, scales.v, scales.v_stride_page, scales.v_stride_token, scales.v_stride_head);
+    }
+  }
+  int64_t scale_at(int r, int h, int j, int64_t page, int64_t token, int64_t head) const {
+    return row_of(r, j, page, params.plan.page_size ? token : page) + h * head;
+  }
+
   void draw_variant(const BatchShape& shape) {
     VariantParams& variant = params.variant;
-    variant.sm_scale = shape.sm_scale != 0 ? shape.sm_scale : 1.0f / std::sqrt(float(kConfig.head_dim_qk));
+    variant.sm_scale = (shape.sm_scale != 0 ? shape.sm_scale : 1.0f / std::sqrt(float(kConfig.head_dim_qk))) / token_unit_;
     variant.qo_head_offset = draw(0, 2);
     const int heads = params.plan.num_qo_heads + variant.qo_head_offset;
     if (kConfig.soft_cap) variant.soft_cap = 3.0f;
@@ -253,6 +302,7 @@ class AttentionBatch {
   reference::Row expected(int r, int token, int head) const {
     const AttentionPlan& plan = params.plan;
     const VariantParams& variant = params.variant;
+    const AttentionScales& scales = params.scales;
     const int kv_head = head / plan.group_size(), qo_len = plan.qo_len(r), kv_len = kv_lens_[r], position = kv_len - qo_len + token;
     auto turned = [&](auto&& raw, int i, int at) {
       return kRope ? reference::rotated(raw, i, kConfig.head_dim_qk, at, variant.rope_rcp_scale, kTheta) : double(raw(i));
@@ -279,11 +329,16 @@ class AttentionBatch {
       auto raw_k = [&](int i) { return double(to_float(k_[k_at(r, kv_head, j) + i])); };
       double sum = 0;
       for (int i = 0; i < kConfig.head_dim_qk; ++i) sum += query[i] * turned(raw_k, i, j);
-      return sum;
+      if (scales.k) sum *= scales.k[scale_at(r, kv_head, j, scales.k_stride_page, scales.k_stride_token, scales.k_stride_head)];
+      return sum * scales.of_scores(head, kv_head);
     };
-    return reference::attention_row(
-        kv_len, kConfig.head_dim_vo, dot, logit, [&](int j, int i) { return double(to_float(v_[v_at(r, kv_head, j) + i])); },
-        kConfig.sinks ? sinks_[variant.qo_head_offset + head] : reference::kHidden);
+    auto value = [&](int j, int i) {
+      double x = to_float(v_[v_at(r, kv_head, j) + i]);
+      if (scales.v) x *= scales.v[scale_at(r, kv_head, j, scales.v_stride_page, scales.v_stride_token, scales.v_stride_head)];
+      return x * scales.of_output(kv_head);
+    };
+    return reference::attention_row(kv_len, kConfig.head_dim_vo, dot, logit, value,
+                                    kConfig.sinks ? sinks_[variant.qo_head_offset + head] : reference::kHidden);
   }
 
   std::mt19937 generator_;
@@ -291,7 +346,9 @@ class AttentionBatch {
   std::vector<Q> q_;
   std::vector<Kv> k_, v_;
   std::vector<Out> out_;
-  std::vector<float> lse_, alibi_slopes_, sinks_, partial_out_, partial_max_, partial_sum_;
+  float token_unit_ = 1.0f;
+  std::vector<float> q_heads_, k_heads_, v_heads_, k_tokens_, v_tokens_, lse_, alibi_slopes_, sinks_, partial_out_, partial_max_,
+      partial_sum_;
   std::vector<uint8_t> mask_;
   PlanHeader header_{};
   std::vector<WorkerStart> starts_;

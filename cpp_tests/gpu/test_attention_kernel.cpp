@@ -47,6 +47,62 @@ TEST(AttentionKernel, EightWarpsOneStage) {
   expect_attention<kConfig>({.most_qo = 60, .most_kv = 100}, 50, 3);
 }
 
+TEST(AttentionKernel, ScalesOfHeads) {
+  constexpr AttentionConfig k16 = {
+      .head_dim_qk = 64, .head_dim_vo = 72, .q_tile = 16, .kv_tile = 64, .vo_tile = 32, .warps_q = 1, .warps_kv = 4, .head_scales = true};
+  expect_attention<k16>({.most_qo = 3, .causal = true, .max_workers = 20}, 300, 3);
+  constexpr AttentionConfig kE4m3 = {.q = DType::e4m3,
+                                     .kv = DType::e4m3,
+                                     .head_dim_qk = 32,
+                                     .head_dim_vo = 32,
+                                     .q_tile = 128,
+                                     .vo_tile = 32,
+                                     .soft_cap = true,
+                                     .sinks = true,
+                                     .head_scales = true};
+  expect_attention<kE4m3>({.most_qo = 90, .causal = true}, 303, 3);
+}
+
+TEST(AttentionKernel, ScalesOfTokens) {
+  constexpr AttentionConfig kDecode = {.kv = DType::e4m3,
+                                       .head_dim_qk = 64,
+                                       .head_dim_vo = 72,
+                                       .q_tile = 16,
+                                       .kv_tile = 128,
+                                       .vo_tile = 48,
+                                       .warps_q = 1,
+                                       .warps_kv = 4,
+                                       .num_stages = 1,
+                                       .token_scales = true};
+  for (int page_size : {1, 16})
+    expect_attention<kDecode>({.most_qo = 3, .most_kv = 700, .page_size = page_size, .causal = true}, 310 + uint32_t(page_size), 3);
+  constexpr AttentionConfig kPrefill = {.kv = DType::e5m2,
+                                        .head_dim_qk = 48,
+                                        .head_dim_vo = 32,
+                                        .q_tile = 128,
+                                        .kv_tile = 32,
+                                        .vo_tile = 32,
+                                        .num_stages = 2,
+                                        .rope = true,
+                                        .head_scales = true,
+                                        .token_scales = true};
+  expect_attention<kPrefill>({.most_qo = 60, .page_size = 3, .causal = true, .window_left = 30, .max_workers = 20}, 330, 4);
+  constexpr AttentionConfig kRagged = {.q = DType::f16,
+                                       .kv = DType::e4m3,
+                                       .out = DType::f16,
+                                       .head_dim_qk = 32,
+                                       .head_dim_vo = 32,
+                                       .kv_tile = 32,
+                                       .vo_tile = 32,
+                                       .num_stages = 1,
+                                       .paged = false,
+                                       .limits = false,
+                                       .alibi = true,
+                                       .custom_mask = true,
+                                       .token_scales = true};
+  expect_attention<kRagged>({}, 340, 4);
+}
+
 TEST(AttentionKernel, OddHeadDimensions) {
   constexpr AttentionConfig kQ16 = {.q = DType::f16,
                                     .kv = DType::f16,

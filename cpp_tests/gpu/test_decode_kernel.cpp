@@ -98,6 +98,51 @@ TEST(DecodeKernel, Float8Cache) {
   expect_attention<kE5m2>({.most_qo = 6, .causal = true}, 96, 3);
 }
 
+TEST(DecodeKernel, ScalesOfHeads) {
+  constexpr DecodeConfig k16 = {.head_dim_qk = 64, .head_dim_vo = 64, .head_scales = true};
+  expect_attention<k16>({.most_qo = 1, .most_group = 8}, 300, 3);
+  constexpr DecodeConfig kE4m3 = {.kv = DType::e4m3,
+                                  .head_dim_qk = 64,
+                                  .head_dim_vo = 64,
+                                  .q_tile = 16,
+                                  .num_stages = 4,
+                                  .soft_cap = true,
+                                  .sinks = true,
+                                  .head_scales = true};
+  expect_attention<kE4m3>({.most_qo = 4, .causal = true, .max_workers = 20}, 303, 3);
+  constexpr DecodeConfig kCluster = {
+      .kv = DType::e5m2, .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 16, .num_stages = 4, .cluster_blocks = 4, .head_scales = true};
+  expect_attention<kCluster>({.batch_size = 2, .most_qo = 1, .most_kv = 500, .most_group = 8}, 306, 3);
+}
+
+TEST(DecodeKernel, ScalesOfTokens) {
+  constexpr DecodeConfig kE4m3 = {
+      .kv = DType::e4m3, .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 64, .num_stages = 4, .token_scales = true};
+  for (int page_size : {1, 3, 16})
+    expect_attention<kE4m3>({.most_qo = 1, .most_kv = 900, .most_group = 8, .page_size = page_size}, 310 + uint32_t(page_size), 3);
+  expect_attention<kE4m3>({.most_qo = 4, .most_group = 2, .causal = true, .window_left = 30}, 330, 4);
+  // So far apart that the unit of the accumulators moves up again and again.
+  expect_attention<kE4m3>({.most_qo = 1, .most_kv = 2000, .most_group = 8, .max_workers = 3, .value_spread = 3.0f}, 350, 4);
+  constexpr DecodeConfig kE5m2 = {.q = DType::f16,
+                                  .kv = DType::e5m2,
+                                  .out = DType::f16,
+                                  .head_dim_qk = 32,
+                                  .head_dim_vo = 96,
+                                  .q_tile = 32,
+                                  .kv_tile = 32,
+                                  .warps_q = 2,
+                                  .load_warps = 2,
+                                  .num_stages = 4,
+                                  .paged = false,
+                                  .soft_cap = true,
+                                  .head_scales = true,
+                                  .token_scales = true};
+  expect_attention<kE5m2>({.most_qo = 6, .causal = true, .max_workers = 20}, 340, 4);
+  constexpr DecodeConfig kCluster = {
+      .kv = DType::e4m3, .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 16, .num_stages = 4, .cluster_blocks = 4, .token_scales = true};
+  expect_attention<kCluster>({.batch_size = 3, .most_qo = 2, .most_kv = 300, .most_group = 4, .causal = true, .window_left = 40}, 344, 4);
+}
+
 TEST(DecodeKernel, Variants) {
   constexpr DecodeConfig kMask = {.q = DType::f16,
                                   .kv = DType::f16,

@@ -29,6 +29,7 @@ struct PendingCopy {
   unsigned char* to;
   const void* from;
   bool valid;
+  uint32_t bytes = 16;
 };
 
 /// Copies of one thread that arrive at a barrier when they have landed.
@@ -154,9 +155,9 @@ class Block {
   static void land(const std::vector<PendingCopy>& copies) {
     for (const PendingCopy& copy : copies) {
       if (copy.valid) {
-        std::memcpy(copy.to, copy.from, 16);
+        std::memcpy(copy.to, copy.from, copy.bytes);
       } else {
-        std::memset(copy.to, 0, 16);
+        std::memset(copy.to, 0, copy.bytes);
       }
     }
   }

@@ -19,6 +19,9 @@ struct AttentionArguments {
   TensorView alibi_slopes;  // [num_qo_heads] f32; none: no ALiBi
   TensorView custom_mask;   // [mask_bytes] u8, bits of each request from a byte of its own, little-endian
   TensorView sinks;         // [num_qo_heads] f32, natural-log logits of keys without values
+  // What the cache was divided by (and q), f32, where the host does not know it: [1], [num_heads], or for k and v of tokens and heads,
+  // [num_pages, page_size, num_kv_heads] or [num_tokens, num_kv_heads], any strides. Numbers go into sm_scale and out_scale.
+  TensorView q_scale, k_scale, v_scale;
   float out_scale = 1.0f;
   float lse_factor = 1.0f;                         // 1: base 2, kLn2: natural
   const gpu::UserVariant* user_variant = nullptr;  // GPU: C++ source in place of the built-in variant; its parameters are variant.user
@@ -421,6 +424,7 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
     variant.custom_mask = args.custom_mask.as<const uint8_t>();
     variant.mask_indptr = planned.mask_indptr;
   }
+  params.scales = check_scales(check, p, k.size(0), args.q_scale, args.k_scale, args.v_scale, planned.device);
   if (rows == 0 || plan.batch_size == 0) return;
 
   // The stride of a dimension of one means nothing: frameworks leave any number there.
@@ -457,6 +461,9 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
     config.alibi = variant.alibi_slopes != nullptr;
     config.custom_mask = variant.custom_mask != nullptr;
     config.sinks = variant.sinks != nullptr;
+    if (params.scales.any_of_heads() || params.scales.any_of_tokens())
+      config = gpu::with_scales(config, params.scales.any_of_heads(), params.scales.any_of_tokens(),
+                                context.kernels->device_info(context.device.index));
     if constexpr (requires { config.rope; }) config.rope = rope;
     gpu::attention(params, config, context, args.user_variant);
   };

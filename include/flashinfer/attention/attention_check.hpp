@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 
 #include <flashinfer/attention/attention_params.hpp>
 #include <flashinfer/core/check.hpp>
@@ -89,9 +90,51 @@ inline void check_cache(const Check& check, const char* argument, const TensorVi
 }
 
 /// Work items of one launch read while others write: what is written may not share memory with anything.
-inline void check_apart(const Check& check, const char* argument, const TensorView& written, const char* other_argument, const TensorView& other) {
+inline void check_apart(const Check& check, const char* argument, const TensorView& written, const char* other_argument,
+                        const TensorView& other) {
   check.that(!overlap(written, other), argument, "memory of its own",
              [&] { return std::string("memory that ") + other_argument + " lies in"; });
+}
+
+/// Scales that lie in memory: of heads, one for each or one for all; for k and v also of tokens and heads, [num_pages, page_size,
+/// num_kv_heads] or [num_tokens, num_kv_heads] beside the cache.
+inline AttentionScales check_scales(const Check& check, const AttentionProblem& p, int64_t num_pages, const TensorView& q_scale,
+                                    const TensorView& k_scale, const TensorView& v_scale, Device device) {
+  AttentionScales scales;
+  const auto stride = [](const TensorView& t, int dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; };
+  const auto of_heads = [&](const char* argument, const TensorView& t, int32_t num_heads, const char* heads, const float*& data,
+                            int64_t& head) {
+    check.that(
+        t.numel() == 1 || (t.ndim == 1 && t.size(0) == num_heads), argument,
+        [&] { return std::string("one scale, or shape [") + heads + "=" + std::to_string(num_heads) + "]"; },
+        [&] { return "shape " + shape_of(t); });
+    data = t.as<const float>();
+    head = t.numel() > 1 ? t.stride(0) : 0;
+  };
+  const auto of_cache = [&](const char* argument, const TensorView& t, const float*& of_head, int64_t& of_head_stride, const float*& data,
+                            int64_t& page, int64_t& token, int64_t& head) {
+    if (t.ndim < 2 || t.numel() == 1) return of_heads(argument, t, p.num_kv_heads, "num_kv_heads", of_head, of_head_stride);
+    if (p.page_size) {
+      check.shape(argument, t, {{"num_pages", num_pages}, {"page_size", p.page_size}, {"num_kv_heads", p.num_kv_heads}});
+      page = stride(t, 0), token = stride(t, 1);
+    } else {
+      check.shape(argument, t, {{"num_tokens", num_pages}, {"num_kv_heads", p.num_kv_heads}});
+      page = stride(t, 0);
+    }
+    head = stride(t, t.ndim - 1);
+    data = t.as<const float>();
+    if (!is_float8(p.kv))
+      throw Unsupported(std::string(check.op) + ": " + argument + ": scales of tokens are for e4m3 and e5m2 caches, this one is " +
+                        to_string(p.kv));
+  };
+  for (const auto& [argument, t] :
+       {std::pair<const char*, const TensorView&>{"q_scale", q_scale}, {"k_scale", k_scale}, {"v_scale", v_scale}})
+    if (t) check.dtype(argument, t, DType::f32), check.device(argument, t, device);
+  AttentionScales& s = scales;
+  if (q_scale) of_heads("q_scale", q_scale, p.num_qo_heads, "num_qo_heads", s.q_head, s.q_head_stride);
+  if (k_scale) of_cache("k_scale", k_scale, s.k_head, s.k_head_stride, s.k, s.k_stride_page, s.k_stride_token, s.k_stride_head);
+  if (v_scale) of_cache("v_scale", v_scale, s.v_head, s.v_head_stride, s.v, s.v_stride_page, s.v_stride_token, s.v_stride_head);
+  return scales;
 }
 
 }  // namespace flashinfer

@@ -20,6 +20,33 @@ struct KvView {
   int32_t num_pages = 0;             // paged: pages of the pool, ragged: tokens; ids outside are taken as 0, never dereferenced
 };
 
+/// What a quantised cache is multiplied by, in the memory of the op's device; null pointers stand for ones. (Numbers need no memory: they
+/// are folded into sm_scale and out_scale.) Strides are in elements.
+struct AttentionScales {
+  // Of heads: the scores of a row times those of its query head and of its key head, its output times that of the values' head.
+  const float *q_head = nullptr, *k_head = nullptr, *v_head = nullptr;
+  int64_t q_head_stride = 0, k_head_stride = 0, v_head_stride = 0;  // 0: one scale for all heads
+  // Of tokens and heads, found as the rows of the cache are: the score of a key times its own, the value's row times its own. Ragged
+  // tokens are pages of one row.
+  const float *k = nullptr, *v = nullptr;
+  int64_t k_stride_page = 0, k_stride_token = 0, k_stride_head = 0;
+  int64_t v_stride_page = 0, v_stride_token = 0, v_stride_head = 0;
+
+  FLASHINFER_HOST_DEVICE float of_scores(int32_t qo_head, int32_t kv_head) const {
+    return (q_head ? q_head[qo_head * q_head_stride] : 1.0f) * (k_head ? k_head[kv_head * k_head_stride] : 1.0f);
+  }
+  FLASHINFER_HOST_DEVICE float of_output(int32_t kv_head) const { return v_head ? v_head[kv_head * v_head_stride] : 1.0f; }
+  /// Of the token in a row of a page; of a token and 0 when ragged.
+  FLASHINFER_HOST_DEVICE float of_key(int64_t page, int32_t row, int32_t kv_head) const {
+    return k ? k[page * k_stride_page + row * k_stride_token + kv_head * k_stride_head] : 1.0f;
+  }
+  FLASHINFER_HOST_DEVICE float of_value(int64_t page, int32_t row, int32_t kv_head) const {
+    return v ? v[page * v_stride_page + row * v_stride_token + kv_head * v_stride_head] : 1.0f;
+  }
+  FLASHINFER_HOST_DEVICE bool any_of_heads() const { return q_head || k_head || v_head; }
+  FLASHINFER_HOST_DEVICE bool any_of_tokens() const { return k || v; }
+};
+
 /// The by-value argument of every attention kernel, Hopper's included.
 struct AttentionParams {
   AttentionPlan plan;  // device pointers to lengths, worker starts, counters
@@ -34,6 +61,7 @@ struct AttentionParams {
   float out_scale = 1.0f;    // v_scale of a quantised cache
   float lse_factor = 1.0f;   // 1: base 2 (FlashInfer's Python API); ln 2: natural
   VariantParams variant;
+  AttentionScales scales;
 };
 
 /// Which of the GPU's kernels runs a problem: the one that gpu::choose_backend() takes for it, or the caller's.
@@ -69,6 +97,7 @@ struct AttentionConfig {
   bool paged = true;
   bool limits = true;  // causal or sliding window: tiles at the edge of kv_range are masked
   bool soft_cap = false, alibi = false, custom_mask = false, sinks = false, rope = false;
+  bool head_scales = false, token_scales = false;  // has AttentionScales of heads, of tokens (of an FP8 cache)
 
   static constexpr const char* kName = "AttentionConfig";
   static constexpr const char* kKernel = "AttentionKernel";
@@ -78,7 +107,7 @@ struct AttentionConfig {
     f("q", q), f("kv", kv), f("out", out), f("head_dim_qk", head_dim_qk), f("head_dim_vo", head_dim_vo), f("q_tile", q_tile),
         f("kv_tile", kv_tile), f("vo_tile", vo_tile), f("warps_q", warps_q), f("warps_kv", warps_kv), f("num_stages", num_stages),
         f("paged", paged), f("limits", limits), f("soft_cap", soft_cap), f("alibi", alibi), f("custom_mask", custom_mask),
-        f("sinks", sinks), f("rope", rope);
+        f("sinks", sinks), f("rope", rope), f("head_scales", head_scales), f("token_scales", token_scales);
   }
   constexpr VariantFlags variant_flags() const { return {soft_cap, alibi, custom_mask, sinks, rope}; }
 };

@@ -20,6 +20,7 @@ struct DecodeConfig {
   bool paged = true;
   bool limits = true;  // causal or sliding window: tiles at the edge of kv_range are masked
   bool soft_cap = false, alibi = false, custom_mask = false, sinks = false;
+  bool head_scales = false, token_scales = false;  // has AttentionScales of heads, of tokens (of an FP8 cache)
 
   static constexpr const char* kName = "DecodeConfig";
   static constexpr const char* kKernel = "DecodeKernel";
@@ -29,7 +30,8 @@ struct DecodeConfig {
     f("q", q), f("kv", kv), f("out", out), f("head_dim_qk", head_dim_qk), f("head_dim_vo", head_dim_vo), f("q_tile", q_tile),
         f("kv_tile", kv_tile), f("warps_q", warps_q), f("warps_kv", warps_kv), f("load_warps", load_warps), f("num_stages", num_stages),
         f("num_items", num_items), f("blocks_per_sm", blocks_per_sm), f("cluster_blocks", cluster_blocks), f("paged", paged),
-        f("limits", limits), f("soft_cap", soft_cap), f("alibi", alibi), f("custom_mask", custom_mask), f("sinks", sinks);
+        f("limits", limits), f("soft_cap", soft_cap), f("alibi", alibi), f("custom_mask", custom_mask), f("sinks", sinks),
+        f("head_scales", head_scales), f("token_scales", token_scales);
   }
   constexpr VariantFlags variant_flags() const { return {soft_cap, alibi, custom_mask, sinks, false}; }
 };

@@ -71,6 +71,11 @@ struct KeyTile {
   bool first = false, last = false;  // of the item
   const void* k[kKvTile];            // rows of the item's first head; kZeroRow for keys that are hidden or not there
   const void* v[kKvTile];
+  // Where tokens have scales: where they lie, a page and a row in it or a token and 0 when ragged, and those of the head under way,
+  // zeros for keys that are hidden or not there.
+  int64_t page[kKvTile];
+  int32_t row[kKvTile];
+  float k_scale[kKvTile], v_scale[kKvTile];
 
   /// To the rows of the next head, so many bytes away.
   void next_head(int64_t k_bytes, int64_t v_bytes) {
@@ -88,6 +93,7 @@ class TileStream {
       : params_(params),
         element_size_(size_of(problem.kv)),
         heads_per_item_(problem.num_kv_heads / params.plan.num_kv_heads),
+        scales_(params.scales.any_of_tokens()),
         worker_(worker),
         end_worker_(end_worker) {}
 
@@ -106,6 +112,17 @@ class TileStream {
     tile.last = position_ >= item_.kv_end;
     find_rows(tile);
     return true;
+  }
+
+  /// The scales of the tile's tokens for one of the item's heads.
+  void find_scales(KeyTile& tile, int32_t head) const {
+    if (!scales_) return;
+    const int32_t kv_head = tile.item.head * heads_per_item_ + head;
+    for (int i = 0; i < kKvTile; ++i) {
+      const bool there = i >= tile.hidden && i < tile.count;
+      tile.k_scale[i] = there ? params_.scales.of_key(tile.page[i], tile.row[i], kv_head) : 0.0f;
+      tile.v_scale[i] = there ? params_.scales.of_value(tile.page[i], tile.row[i], kv_head) : 0.0f;
+    }
   }
 
  private:
@@ -143,6 +160,7 @@ class TileStream {
       const bool paged = plan.page_size != 0;
       int64_t k_at = k_head + (paged ? page * kv.k_stride_page + slot * kv.k_stride_token : page * kv.k_stride_token);
       int64_t v_at = v_head + (paged ? page * kv.v_stride_page + slot * kv.v_stride_token : page * kv.v_stride_token);
+      for (int32_t at = 0; scales_ && at < run; ++at) tile.page[i + at] = page, tile.row[i + at] = int32_t(slot) + at;
       for (; run > 0; --run, ++i, k_at += kv.k_stride_token, v_at += kv.v_stride_token) {
         tile.k[i] = static_cast<const char*>(kv.k) + k_at * element_size_;
         tile.v[i] = static_cast<const char*>(kv.v) + v_at * element_size_;
@@ -153,6 +171,7 @@ class TileStream {
 
   const AttentionParams& params_;
   const int element_size_, heads_per_item_;
+  const bool scales_;
   int32_t worker_, end_worker_;
   std::optional<WorkIterator> items_;
   WorkItem item_{};
@@ -163,6 +182,7 @@ class TileStream {
 struct TileRow {
   int32_t token, qo_head;  // token of the request
   bool exists;             // inside q, whatever qo_indptr says
+  float scale;             // of its scores
   KvRange visible;         // keys, relative to the tile
   tile::Softmax softmax;
 };
@@ -312,7 +332,8 @@ class AttentionThread {
       const int32_t first_head = (tile.item.head * num_heads_ + h) * group_size_;
       for (int r = 0; r < num_rows_; ++r) {
         const bool exists = qo_begin + token >= 0 && qo_begin + token < params_.total_qo_len;
-        scratch_.rows[h * block_rows_ + r] = {token, first_head + in_group, exists, {}, {-kInfinity, 0.0f}};
+        const float scale = params_.scales.of_scores(first_head + in_group, tile.item.head * num_heads_ + h);
+        scratch_.rows[h * block_rows_ + r] = {token, first_head + in_group, exists, scale, {}, {-kInfinity, 0.0f}};
         if (++in_group == group_size_) in_group = 0, ++token;
       }
     }
@@ -376,6 +397,10 @@ class AttentionThread {
       });
       if (rows > 0) ahead.spread(keys.steps(rows) * (heads_after * (6 + rows) + rows) / rows);
       tile::score<Isa, kPairs>(q_of(head_ * block_rows_), q_stride_, num_rows_, keys, scratch_.scores, kKvTile, rows > 0, ahead);
+      if (params_.scales.any_of_heads() || params_.scales.any_of_tokens())
+        for (int r = 0; r < num_rows_; ++r)
+          tile::scale_row<Isa>(scratch_.scores + r * kKvTile, keys.columns, this->rows()[r].scale,
+                               params_.scales.any_of_tokens() ? tile.k_scale : nullptr);
     });
   }
 
@@ -408,8 +433,9 @@ class AttentionThread {
       float* out = out_of(head_ * block_rows_);
       for (int r = 0; r < num_rows_; ++r) {
         TileRow& row = rows()[r];
-        tile::softmax_row<Isa, kPairs>(scratch_.scores + r * kKvTile, columns, row.visible.begin, row.visible.end, scale, row.softmax,
-                                       out + int64_t(r) * vo_stride_, values.columns);
+        tile::softmax_row<Isa, kPairs>(scratch_.scores + r * kKvTile, columns, row.visible.begin, row.visible.end, scale,
+                                       params_.scales.any_of_tokens() ? tile.v_scale : nullptr, row.softmax, out + int64_t(r) * vo_stride_,
+                                       values.columns);
       }
       const bool few = num_rows_ <= kFewRows;
       ahead.spread(values.steps(few ? num_rows_ : 1) * (num_heads_ - head_));
@@ -475,7 +501,8 @@ class AttentionThread {
           const float sum = row.softmax.sum * keep + (sink_log2 == -kInfinity ? 0.0f : std::exp2(sink_log2 - greatest));
           const int64_t token = qo_begin + row.token;
           T* to = static_cast<T*>(params_.out) + token * params_.out_stride_token + row.qo_head * params_.out_stride_head;
-          tile::write_row<Isa>(to, out_of(at), problem_.head_dim_vo, sum > 0.0f ? keep / sum * params_.out_scale : 0.0f);
+          const float out_scale = params_.out_scale * params_.scales.of_output(row.qo_head / group_size_);
+          tile::write_row<Isa>(to, out_of(at), problem_.head_dim_vo, sum > 0.0f ? keep / sum * out_scale : 0.0f);
           if (params_.lse)
             params_.lse[token * params_.lse_stride_token + row.qo_head * params_.lse_stride_head] =
                 sum > 0.0f ? (greatest + std::log2(sum)) * params_.lse_factor : -kInfinity;
@@ -525,6 +552,7 @@ class VariantThread : AttentionThread {
         tile::Ahead values_ahead(next->v, rows_ahead, num_heads_, v_head, problem_.head_dim_vo * size);
         for (head_ = 0; head_ < num_heads_; ++head_) {
           if (head_ > 0) now->next_head(k_head, v_head);
+          tiles.find_scales(*now, head_);
           score(*now, keys_ahead);
           accumulate(*now, transform(*now), values_ahead);
         }

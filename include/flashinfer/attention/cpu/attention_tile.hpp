@@ -272,10 +272,21 @@ struct Softmax {
   float max, sum;  // max in the log2 domain
 };
 
+/// s *= scale, and times the scale of each column where there are such.
+template <class Isa>
+void scale_row(float* s, int columns, float scale, const float* column_scales) {
+  for (int i = 0; i < columns; i += Isa::kLanes) {
+    const typename Isa::F x = Isa::load(s + i) * Isa::set(scale);
+    Isa::store(s + i, column_scales ? x * Isa::load(column_scales + i) : x);
+  }
+}
+
 /// s = q.k of one row, `columns` of them, of which [begin, end) are visible, becomes the row of a for the values:
-/// p = exp2(s * scale - max). The accumulators o follow a new maximum.
+/// p = exp2(s * scale - max), times the scales of the values where there are such: the sum has none. The accumulators o follow a new
+/// maximum.
 template <class Isa, bool kPairs>
-void softmax_row(float* s, int columns, int begin, int end, float scale, Softmax& state, float* o, int o_columns) {
+void softmax_row(float* s, int columns, int begin, int end, float scale, const float* value_scales, Softmax& state, float* o,
+                 int o_columns) {
   using F = typename Isa::F;
   constexpr int kLanes = Isa::kLanes;
   const F hidden = Isa::set(-kInfinity);
@@ -297,8 +308,9 @@ void softmax_row(float* s, int columns, int begin, int end, float scale, Softmax
   }
   F sum = Isa::set(0.0f);
   for (int i = 0; i < columns; i += kLanes) {
-    const F p = exp2<Isa>(Isa::load(s + i) - subtract);
+    F p = exp2<Isa>(Isa::load(s + i) - subtract);
     sum = sum + p;
+    if (value_scales) p = p * Isa::load(value_scales + i);
     if constexpr (kPairs) {
       Isa::store_bf16(reinterpret_cast<bf16*>(s) + i, p);  // behind what is still to be read
     } else {

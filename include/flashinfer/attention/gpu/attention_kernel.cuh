@@ -91,8 +91,9 @@ struct AttentionKernel {
     typename Loader::KCopy k_copy;
     typename Loader::VCopy v_copy;
     load_q<kConfig>(p, work);
+    if constexpr (kConfig.head_scales) State::publish_row_scales(p, work);
     ptx::cp_async_commit();
-    loader.template publish_first<kStages + 1>();
+    loader.template publish_first<kStages + 1>(p);
     Tile::sync_keys();  // the places of the first tiles are known
     if constexpr (Tile::kKvAsync) {
 #pragma unroll 1
@@ -114,6 +115,7 @@ struct AttentionKernel {
     if constexpr (kConfig.rope) rotate_q(p, work);
     state.keep_q();
     state.clear();
+    float2 scales_ahead;  // of the own key of the tile kStages ahead: they have a step's time to arrive
     using Rows = WarpRows<kConfig>;
     if (Tile::lane() == 0) Rows::of_warp() = Rows(p, work);
     __syncwarp();
@@ -130,6 +132,7 @@ struct AttentionKernel {
       if (sees) {
         float s[Tile::kRowFragments][Tile::kScoreFragments][4];
         state.scores(s, stage);
+        state.scale_scores(s, loader.scales(tile));
         const float scale = state.logits(s, p, work, Rows::of_warp(), first_key);
         state.softmax(s, scale, probabilities);
       }
@@ -141,6 +144,10 @@ struct AttentionKernel {
       begin_keys(loader, k_copy, tile, stage, num_tiles);
       const typename Loader::Row ahead = loader.find_own(tile + kStages + 1);
       if (sees) state.accumulate(probabilities, stage);
+      if constexpr (kConfig.token_scales) {
+        if (tile > 0) loader.publish_own_scales(tile + kStages, scales_ahead);
+        scales_ahead = loader.find_own_scales(p, tile + kStages + 1, ahead);
+      }
       loader.publish_own(tile + kStages + 1, ahead);
       if constexpr (!Tile::kKvAsync) {
         if (tile + 1 < num_tiles) k_copy.store(Tile::loader(), Loader::k_smem(0), loader.keys(tile + 1));

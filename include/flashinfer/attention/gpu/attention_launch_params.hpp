@@ -31,6 +31,7 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const AttentionConfig& 
   // Accumulators of the output and of the scores; the rest needs about 60 registers.
   if (rows_per_warp(c) * (padded(c.vo_tile) + keys_per_warp(c)) > 32 * 192) return "more accumulators than a thread has registers for";
   if (c.num_stages < 1 || c.num_stages > 4) return "1 to 4 stages";
+  if (c.token_scales && !is_float8(c.kv)) return "tokens of e4m3 and e5m2 caches have scales, others have none";
   return nullptr;
 }
 
@@ -53,6 +54,7 @@ struct AttentionSmem {
   int tiles_end;
   int num_places;                // tiles whose row places are kept, a power of two
   int places, rope, rows, work;  // rows: what each warp's rows may see
+  int scales;                    // of tokens, beside their places: of the key, of the value
   int size;
 
   static constexpr int kPlaceBytes = 16;
@@ -79,6 +81,7 @@ struct AttentionSmem {
         rope(0),
         rows(0),
         work(0),
+        scales(0),
         size(0) {
     // Scratch: the accumulators of warps that share rows, or the merge of slots: 8 bytes a row.
     const int scratch = max(c.warps_kv > 1 ? merge_sum + c.warps_kv * 64 - k : 0, c.q_tile * 8);
@@ -87,7 +90,8 @@ struct AttentionSmem {
     rope = places + num_places * c.kv_tile * kPlaceBytes;
     rows = round_up(rope + (c.rope ? c.head_dim_qk / 2 * 8 : 0), 16);
     work = rows + c.warps_q * c.warps_kv * 16;
-    size = work + kWorkBytes;
+    scales = work + kWorkBytes;
+    size = scales + (c.token_scales ? num_places * c.kv_tile * 8 : 0);
   }
 };
 

@@ -8,7 +8,7 @@
 namespace flashinfer::gpu {
 
 /// Copies kRows rows of kDim elements, eight elements a chunk, padded to a multiple of 16 with zeros, by the kGroup threads of a group.
-/// A source has: begin(row), and valid(row, column): what is not valid is not read, zeros are written.
+/// A source has: begin(row), and valid(row, column): what is not valid is not read, zeros are written. One with kScaled has scale(row).
 /// A thread looks up to kMostTogether rows up at a time: few where that needs divisions.
 template <class T, class Operand, bool kAsync, int kRows, int kDim, int kPitch, int kGroup, int kMostTogether = 8>
 struct RowCopy {
@@ -56,7 +56,7 @@ struct RowCopy {
   template <class Source>
   FLASHINFER_DEVICE void store(int thread, unsigned char* smem, const Source& source) {
     if constexpr (kOverlaps) {
-      store_part<0>(thread, smem);
+      store_part<0>(thread, smem, source);
     } else {
       move_parts<0>(thread, smem, source);
     }
@@ -88,19 +88,24 @@ struct RowCopy {
                     : Vec<T, 8>::zero();
     }
   }
-  template <int kFirst>
-  FLASHINFER_DEVICE void store_part(int thread, unsigned char* smem) const {
+  template <int kFirst, class Source>
+  FLASHINFER_DEVICE void store_part(int thread, unsigned char* smem, const Source& source) const {
 #pragma unroll
     for (int i = 0; i < kPart; ++i) {
       const Chunk at(thread, kFirst + i);
-      if (kFirst + i < kPerThread && at.exists()) to_operand<Operand>(held[i]).store(reinterpret_cast<Operand*>(smem + at.to()));
+      if (kFirst + i >= kPerThread || !at.exists()) continue;
+      if constexpr (Source::kScaled) {
+        to_operand<Operand>(held[i], source.scale(at.row)).store(reinterpret_cast<Operand*>(smem + at.to()));
+      } else {
+        to_operand<Operand>(held[i]).store(reinterpret_cast<Operand*>(smem + at.to()));
+      }
     }
   }
   template <int kFirst, class Source>
   FLASHINFER_DEVICE void move_parts(int thread, unsigned char* smem, const Source& source) {
     if constexpr (kFirst < kPerThread) {
       fetch_part<kFirst>(thread, source);
-      store_part<kFirst>(thread, smem);
+      store_part<kFirst>(thread, smem, source);
       move_parts<kFirst + kPart>(thread, smem, source);
     }
   }
@@ -109,6 +114,7 @@ struct RowCopy {
 /// q's rows of an item. Rows past the request or past q are zeros.
 template <AttentionConfig kConfig>
 struct QSource {
+  static constexpr bool kScaled = false;
   using T = typename AttentionTile<kConfig>::Q;
   const AttentionParams& p;
   const char* base;  // of the kv head's first query head
@@ -168,6 +174,24 @@ struct KvLoader {
 
   FLASHINFER_DEVICE KvLoader(const AttentionParams& p, const AttentionWork& work) : kv(p.kv), page_size(p.plan.page_size), work(work) {}
 
+  /// Of a token, for its key (x) and its value (y). Zeros for tokens that no row sees: their memory may hold anything.
+  FLASHINFER_DEVICE float2 find_scales(const AttentionParams& p, int32_t key, const Row& found) const {
+    if (key >= kv_end()) return make_float2(0.0f, 0.0f);
+    if constexpr (kConfig.limits) {
+      const int32_t first_token = work.item.q_tile * kConfig.q_tile / p.plan.group_size();
+      if (key < kv_range(p.plan.causal, p.plan.window_left, first_token, work.qo_len, work.kv_len).begin) return make_float2(0.0f, 0.0f);
+    }
+    const int32_t page = uint32_t(found.page) < uint32_t(kv.num_pages) ? found.page : 0, head = work.item.head / kVoTiles;
+    return make_float2(p.scales.of_key(page, found.row, head), p.scales.of_value(page, found.row, head));
+  }
+  /// As find_own() and publish_own(), for the scales.
+  FLASHINFER_DEVICE float2 find_own_scales(const AttentionParams& p, int32_t tile, const Row& found) const {
+    return Tile::loader() < Tile::kLoadKeys ? find_scales(p, first_key(tile) + Tile::loader(), found) : make_float2(0.0f, 0.0f);
+  }
+  FLASHINFER_DEVICE void publish_own_scales(int32_t tile, float2 found) const {
+    if (Tile::loader() < Tile::kLoadKeys) scales(tile)[Tile::first_load_key() + Tile::loader()] = found;
+  }
+
   /// This loader's first key of a tile.
   FLASHINFER_DEVICE int32_t first_key(int32_t tile) const { return work.item.kv_begin + tile * kConfig.kv_tile + Tile::first_load_key(); }
   /// From here on there are zeros.
@@ -211,7 +235,7 @@ struct KvLoader {
   }
   /// Before the loop: all keys of the first kTiles tiles, their page ids under way together.
   template <int kTiles>
-  FLASHINFER_DEVICE void publish_first() const {
+  FLASHINFER_DEVICE void publish_first(const AttentionParams& p) const {
     constexpr int kPerThread = ceil_div(kTiles * Tile::kLoadKeys, Tile::kLoadThreads);
     Row found[kPerThread];
 #pragma unroll
@@ -223,24 +247,29 @@ struct KvLoader {
     for (int i = 0; i < kPerThread; ++i) {
       const int at = Tile::loader() + i * Tile::kLoadThreads, tile = at / Tile::kLoadKeys, key = at % Tile::kLoadKeys;
       if (tile < kTiles) publish(tile, Tile::first_load_key() + key, found[i]);
+      if constexpr (kConfig.token_scales)
+        if (tile < kTiles) scales(tile)[Tile::first_load_key() + key] = find_scales(p, first_key(tile) + key, found[i]);
     }
   }
 
   /// A tile of keys, or of values.
   template <bool kOfValues>
   struct Source {
+    static constexpr bool kScaled = kOfValues && kConfig.token_scales;
     const KvPlace* places;
     int32_t rows, columns;  // that are there
+    const float2* scales = nullptr;
     FLASHINFER_DEVICE const char* begin(int row) const { return kOfValues ? places[row].v : places[row].k; }
     FLASHINFER_DEVICE bool valid(int row, int column) const {
       return row < rows && (!kOfValues || kConfig.head_dim_vo % kConfig.vo_tile == 0 || column * 8 < columns);
     }
+    FLASHINFER_DEVICE float scale(int row) const { return scales[row].y; }
   };
   FLASHINFER_DEVICE Source<false> keys(int32_t tile) const {
     return {places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), kConfig.head_dim_qk};
   }
   FLASHINFER_DEVICE Source<true> values(int32_t tile) const {
-    return {places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), v_columns()};
+    return {places(tile) + Tile::first_load_key(), kv_end() - first_key(tile), v_columns(), scales(tile) + Tile::first_load_key()};
   }
   /// Shared memory of this loader's first row of a stage.
   static FLASHINFER_DEVICE unsigned char* k_smem(int32_t stage) {
@@ -248,6 +277,10 @@ struct KvLoader {
   }
   static FLASHINFER_DEVICE unsigned char* v_smem(int32_t stage) {
     return dynamic_smem() + kSmem.v + stage * kSmem.v_stage + Tile::first_load_key() * kSmem.v_pitch;
+  }
+  /// Of a tile's tokens: for the key and for the value.
+  static FLASHINFER_DEVICE float2* scales(int32_t tile) {
+    return reinterpret_cast<float2*>(dynamic_smem() + kSmem.scales) + (tile & (kSmem.num_places - 1)) * kConfig.kv_tile;
   }
   static FLASHINFER_DEVICE KvPlace* places(int32_t tile) {
     return reinterpret_cast<KvPlace*>(dynamic_smem() + kSmem.places) + (tile & (kSmem.num_places - 1)) * kConfig.kv_tile;

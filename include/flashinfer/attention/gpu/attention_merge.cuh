@@ -27,10 +27,11 @@ FLASHINFER_DEVICE OutRow out_row(const AttentionParams& p, const Work& work, int
 struct FinishedRow {
   float factor, lse;
 };
-template <class Variant>
-FLASHINFER_DEVICE FinishedRow finish_row(const AttentionParams& p, float m, float d, int32_t qo_head) {
+template <class Tile, class Variant, class Work>
+FLASHINFER_DEVICE FinishedRow finish_row(const AttentionParams& p, const Work& work, float m, float d, int32_t qo_head) {
   const float sink = Variant::sink(p.variant, qo_head) * kLog2e;
   float factor = p.out_scale;
+  if constexpr (Tile::kHeadScales) factor *= p.scales.of_output(work.item.head / Tile::kVoTiles);
   if (sink > -kInfinity) {
     const float both = fmaxf(m, sink), keep = m == -kInfinity ? 0.0f : ptx::ex2(m - both);
     d = d * keep + ptx::ex2(sink - both);
@@ -75,7 +76,7 @@ FLASHINFER_DEVICE float store_state(const AttentionParams& p, const Work& work, 
     if (writes && at.valid) p.plan.partial_max[slot_row] = m, p.plan.partial_sum[slot_row] = d;
     return 1.0f;
   }
-  const FinishedRow finished = finish_row<Variant>(p, m, d, at.qo_head);
+  const FinishedRow finished = finish_row<Tile, Variant>(p, work, m, d, at.qo_head);
   if (writes) store_lse<Tile>(p, work, at, finished.lse);
   return finished.factor;
 }
@@ -289,7 +290,7 @@ FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, i
     for (int t = 0; t < kTasks; ++t) {
       if (first + t * Tile::kThreads >= num_tasks) break;
       const OutRow at = out_row<Tile>(p, work, row[t]);
-      const FinishedRow finished = finish_row<Variant>(p, m[t], d[t], at.qo_head);
+      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m[t], d[t], at.qo_head);
       if (column[t] == 0) store_lse<Tile>(p, work, at, finished.lse);
       const float factor = finished.factor;
       store_out<Tile>(p, work, at, column[t], make_float4(sum[t].x * factor, sum[t].y * factor, sum[t].z * factor, sum[t].w * factor));

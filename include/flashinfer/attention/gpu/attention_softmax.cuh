@@ -121,6 +121,36 @@ struct WarpState {
     }
   }
 
+  /// A thread finds the scale of one row, of its query head and its key head, for those who have the row.
+  static FLASHINFER_DEVICE void publish_row_scales(const AttentionParams& p, const AttentionWork& work) {
+    static_assert(kConfig.q_tile <= Tile::kThreads);
+    const int32_t group_size = p.plan.group_size(), kv_head = work.item.head / p.plan.num_vo_tiles;
+    const int32_t row = work.item.q_tile * kConfig.q_tile + int32_t(threadIdx.x);
+    if (threadIdx.x < kConfig.q_tile) row_scale(int(threadIdx.x)) = p.scales.of_scores(kv_head * group_size + row % group_size, kv_head);
+  }
+  /// What the cache was divided by comes back before anything else is done to the scores. `token_scales`: of the tile.
+  FLASHINFER_DEVICE void scale_scores(float (&s)[kRowFragments][kScoreFragments][4], const float2* token_scales) const {
+    if constexpr (kConfig.token_scales) {
+      const float2* of_lane = token_scales + Tile::warp_kv() * Tile::kKeysPerWarp + Tile::lane() % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kScoreFragments; ++n) {
+        const float4 scales = *reinterpret_cast<const float4*>(of_lane + n * 8);  // of two tokens
+#pragma unroll
+        for (int f = 0; f < kRowFragments; ++f)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[f][n][e] *= e % 2 ? scales.z : scales.x;
+      }
+    }
+    if constexpr (kConfig.head_scales) {
+#pragma unroll
+      for (int f = 0; f < kRowFragments; ++f)
+#pragma unroll
+        for (int n = 0; n < kScoreFragments; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[f][n][e] *= row_scale(Tile::row(f, e / 2));
+    }
+  }
+
   /// Masks the scores of the warp's keys from first_key on, and returns the factor that makes log2-domain logits of them.
   FLASHINFER_DEVICE float logits(float (&s)[kRowFragments][kScoreFragments][4], const AttentionParams& p, const AttentionWork& work,
                                  const WarpRows<kConfig>& rows, int32_t first_key) const {
@@ -255,6 +285,11 @@ struct WarpState {
   }
 
  private:
+  /// Behind the row of q, in what keeps rows an odd number of chunks apart.
+  static FLASHINFER_DEVICE float& row_scale(int row) {
+    static_assert(kSmem.q_pitch == padded(kConfig.head_dim_qk) * 2 + 16);
+    return *reinterpret_cast<float*>(dynamic_smem() + kSmem.q + (row + 1) * kSmem.q_pitch - 16);
+  }
   FLASHINFER_DEVICE void load_q_fragments(int step, uint32_t (&a)[kRowFragments][4]) const {
 #pragma unroll
     for (int f = 0; f < kRowFragments; ++f) ptx::ldmatrix_x4(a[f], q_address + f * 16 * kSmem.q_pitch + step * 32);

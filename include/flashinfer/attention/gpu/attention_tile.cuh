@@ -49,6 +49,7 @@ struct AttentionTile {
   static constexpr int kQTile = kConfig.q_tile, kVoTile = kConfig.vo_tile, kHeadDimVo = kConfig.head_dim_vo;
   static constexpr int kVoTiles = ceil_div(kConfig.head_dim_vo, kConfig.vo_tile);
   static constexpr int kMergeTasks = 4;  // of a thread at a time: as many as registers hold
+  static constexpr bool kHeadScales = kConfig.head_scales;
 
   /// cp.async moves q, or keys and values, that need no conversion; else a thread loads, converts and stores.
   static constexpr bool kQAsync = ptx::kHasCpAsync && is_same_v<Q, Operand>;
@@ -89,6 +90,11 @@ struct AttentionTile {
   static FLASHINFER_DEVICE const AttentionWork& work() { return works().current; }
 };
 
+FLASHINFER_DEVICE void saturate_f16(float (&x)[8]) {
+#pragma unroll
+  for (float& e : x) e = e > largest_v<f16> ? largest_v<f16> : e < -largest_v<f16> ? -largest_v<f16> : e;  // keeps NaN
+}
+
 /// Eight elements as the tensor cores take them.
 template <class Operand, class T>
 FLASHINFER_DEVICE Vec<Operand, 8> to_operand(const Vec<T, 8>& v) {
@@ -97,12 +103,19 @@ FLASHINFER_DEVICE Vec<Operand, 8> to_operand(const Vec<T, 8>& v) {
   } else {
     float x[8];
     v.to_float(x);
-    if constexpr (is_same_v<T, bf16>) {
-#pragma unroll
-      for (float& e : x) e = e > largest_v<f16> ? largest_v<f16> : e < -largest_v<f16> ? -largest_v<f16> : e;  // keeps NaN
-    }
+    if constexpr (is_same_v<T, bf16>) saturate_f16(x);
     return Vec<Operand, 8>::from_float(x);
   }
+}
+/// The same of elements that have a scale: what a cache of 16 bits would hold.
+template <class Operand, class T>
+FLASHINFER_DEVICE Vec<Operand, 8> to_operand(const Vec<T, 8>& v, float scale) {
+  float x[8];
+  v.to_float(x);
+#pragma unroll
+  for (float& e : x) e *= scale;
+  if constexpr (is_same_v<Operand, f16>) saturate_f16(x);
+  return Vec<Operand, 8>::from_float(x);
 }
 
 }  // namespace flashinfer::gpu

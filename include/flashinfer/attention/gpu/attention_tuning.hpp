@@ -48,6 +48,12 @@ constexpr int vo_tile_of(int head_dim_vo) {
   return parts == 1 ? head_dim_vo : min(round_up(ceil_div(head_dim_vo, parts), 16), head_dim_vo);
 }
 
+/// The kernel of a plan for a call with scales of heads, of tokens.
+constexpr AttentionConfig with_scales(AttentionConfig c, bool heads, bool tokens, const DeviceInfo&) {
+  c.head_scales = heads, c.token_scales = tokens;
+  return c;
+}
+
 /// The kernel of a problem. Rows of a tile: 16 when all queries of a request and their group fit (decode), 64, or 128 for prefill.
 /// A batch-invariant problem has 64 whatever max_qo_len is, so that a request's bits do not depend on the others.
 constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& device) {
@@ -82,7 +88,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
 
   // 32 rows of 128 columns and 64 keys leave no registers for what is done to single logits.
   const bool touches_logits = c.soft_cap || c.alibi || c.custom_mask;
-  /// The first shape of which `blocks` share a multiprocessor. Room is left for RoPE, which a call may ask for.
+  /// The first shape of which `blocks` share a multiprocessor. Room is left for RoPE and scales, which a call may have.
   const auto choose = [&](const auto& shapes, int blocks) {
     for (const Shape& s : shapes) {
       if (!copies_async && s.num_stages > 1) continue;
@@ -92,6 +98,7 @@ constexpr AttentionConfig tune(const AttentionProblem& p, const DeviceInfo& devi
       if (touches_logits && rows_per_warp(with) * (padded(with.vo_tile) + keys_per_warp(with)) > 32 * 160) continue;
       with.rope = true;
       if (why_invalid(with, device) || workers_per_sm(with, device) < blocks) continue;
+      if (is_float8(with.kv) && why_invalid(with_scales(with, true, true, device), device)) continue;
       with.rope = p.flags.rope;
       c = with;
       return true;
@@ -124,6 +131,11 @@ constexpr void for_each_tuned_attention(Arch arch, Visit&& visit) {
   for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
   tuned({.head_dim_qk = 192, .page_size = 0, .causal = 1});
   tuned({.kv = DType::e4m3, .causal = 1});
+  for (int32_t qo_len : {1, 8, 512}) {
+    const AttentionConfig c = tune({.kv = DType::e4m3, .causal = 1, .max_qo_len = qo_len}, device);
+    visit(with_scales(c, true, false, device));
+    visit(with_scales(c, false, true, device));
+  }
   tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
   tuned({.causal = 1, .flags = {.soft_cap = true}});
   tuned({.flags = {.custom_mask = true}});

@@ -36,6 +36,7 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
     return "more accumulators than a thread has registers for";
   if (!is_power_of_two(c.cluster_blocks) || c.cluster_blocks > 16 || c.head_dim_vo % (4 * c.cluster_blocks))
     return "a cluster has 1, 2, 4, 8 or 16 blocks, which share the output's columns by fours";
+  if (c.token_scales && !is_float8(c.kv)) return "tokens of e4m3 and e5m2 caches have scales, others have none";
   if (c.num_stages < 2 || c.num_stages > 32 || c.num_items < 2 || c.num_items > 8) return "2 to 32 stages, 2 to 8 items";
   // Else a group might wait for the lap after the next of a slot that another group has, and take the parity of the one before for its own.
   if (c.num_stages % c.warps_kv) return "every group of warps has stages of its own: their number is a multiple of warps_kv";
@@ -52,6 +53,7 @@ struct DecodeSmem {
   int row_floats;                   // of the accumulators' rows in scratch: fragments of eight rows meet no bank twice
   int q, scratch, maxima, sums, works, limits, barriers, is_last;  // limits: what each warp's rows may see
   int cluster_columns, cluster_states;  // what the blocks of a cluster push here: [block, row, column], [block, row]
+  int scales;                           // of tokens: [stage, keys then values, token]
   int size;
 
   static constexpr int kWorkBytes = 96;
@@ -75,7 +77,8 @@ struct DecodeSmem {
         is_last(barriers + 16 * (c.num_stages + c.num_items)),
         cluster_columns(is_last + 16),
         cluster_states(cluster_columns + (c.cluster_blocks > 1 ? c.q_tile * c.head_dim_vo * 4 : 0)),
-        size(cluster_states + (c.cluster_blocks > 1 ? c.cluster_blocks * c.q_tile * 8 : 0)) {}
+        scales(cluster_states + (c.cluster_blocks > 1 ? c.cluster_blocks * c.q_tile * 8 : 0)),
+        size(scales + (c.token_scales ? c.num_stages * c.kv_tile * 8 : 0)) {}
 };
 
 FLASHINFER_HOST_DEVICE constexpr int smem_bytes(const DecodeConfig& c) { return DecodeSmem(c).size; }

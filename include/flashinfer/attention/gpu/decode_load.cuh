@@ -140,6 +140,7 @@ struct DecodeLoader {
     // Loading warps take turns.
     const auto* k = static_cast<const char*>(p.kv.k) + item.head * p.kv.k_stride_head * kElementBytes;
     const auto* v = static_cast<const char*>(p.kv.v) + item.head * p.kv.v_stride_head * kElementBytes;
+    const int32_t first_scale = kConfig.token_scales ? first_visible(lengths, item) : 0;
     for (int32_t tile = 0; tile < num_tiles; ++tile) {
       const int32_t first_key = item.kv_begin + tile * kConfig.kv_tile;
       if (kConfig.paged && first_key >= window_end) {
@@ -150,6 +151,7 @@ struct DecodeLoader {
       if (kConfig.load_warps == 1 || stage.slot % kConfig.load_warps == loader) {
         ptx::mbarrier_wait(Tile::stage_empty(stage.slot), stage.parity ^ 1u);
         load_stage(k, v, lengths.kv_begin, first_key, kv_end);
+        if constexpr (kConfig.token_scales) load_scales(item.head, lengths.kv_begin, first_key, first_scale, kv_end);
         ptx::cp_async_mbarrier_arrive(Tile::stage_full(stage.slot));
       }
       stage = stage.after(1);
@@ -188,6 +190,29 @@ struct DecodeLoader {
       }
     }
   }
+  /// Of the stage's tokens, a lane each; zeros for those that no row sees: their memory may hold anything.
+  FLASHINFER_DEVICE void load_scales(int32_t head, int32_t kv_begin, int32_t first_key, int32_t first_scale, int32_t kv_end) {
+    const AttentionScales& scales = p.scales;
+    const uint32_t to = ptx::smem_address(Tile::scales(stage.slot)) + uint32_t(lane % kKeysAtOnce) * 4;
+#pragma unroll
+    for (int part = 0; part < kConfig.kv_tile; part += kKeysAtOnce) {
+      const int32_t key = first_key + part + lane % kKeysAtOnce;
+      const Place at = find(kv_begin, clamp(key, int32_t(0), max(kv_end - 1, int32_t(0))));
+      const bool there = key >= first_scale && key < kv_end;
+      copy_scale(to + part * 4, scales.k, at.page * scales.k_stride_page + at.row * scales.k_stride_token + head * scales.k_stride_head,
+                 there);
+      copy_scale(to + (kConfig.kv_tile + part) * 4, scales.v,
+                 at.page * scales.v_stride_page + at.row * scales.v_stride_token + head * scales.v_stride_head, there);
+    }
+  }
+  FLASHINFER_DEVICE void copy_scale(uint32_t to, const float* scales, int64_t at, bool there) const {
+    if (lane < kKeysAtOnce && scales) ptx::cp_async_4(to, there ? scales + at : scales, there);
+  }
+  /// The first key that some row of the item sees.
+  FLASHINFER_DEVICE int32_t first_visible(const RequestLengths& lengths, const WorkItem& item) const {
+    if constexpr (!kConfig.limits) return 0;
+    return kv_range(p.plan.causal, p.plan.window_left, group.quotient(item.q_tile * kConfig.q_tile), lengths.qo_len, lengths.kv_len).begin;
+  }
   template <int kBlocks, int kBytes>
   FLASHINFER_DEVICE void copy_row(uint32_t to, const char* from, bool valid) const {
 #pragma unroll
@@ -195,17 +220,28 @@ struct DecodeLoader {
       if (kBytes % 128 == 0 || (block * 8 + lane % 8) * 16 < kBytes)
         ptx::cp_async_16(to + block * kSmem.block_bytes, from + block * 128 + lane % 8 * 16, valid);
   }
-  /// From the head's first row of the pool to the key's, in units.
-  FLASHINFER_DEVICE void look_up(int32_t kv_begin, int32_t key, uint32_t& k_at, uint32_t& v_at) const {
+  /// A page and a row in it; a token and 0 when ragged.
+  struct Place {
+    int32_t page, row;
+  };
+  FLASHINFER_DEVICE Place find(int32_t kv_begin, int32_t key) const {
     if constexpr (kConfig.paged) {
       const int32_t index = page_size.quotient(key), row = key - index * int32_t(page_size.divisor);
-      const int32_t found = pages.id(index), page = uint32_t(found) < uint32_t(p.kv.num_pages) ? found : 0;
-      k_at = uint32_t(page) * k_page + uint32_t(row) * k_token;
-      v_at = uint32_t(page) * v_page + uint32_t(row) * v_token;
+      const int32_t found = pages.id(index);
+      return {uint32_t(found) < uint32_t(p.kv.num_pages) ? found : 0, row};
     } else {
-      const uint32_t token = uint32_t(kv_begin + key) < uint32_t(p.kv.num_pages) ? uint32_t(kv_begin + key) : 0;
-      k_at = token * k_token;
-      v_at = token * v_token;
+      return {uint32_t(kv_begin + key) < uint32_t(p.kv.num_pages) ? kv_begin + key : 0, 0};
+    }
+  }
+  /// From the head's first row of the pool to the key's, in units.
+  FLASHINFER_DEVICE void look_up(int32_t kv_begin, int32_t key, uint32_t& k_at, uint32_t& v_at) const {
+    const Place at = find(kv_begin, key);
+    if constexpr (kConfig.paged) {
+      k_at = uint32_t(at.page) * k_page + uint32_t(at.row) * k_token;
+      v_at = uint32_t(at.page) * v_page + uint32_t(at.row) * v_token;
+    } else {
+      k_at = uint32_t(at.page) * k_token;
+      v_at = uint32_t(at.page) * v_token;
     }
   }
 };

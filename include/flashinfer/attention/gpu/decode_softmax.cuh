@@ -28,16 +28,24 @@ struct DecodeState {
   /// rescaled; 2^8 is far from the limits of f16 p.
   static constexpr float kSlack = 8.0f;
   /// bf16 queries meet an FP8 cache as f16: each row times a power of two that brings it into range, exactly but for underflow.
-  static constexpr bool kScalesRows = Tile::kConverts && kConfig.q == DType::bf16;
+  static constexpr bool kNormalizesRows = Tile::kConverts && kConfig.q == DType::bf16;
+  static constexpr bool kScalesRows = kNormalizesRows || kConfig.head_scales;
+  /// Values of tokens that have scales: p times the scale goes into the product as f16. It is taken in a unit of the warp, a power of two
+  /// that moves up so that scales are 2^6 at most and p times them 2^14: what f16 cuts off is 2^-28 of the largest.
+  static constexpr bool kScalesValues = kConfig.token_scales;
+  static constexpr float kMostValueScale = 64.0f;
 
   float m[kRowFragments][2], d[kRowFragments][2];
   float o[kOutFragments][kRowFragments][4];
   uint32_t q[kQkSteps][kRowFragments][2];
-  float row_scale[kRowFragments][2];  // what undoes it
+  float row_scale[kRowFragments][2];  // what undoes it, and the scale of the row's head
+  float per_unit;                     // 1 / the unit of the accumulators
 
   /// No keys yet.
   FLASHINFER_DEVICE void begin(const AttentionParams& p, const DecodeWork& work, int32_t slot) {
     load_q(slot);
+    if constexpr (kConfig.head_scales) find_row_scales(p, work);
+    if constexpr (kScalesValues) per_unit = p.scales.v ? 0x1p100f : 1.0f;  // no scale yet
     find_limits(p, work);
 #pragma unroll
     for (int r = 0; r < kRowFragments; ++r)
@@ -58,10 +66,13 @@ struct DecodeState {
     const uint32_t k = ptx::smem_address(dynamic_smem()) + stage * kSmem.stage_bytes, v = k + kSmem.v;
     float s[kKeyFragments][kRowFragments][4];
     scores(s, k);
+    if constexpr (kScalesRows) scale_rows(s);
+    if constexpr (kConfig.token_scales)
+      if (p.scales.k) scale_keys(s, Tile::scales(stage));
     const bool partial = first_key < full.begin || first_key + kConfig.kv_tile > full.end;
     const float scale = logits(s, p, work, first_key, partial);
     uint32_t probabilities[kKeyFragments][kRowFragments][2];
-    softmax(s, scale, probabilities);
+    softmax(s, scale, kScalesValues && p.scales.v ? Tile::scales(stage) + kConfig.kv_tile : nullptr, probabilities);
     accumulate(probabilities, v);
   }
 
@@ -73,6 +84,7 @@ struct DecodeState {
       for (int e = 0; e < 2; ++e)
 #pragma unroll
         for (int step = 4; step < kWarpSize; step *= 2) d[r][e] += __shfl_xor_sync(0xffffffffu, d[r][e], step);
+    if constexpr (kScalesValues) rescale_out(reciprocal(per_unit));
   }
 
   /// Column of the output that half of a fragment's accumulators belong to. FP8 values leave their fragments with even and odd columns
@@ -118,7 +130,7 @@ struct DecodeState {
           const uint2 pairs = *reinterpret_cast<const uint2*>(from + r * 8 * kSmem.q_pitch + step * 32);
           q[step][r][0] = pairs.x, q[step][r][1] = pairs.y;
         }
-        if constexpr (kScalesRows) scale_row(r);
+        if constexpr (kNormalizesRows) scale_row(r);
       }
     }
   }
@@ -144,6 +156,19 @@ struct DecodeState {
       }
 #pragma unroll
     for (int e = 0; e < 2; ++e) row_scale[r][e] = __shfl_sync(0xffffffffu, down, (Tile::lane() % 4 * 2 + e) * 4);
+  }
+
+  FLASHINFER_DEVICE void find_row_scales(const AttentionParams& p, const DecodeWork& work) {
+    const int32_t group_size = work.group_size(p), first_row = work.item.q_tile * kConfig.q_tile;
+#pragma unroll
+    for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int32_t packed = min(first_row + row(r, e), work.qo_len * group_size - 1);
+        const int32_t in_group = packed - work.token_of(p, packed) * group_size;
+        const float scale = p.scales.of_scores(work.item.head * group_size + in_group, work.item.head);
+        row_scale[r][e] = kNormalizesRows ? row_scale[r][e] * scale : scale;
+      }
   }
 
   static FLASHINFER_DEVICE DecodeLimits& of_warp() { return reinterpret_cast<DecodeLimits*>(dynamic_smem() + kSmem.limits)[Tile::warp()]; }
@@ -195,14 +220,24 @@ struct DecodeState {
           }
         }
       }
-    if constexpr (kScalesRows) {
+  }
+  FLASHINFER_DEVICE void scale_rows(float (&s)[kKeyFragments][kRowFragments][4]) const {
 #pragma unroll
-      for (int i = 0; i < kKeyFragments; ++i)
+    for (int i = 0; i < kKeyFragments; ++i)
 #pragma unroll
-        for (int r = 0; r < kRowFragments; ++r)
+      for (int r = 0; r < kRowFragments; ++r)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) s[i][r][e] *= row_scale[r][e % 2];
-    }
+        for (int e = 0; e < 4; ++e) s[i][r][e] *= row_scale[r][e % 2];
+  }
+  FLASHINFER_DEVICE void scale_keys(float (&s)[kKeyFragments][kRowFragments][4], const float* scales) const {
+#pragma unroll
+    for (int i = 0; i < kKeyFragments; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float scale = scales[i * 16 + h * 8 + Tile::lane() / 4];
+#pragma unroll
+        for (int r = 0; r < kRowFragments; ++r) s[i][r][2 * h] *= scale, s[i][r][2 * h + 1] *= scale;
+      }
   }
   /// Two elements of the cache, in the low half of a word.
   static FLASHINFER_DEVICE uint32_t widen(uint32_t pair) {
@@ -271,8 +306,9 @@ struct DecodeState {
     }
   }
 
-  /// Turns scores into probabilities relative to m, as fragments of the next product's right operand.
-  FLASHINFER_DEVICE void softmax(float (&s)[kKeyFragments][kRowFragments][4], float scale,
+  /// Turns scores into probabilities relative to m, times the scales of values where there are such, as fragments of the next product's
+  /// right operand.
+  FLASHINFER_DEVICE void softmax(float (&s)[kKeyFragments][kRowFragments][4], float scale, const float* value_scales,
                                  uint32_t (&probabilities)[kKeyFragments][kRowFragments][2]) {
     float largest[kRowFragments][2];  // of this thread's keys
     bool moves = false;
@@ -303,6 +339,8 @@ struct DecodeState {
           }
         d[r][e] += sum;
       }
+    if constexpr (kScalesValues)
+      if (value_scales) scale_values(s, value_scales);
 #pragma unroll
     for (int i = 0; i < kKeyFragments; ++i)
 #pragma unroll
@@ -330,6 +368,45 @@ struct DecodeState {
         for (int e = 0; e < 4; ++e) o[i][r][e] *= factor[e % 2];
     }
   }
+
+  /// Probabilities times the scales of the values, in the unit.
+  FLASHINFER_DEVICE void scale_values(float (&s)[kKeyFragments][kRowFragments][4], const float* scales) {
+    float own[kKeyFragments][2], largest = 0.0f;  // of this thread's keys
+#pragma unroll
+    for (int i = 0; i < kKeyFragments; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        own[i][h] = scales[i * 16 + h * 8 + Tile::lane() / 4];
+        largest = fmaxf(largest, fabsf(own[i][h]));
+      }
+    if (__any_sync(0xffffffffu, largest * per_unit > kMostValueScale)) {
+#pragma unroll
+      for (int step = 4; step < kWarpSize; step *= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+      // The largest scale gets exponent 5.
+      const uint32_t exponent = clamp(bit_cast<uint32_t>(largest) >> 23, uint32_t(20), uint32_t(230));
+      const float moved = bit_cast<float>((259u - exponent) << 23);
+      rescale_out(moved * reciprocal(per_unit));
+      per_unit = moved;
+    }
+#pragma unroll
+    for (int i = 0; i < kKeyFragments; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float in_unit = own[i][h] * per_unit;
+#pragma unroll
+        for (int r = 0; r < kRowFragments; ++r) s[i][r][2 * h] *= in_unit, s[i][r][2 * h + 1] *= in_unit;
+      }
+  }
+  FLASHINFER_DEVICE void rescale_out(float factor) {
+#pragma unroll
+    for (int i = 0; i < kOutFragments; ++i)
+#pragma unroll
+      for (int r = 0; r < kRowFragments; ++r)
+#pragma unroll
+        for (float& x : o[i][r]) x *= factor;
+  }
+  /// Of a power of two.
+  static FLASHINFER_DEVICE float reciprocal(float x) { return bit_cast<float>((254u << 23) - bit_cast<uint32_t>(x)); }
 
   FLASHINFER_DEVICE void accumulate(const uint32_t (&probabilities)[kKeyFragments][kRowFragments][2], uint32_t v) {
     constexpr int kChunks = Tile::kConverts ? kOutFragments : 2 * kOutFragments;

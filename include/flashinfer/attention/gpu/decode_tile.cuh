@@ -49,6 +49,7 @@ struct DecodeTile {
   static constexpr int kThreads = consumer_threads(kConfig);
   static constexpr int kQTile = kConfig.q_tile, kVoTile = kConfig.head_dim_vo, kHeadDimVo = kConfig.head_dim_vo, kVoTiles = 1;
   static constexpr int kMergeTasks = 4;
+  static constexpr bool kHeadScales = kConfig.head_scales;
   static FLASHINFER_DEVICE void sync() { ptx::sync_threads(1, kThreads); }
   static FLASHINFER_DEVICE float* merge_scratch() { return reinterpret_cast<float*>(dynamic_smem() + kSmem.scratch); }
   static FLASHINFER_DEVICE int32_t& is_last() { return *reinterpret_cast<int32_t*>(dynamic_smem() + kSmem.is_last); }
@@ -60,6 +61,10 @@ struct DecodeTile {
 
   static FLASHINFER_DEVICE DecodeWork& work(int32_t slot) {
     return *reinterpret_cast<DecodeWork*>(dynamic_smem() + kSmem.works + slot * DecodeSmem::kWorkBytes);
+  }
+  /// Of a stage's tokens: kv_tile for the keys, then as many for the values.
+  static FLASHINFER_DEVICE float* scales(int32_t slot) {
+    return reinterpret_cast<float*>(dynamic_smem() + kSmem.scales) + slot * 2 * kConfig.kv_tile;
   }
   static FLASHINFER_DEVICE unsigned char* q_rows(int32_t slot) { return dynamic_smem() + kSmem.q + slot * kSmem.q_bytes; }
 

@@ -36,6 +36,14 @@ constexpr int head_lanes(const DecodeConfig& c, int num_heads, int max_workers) 
   return lanes;
 }
 
+/// The kernel of a plan for a call with scales of heads, of tokens: these take the place of a few stages.
+constexpr DecodeConfig with_scales(DecodeConfig c, bool heads, bool tokens, const DeviceInfo& device) {
+  c.head_scales = heads, c.token_scales = tokens;
+  const int available = min(device.smem_per_block, device.smem_per_sm / c.blocks_per_sm - 1024);
+  while (tokens && c.num_stages > max(c.warps_kv, 2) && smem_bytes(c) > available) c.num_stages -= c.warps_kv;
+  return c;
+}
+
 /// As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
 constexpr void take_shared_memory(DecodeConfig& c, const DeviceInfo& device, int most_stages) {
   for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
@@ -74,6 +82,10 @@ constexpr DecodeConfig tune_decode(const AttentionProblem& p, const DeviceInfo& 
   c.load_warps = c.warps_q * c.warps_kv <= 4 ? 2 : 4;
   c.num_items = c.q_tile == 8 ? 3 : 2;
   take_shared_memory(c, device, 12 / c.warps_kv * c.warps_kv);
+  if (is_float8(c.kv) && c.kv_tile > 16 && why_invalid(with_scales(c, true, true, device), device)) {  // which a call may have
+    c.kv_tile /= 2;
+    take_shared_memory(c, device, 12 / c.warps_kv * c.warps_kv);
+  }
   return c;
 }
 
@@ -147,8 +159,13 @@ constexpr void for_each_tuned_decode(Arch arch, Visit&& visit) {
   for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
   for (const DecodeConfig& config : decode_configs({.max_qo_len = 1}, device))
     if (config.cluster_blocks > 1) visit(config);
-  tuned({.kv = DType::e4m3});
-  tuned({.kv = DType::e4m3, .causal = 1});
+  for (int32_t causal : {0, 1}) {
+    tuned({.kv = DType::e4m3, .causal = causal});
+    const AttentionProblem p = {.kv = DType::e4m3, .causal = causal, .max_qo_len = causal ? 4 : 1};
+    if (!prefers_decode(p, device)) continue;
+    visit(with_scales(tune_decode(p, device), true, false, device));
+    visit(with_scales(tune_decode(p, device), false, true, device));
+  }
   tuned({.causal = 1, .window_left = 128, .flags = {.sinks = true}});
   tuned({.causal = 1, .flags = {.soft_cap = true}});
   tuned({.flags = {.custom_mask = true}});

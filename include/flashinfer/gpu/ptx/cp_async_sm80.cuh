@@ -1,5 +1,5 @@
-// Asynchronous copies from global to shared memory, 16 bytes a thread, past the registers and L1. A thread waits for its own
-// copies, by groups in the order of their commits; a barrier then makes them visible to the others.
+// Asynchronous copies from global to shared memory, 16 bytes a thread past the registers and L1, or single words. A thread waits for its
+// own copies, by groups in the order of their commits; a barrier then makes them visible to the others.
 #pragma once
 
 #include <flashinfer/core/std.hpp>
@@ -16,6 +16,12 @@ inline constexpr bool kHasCpAsync = true;
 FLASHINFER_DEVICE void cp_async_16(uint32_t smem, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(valid ? 16 : 0) : "memory");
+#endif
+}
+/// Four bytes, through L1; both addresses are multiples of 4.
+FLASHINFER_DEVICE void cp_async_4(uint32_t smem, const void* global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(smem), "l"(global), "r"(valid ? 4 : 0) : "memory");
 #endif
 }
 FLASHINFER_DEVICE void cp_async_commit() {

@@ -11,15 +11,17 @@ namespace flashinfer::gpu::ptx {
 #endif
 inline constexpr bool kHasCpAsync = FLASHINFER_EMULATED_ARCH >= 80;
 
-inline void cp_async_16(uint32_t smem, const void* global, bool valid) {
+inline void cp_async(uint32_t smem, const void* global, uint32_t bytes, bool valid) {
   unsigned char* to = emulation::Block::current().smem() + smem;
-  if (smem % 16 || uintptr_t(global) % 16 || smem + 16 > emulation::Block::current().smem_bytes()) {
-    std::fprintf(stderr, "emulation: cp.async: %p to %u\n", global, smem);
+  if (smem % bytes || uintptr_t(global) % bytes || smem + bytes > emulation::Block::current().smem_bytes()) {
+    std::fprintf(stderr, "emulation: cp.async: %u bytes, %p to %u\n", bytes, global, smem);
     std::abort();
   }
-  std::memset(to, 0xff, 16);
-  emulation::Block::current().fiber().open.push_back({to, global, valid});
+  std::memset(to, 0xff, bytes);
+  emulation::Block::current().fiber().open.push_back({to, global, valid, bytes});
 }
+inline void cp_async_16(uint32_t smem, const void* global, bool valid) { cp_async(smem, global, 16, valid); }
+inline void cp_async_4(uint32_t smem, const void* global, bool valid) { cp_async(smem, global, 4, valid); }
 inline void cp_async_commit() {
   emulation::Fiber& self = emulation::Block::current().fiber();
   self.groups.push_back(std::move(self.open));
