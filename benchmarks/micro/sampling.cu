@@ -159,7 +159,8 @@ void print_race(const std::vector<Set>& sets) {
   };
   const float probs = time.template operator()<RowValues::probs, false>(), logits = time.template operator()<RowValues::logits, false>();
   const float top_p = time.template operator()<RowValues::probs, true>(), of_logits = time.template operator()<RowValues::logits, true>();
-  std::printf("%4d rows, race: probs %.1f  logits %.1f  top_p %.1f  top_p of logits %.1f\n", int(kNumRows), probs, logits, top_p, of_logits);
+  std::printf("%4d rows, race: probs %.1f  logits %.1f  top_p %.1f  top_p of logits %.1f\n", int(kNumRows), probs, logits, top_p,
+              of_logits);
 }
 
 }  // namespace

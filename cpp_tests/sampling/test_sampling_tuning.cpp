@@ -93,7 +93,8 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   const TensorView probs = on_gpu(1 << 20, DType::f32, {2, 1000}), none;
   SamplingOutputs outputs{.tokens = on_gpu(1 << 30, DType::i64, {2})};
   auto text = [&] {
-    return launch_of({90, 'a'}, [&](const Context& context) { sampling(RowValues::probs, probs, none, {.top_k = 5}, {}, outputs, context); })
+    return launch_of({90, 'a'},
+                     [&](const Context& context) { sampling(RowValues::probs, probs, none, {.top_k = 5}, {}, outputs, context); })
         .text.kernel;
   };
   EXPECT_NE(text().find(".extras=false"), std::string::npos);
@@ -122,7 +123,8 @@ TEST(SamplingLaunch, RacesWhatNothingCuts) {
     EXPECT_EQ(kernel(arch, {.temperature = 0.5f, .top_k = 128256}), race + "false");
     EXPECT_EQ(kernel(arch, {.top_p = 0.9f}), race + "true");
     EXPECT_EQ(kernel(arch, {.top_p = p, .joint = true}), race + "true");
-    for (const SamplingFilters& filters : {SamplingFilters{.temperature = 0.0f}, {.temperature = p}, {.top_k = 5}, {.top_k = k}, {.min_p = 0.1f}})
+    for (const SamplingFilters& filters :
+         {SamplingFilters{.temperature = 0.0f}, {.temperature = p}, {.top_k = 5}, {.top_k = k}, {.min_p = 0.1f}})
       EXPECT_TRUE(kernel(arch, filters).starts_with("SamplingKernel"));
   }
 }

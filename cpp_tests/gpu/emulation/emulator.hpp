@@ -52,15 +52,15 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
   enum State { fresh, runnable, in_warp, in_block, polling, done } state = fresh;
   const char* waits_for = "";
-  std::function<bool()> ready;                    // polling: may it run on?
-  std::vector<PendingArrival> arrivals;           // oldest first
+  std::function<bool()> ready;           // polling: may it run on?
+  std::vector<PendingArrival> arrivals;  // oldest first
   Index index, block;
-  unsigned cluster_round = 0;  // of the cluster's barrier, when this thread arrived
+  unsigned cluster_round = 0;        // of the cluster's barrier, when this thread arrived
   int lane = 0, warp = 0, rank = 0;  // warp: of all in the cluster; rank: of the block in the cluster
   const void* argument = nullptr;
   void* result = nullptr;
-  std::vector<PendingCopy> open;                  // not committed
-  std::vector<std::vector<PendingCopy>> groups;   // committed, oldest first
+  std::vector<PendingCopy> open;                 // not committed
+  std::vector<std::vector<PendingCopy>> groups;  // committed, oldest first
 };
 
 class Block {

@@ -54,7 +54,9 @@ class RowGroup {
   __device__ uint64_t max(uint64_t x) { return reduce<true, false>(smem_, turn_ ^= 1, {x, 0}).first; }
   __device__ Pair max(uint64_t first, uint64_t second) { return reduce<true, true>(smem_, turn_ ^= 1, {first, second}); }
   /// Over the threads of this block alone, which meet.
-  __device__ uint64_t max_of_block(uint64_t x) { return RowGroup<kThreads, 1>::template reduce<true, false>(smem_, turn_ ^= 1, {x, 0}).first; }
+  __device__ uint64_t max_of_block(uint64_t x) {
+    return RowGroup<kThreads, 1>::template reduce<true, false>(smem_, turn_ ^= 1, {x, 0}).first;
+  }
 
  private:
   template <int, int>

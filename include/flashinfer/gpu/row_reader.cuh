@@ -194,7 +194,8 @@ class RowReader {
   __device__ Vec<T, kUnit> first_of_thread(int& first) const {
     first = (row_.begin + int(threadIdx.x)) * kVec - row_.skip;
     if constexpr (kChunks > 0) {
-      if (int(threadIdx.x) < row_.count) return Vec<T, kUnit>::load(reinterpret_cast<const T*>(smem_.chunks + at_ % kChunks * kChunkBytes) + threadIdx.x * kVec);
+      if (int(threadIdx.x) < row_.count)
+        return Vec<T, kUnit>::load(reinterpret_cast<const T*>(smem_.chunks + at_ % kChunks * kChunkBytes) + threadIdx.x * kVec);
     }
     const Vector v = row_.load(int(threadIdx.x));
     Vec<T, kUnit> part;

@@ -35,7 +35,6 @@ FLASHINFER_DEVICE float warp_max(float x) {
   return warp_reduce<kLanes>(x, Max{});
 }
 
-
 /// Of integers over the whole warp. One instruction a word from Ampere on (REDUX), whose sums are of 32 bits: 64 bits take three of 22.
 FLASHINFER_DEVICE uint32_t warp_max(uint32_t x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -57,7 +56,8 @@ FLASHINFER_DEVICE uint64_t warp_max(uint64_t x) {
 }
 FLASHINFER_DEVICE uint64_t warp_sum(uint64_t x) {
   constexpr uint32_t kPart = (1u << 22) - 1;
-  return warp_sum(uint32_t(x) & kPart) + (uint64_t(warp_sum(uint32_t(x >> 22) & kPart)) << 22) + (uint64_t(warp_sum(uint32_t(x >> 44))) << 44);
+  return warp_sum(uint32_t(x) & kPart) + (uint64_t(warp_sum(uint32_t(x >> 22) & kPart)) << 22) +
+         (uint64_t(warp_sum(uint32_t(x >> 44))) << 44);
 }
 
 }  // namespace flashinfer::gpu

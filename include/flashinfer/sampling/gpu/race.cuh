@@ -11,8 +11,8 @@
 
 namespace flashinfer::gpu {
 
-/// The random bits of a row's race. `kHeld`: the keys of the rounds are held in 20 registers; the compiler would add them up again for every
-/// four tokens, which is cheaper only where few elements race.
+/// The random bits of a row's race. `kHeld`: the keys of the rounds are held in 20 registers; the compiler would add them up again for
+/// every four tokens, which is cheaper only where few elements race.
 template <bool kHeld>
 class RaceNoise {
  public:

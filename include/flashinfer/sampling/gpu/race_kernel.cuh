@@ -124,8 +124,9 @@ struct RaceKernel {
     if (threadIdx.x == 0) smem_.best = key_of(kLogits ? -kInfinity : 0.0f);
     __syncthreads();
     Scores scores;
-    go_over(noise, rest, scores, [this] { return bar(); },
-            [&](float x, uint32_t index, uint32_t bits) { raise(scores, score_of(x, bits), index); });
+    go_over(
+        noise, rest, scores, [this] { return bar(); },
+        [&](float x, uint32_t index, uint32_t bits) { raise(scores, score_of(x, bits), index); });
     // The key of a NaN stands above all others.
     const auto [best, most_key] = group_.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
     if (rest.rank == gpu::kLowestRank &&
@@ -136,11 +137,12 @@ struct RaceKernel {
       const bool close = scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least);
       if (group_.max(close)) {
         uint64_t exact = 0;
-        go_over(noise, rest, scores, [least] { return least; },
-                [&](float x, uint32_t index, uint32_t bits) {
-                  const float w = weight_(x);
-                  if (w > 0) exact = max(exact, gpu::race_entry(race_score(w, bits), index));
-                });
+        go_over(
+            noise, rest, scores, [least] { return least; },
+            [&](float x, uint32_t index, uint32_t bits) {
+              const float w = weight_(x);
+              if (w > 0) exact = max(exact, gpu::race_entry(race_score(w, bits), index));
+            });
         return group_.max(exact);
       }
     }
@@ -242,8 +244,8 @@ struct RaceKernel {
     });
   }
 
-  /// f(elements, index of the first, which may be negative) for the vectors of this thread, all lanes of a warp together, with -inf for what
-  /// lies outside the row or the slice.
+  /// f(elements, index of the first, which may be negative) for the vectors of this thread, all lanes of a warp together, with -inf for
+  /// what lies outside the row or the slice.
   template <bool kBackwards, class F>
   __device__ void for_each(const F& f) {
     const int chunks = ceil_div(slice_.count, kThreads), thread = int(threadIdx.x);

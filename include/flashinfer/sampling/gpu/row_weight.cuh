@@ -48,7 +48,7 @@ struct RowWeight {
   }
 };
 
-  /// The rank of -inf: nothing that is not NaN lies below.
+/// The rank of -inf: nothing that is not NaN lies below.
 inline constexpr uint64_t kLowestRank = uint64_t(order_key(-kInfinity)) << 32;
 
 /// Elements of rank `rank` and above, and their mass.
@@ -70,37 +70,37 @@ struct RowPrefix {
 };
 
 /// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to.
-  struct MassSum {
-    uint64_t total = 0;
+struct MassSum {
+  uint64_t total = 0;
 
-    template <int kCount>
-    __device__ void add(const float (&f)[kCount]) {
-      bool all[kCount];
+  template <int kCount>
+  __device__ void add(const float (&f)[kCount]) {
+    bool all[kCount];
 #pragma unroll
-      for (bool& one : all) one = true;
-      MassSum none;
-      add(f, all, none);
-    }
-    /// And those that `counts` says to `part` too.
-    template <int kCount>
-    __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
-      constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
-      constexpr uint32_t kBits = 0x4b400000u;  // of kMagic
-      uint32_t high_bits = 0, low_bits = 0, part_high = 0, part_low = 0;
+    for (bool& one : all) one = true;
+    MassSum none;
+    add(f, all, none);
+  }
+  /// And those that `counts` says to `part` too.
+  template <int kCount>
+  __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
+    constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
+    constexpr uint32_t kBits = 0x4b400000u;  // of kMagic
+    uint32_t high_bits = 0, low_bits = 0, part_high = 0, part_low = 0;
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) {
-        const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
-        const float low = PortableScalar::fma(rest, kStep, kMagic);
-        high_bits += bit_cast<uint32_t>(high);
-        low_bits += bit_cast<uint32_t>(low);
-        if (counts[j]) part_high += bit_cast<uint32_t>(high) - kBits, part_low += bit_cast<uint32_t>(low) - kBits;
-      }
-      add_integers(high_bits - kCount * kBits, low_bits - kCount * kBits);
-      part.add_integers(part_high, part_low);
+    for (int j = 0; j < kCount; ++j) {
+      const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
+      const float low = PortableScalar::fma(rest, kStep, kMagic);
+      high_bits += bit_cast<uint32_t>(high);
+      low_bits += bit_cast<uint32_t>(low);
+      if (counts[j]) part_high += bit_cast<uint32_t>(high) - kBits, part_low += bit_cast<uint32_t>(low) - kBits;
     }
+    add_integers(high_bits - kCount * kBits, low_bits - kCount * kBits);
+    part.add_integers(part_high, part_low);
+  }
 
-   private:
-    __device__ void add_integers(uint32_t high, uint32_t low) { total += uint64_t((int64_t(int32_t(high)) << 20) + int32_t(low)); }
+ private:
+  __device__ void add_integers(uint32_t high, uint32_t low) { total += uint64_t((int64_t(int32_t(high)) << 20) + int32_t(low)); }
 };
 
 }  // namespace flashinfer::gpu

@@ -1,4 +1,5 @@
-// Host only. Launches sampling: a race of each row where the host knows that top_p alone cuts it, or nothing; else clusters that take rows in turn.
+// Host only. Launches sampling: a race of each row where the host knows that top_p alone cuts it, or nothing; else clusters that take rows
+// in turn.
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>

@@ -40,7 +40,7 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
   // Few rows do not fill the GPU: then the threads of an SM have few vectors each, and wait for little else than their first loads.
   if (problem.num_rows * 16 <= device.num_sms) config.threads = 512;
   config.blocks = (problem.input == DType::f32 && !problem.top_p ? 1280 : 768) / config.threads;  // as registers allow
-  const int32_t most = !clusters ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
+  const int32_t most = !clusters ? 1 : device.arch.number < 110 ? 16 : 8;                         // more than 8 not on every GPU
   while (config.cluster < most && problem.num_rows * config.cluster * 2 <= int64_t(device.num_sms) * config.blocks &&
          vecs > 2 * int64_t(config.cluster) * config.threads)
     config.cluster *= 2;
