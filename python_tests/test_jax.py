@@ -219,9 +219,10 @@ def test_declarations(tmp_path, where):
     ours = Path(__file__).parent.parent / "bindings/xla_ffi.hpp"
     if not shutil.which(compiler) or not theirs.exists():
         pytest.skip("needs a C++ compiler and jaxlib's headers")
+    extension = "InternalExtension" if "XLA_FFI_InternalExtension" in theirs.read_text() else "Extension_Base"  # renamed in jaxlib 0.12
     base = "struct_size=struct_size extension_start=extensions "
     fields = {
-        ("Extension_Base", "Extension"): "struct_size=struct_size type=type next=next",
+        (extension, "Extension"): "struct_size=struct_size type=type next=next",
         ("Api_Version", "Version"): base + "major_version=major minor_version=minor",
         ("Metadata", "Metadata"): "struct_size=struct_size api_version=version traits=traits",
         ("Metadata_Extension", "MetadataExtension"): "extension_base=base metadata=metadata",
