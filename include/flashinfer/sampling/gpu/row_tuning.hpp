@@ -16,10 +16,10 @@ constexpr int64_t clusters_at_once(const RowSplit& split, const DeviceInfo& devi
   return max(whole * (16 * split.blocks / split.cluster) + rest * split.blocks / split.cluster, int64_t(1));
 }
 
-/// `most_blocks`: on an SM, as the kernel's registers allow.
-constexpr RowSplit split_rows(DType dtype, int64_t num_rows, int64_t vocab_size, const DeviceInfo& device, int32_t most_blocks = 2) {
+/// `threads` of a block, where two fit on an SM: 512 if 64 registers a thread suffice, else 256.
+constexpr RowSplit split_rows(DType dtype, int64_t num_rows, int64_t vocab_size, const DeviceInfo& device, int32_t threads = 512) {
   const int64_t vecs = vocab_size / (16 / size_of(dtype)) + 2;  // a row may begin and end within a vector
-  RowSplit split{.threads = 512, .blocks = most_blocks};
+  RowSplit split{.threads = threads, .blocks = 2};
   const RowSplit in_l2{.threads = 512, .blocks = 1};  // nothing of a row is kept
   if (!device.arch.has_tma()) return in_l2;
   // Few rows: as many blocks a row as there are SMs for it; measured on an H200, one row of 128256 floats takes 16 blocks 9 us, 8 blocks
@@ -29,6 +29,7 @@ constexpr RowSplit split_rows(DType dtype, int64_t num_rows, int64_t vocab_size,
   while (split.cluster < most && num_rows * split.cluster * 2 <= device.num_sms && vecs > 2 * int64_t(split.cluster) * split.threads)
     split.cluster *= 2;
   for (; split.blocks > 0; --split.blocks) {
+    if (split.blocks == 1) split.threads = 512;  // 128 registers a thread, as two blocks of 256 have
     const int32_t smem = min(device.smem_per_sm / split.blocks - 1024, device.smem_per_block);
     for (RowSplit wider = split; wider.cluster <= most; wider.cluster *= 2) {
       const int64_t needed = ceil_div(ceil_div(vecs, int64_t(wider.cluster)), int64_t(wider.threads));
