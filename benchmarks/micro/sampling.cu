@@ -142,11 +142,15 @@ void print(int64_t num_rows, const std::vector<Set>& sets) {
   std::fflush(stdout);
 }
 
-/// Rows that no filter cuts, as the library launches them.
-template <int64_t kNumRows>
+/// Rows that nothing cuts, or top_p alone, as the library launches them, or with another number of blocks a row.
+template <int64_t kNumRows, int kCluster = 0>
 void print_race(const std::vector<Set>& sets) {
   auto time = [&]<RowValues kValues, bool kTopP>() {
-    constexpr RaceConfig kConfig = gpu::tune(gpu::RaceProblem{DType::f32, kValues, kTopP, kNumRows, kVocabSize}, device_info_of({90, 'a'}));
+    constexpr RaceConfig kConfig = [] {
+      RaceConfig config = gpu::tune(gpu::RaceProblem{DType::f32, kValues, kTopP, kNumRows, kVocabSize}, device_info_of({90, 'a'}));
+      if (kCluster) config.cluster = kCluster;
+      return config;
+    }();
     std::vector<SamplingParams> all;
     for (const Set& set : sets) {
       SamplingParams q;
@@ -159,8 +163,8 @@ void print_race(const std::vector<Set>& sets) {
   };
   const float probs = time.template operator()<RowValues::probs, false>(), logits = time.template operator()<RowValues::logits, false>();
   const float top_p = time.template operator()<RowValues::probs, true>(), of_logits = time.template operator()<RowValues::logits, true>();
-  std::printf("%4d rows, race: probs %.1f  logits %.1f  top_p %.1f  top_p of logits %.1f\n", int(kNumRows), probs, logits, top_p,
-              of_logits);
+  std::printf("%4d rows, race, cluster %d: probs %.1f  logits %.1f  top_p %.1f  top_p of logits %.1f\n", int(kNumRows), kCluster, probs,
+              logits, top_p, of_logits);
 }
 
 }  // namespace
@@ -184,7 +188,9 @@ int main() {
     if (num_rows == 512) print_race<512>(sets);
     if (num_rows > 1) print<RowSplit{512, 8, 11, 2}>(num_rows, sets);
 #elif PART == 1
-    print<RowSplit{256, 8, 22, 2}>(num_rows, sets);
+    if (num_rows == 128) print_race<128, 2>(sets), print_race<128, 4>(sets), print_race<128, 8>(sets), print_race<128, 16>(sets);
+    if (num_rows == 512) print_race<512, 1>(sets), print_race<512, 2>(sets), print_race<512, 4>(sets), print_race<512, 8>(sets);
+    if (num_rows == 16) print_race<16, 8>(sets), print_race<16, 16>(sets);
 #elif PART == 2
     if (num_rows > 16) print<RowSplit{1024, 4, 12, 1}>(num_rows, sets);
     if (num_rows == 1) print<RowSplit{1024, 16, 4, 1}>(num_rows, sets);

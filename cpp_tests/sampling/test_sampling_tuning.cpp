@@ -111,7 +111,10 @@ TEST(SamplingLaunch, RacesWhatNothingCuts) {
         arch, [&](const Context& context) { sampling(RowValues::logits, logits, none, filters, {}, {.tokens = tokens}, context); });
     if (launch.text.kernel.starts_with("RaceKernel")) {
       EXPECT_EQ(launch.shape.grid.x, 16 * launch.shape.cluster.x);
-      EXPECT_EQ(launch.shape.cluster.x, arch.has_tma() ? (arch.number < 110 ? 16u : 8u) : 1u);
+      EXPECT_EQ(launch.shape.cluster.x > 1, arch.has_tma());
+      if (arch.number == 90) {
+        EXPECT_EQ(launch.shape.cluster.x, 16u);
+      }
     }
     return launch.text.kernel.substr(0, launch.text.kernel.find(", .threads"));
   };

@@ -171,6 +171,8 @@ class Block {
     }
   }
   /// The cluster's barrier, in two steps.
+  /// Whether the blocks of the cluster have met: before that one may not have begun.
+  bool cluster_has_met() const { return cluster_barrier_.round > 0; }
   void arrive_at_cluster() {
     fiber().cluster_round = cluster_barrier_.round;
     if (++cluster_barrier_.arrived == int(fibers_.size())) cluster_barrier_.arrived = 0, ++cluster_barrier_.round;

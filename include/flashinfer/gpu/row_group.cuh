@@ -1,5 +1,6 @@
 // The blocks that work on one row together: one block, or a cluster of them (SM90). What they tell each other goes through mailboxes in
-// each other's shared memory, so a round costs one barrier of the cluster and no trip to L2; sums are of integers, in no order.
+// each other's shared memory, so a round costs one barrier of the cluster and no trip to L2; sums are of integers, in no order. The blocks
+// of a cluster do not begin at the same moment: sync() once before the first round, or a message may find no block (racecheck, H100).
 #pragma once
 
 #include <flashinfer/core/math.hpp>

@@ -32,6 +32,7 @@ struct RaceKernel {
   static __device__ void run(const Params& p) {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
+    if (kCluster > 1) Group::sync();  // every block has begun
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
     RaceKernel(p, smem, int(blockIdx.x) / kCluster).draw();
@@ -113,7 +114,7 @@ struct RaceKernel {
       for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = is_before(x[j], first + j);
       sum.add(f, counts, before);
     });
-    const auto [total, mass] = group_.sum(sum.total, before.total);
+    const auto [total, mass] = group_.sum(sum.total(), before.total());
     return mass < needed_mass(top_p, total);
   }
 

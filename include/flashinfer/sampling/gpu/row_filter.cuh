@@ -161,7 +161,7 @@ class RowFilter {
       for (int j = 0; j < kVec; ++j) f[j] = weight(kept(x[j], first + j) ? x[j] : -kInfinity);
       sum.add(f);
     });
-    return group.sum(sum.total);
+    return group.sum(sum.total());
   }
   /// The rank of the first element, whose value is `largest`.
   __device__ uint64_t first(float largest) {
@@ -404,7 +404,7 @@ class RowFilter {
       if (__any_sync(0xffffffffu, any) && !add_ties(x, x[0] >= exact, [&](uint32_t n) { add(x[0], n); }) && any)
         for_each_hit(x, first, [&](float value) { return value >= exact; }, [&](float value, uint32_t) { add(value, 1); });
     });
-    const uint64_t whole = group.sum(mass.total);
+    const uint64_t whole = group.sum(mass.total());
     *static_cast<volatile uint64_t*>(&smem_.whole) = whole;
 
     const int t = int(threadIdx.x), lane = t % kWarpSize, warp = t / kWarpSize;

@@ -69,38 +69,46 @@ struct RowPrefix {
   }
 };
 
-/// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to.
-struct MassSum {
-  uint64_t total = 0;
-
+/// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to. Those
+/// of up to 256 vectors of four are summed in 32 bits.
+class MassSum {
+ public:
   template <int kCount>
   __device__ void add(const float (&f)[kCount]) {
-    bool all[kCount];
-#pragma unroll
-    for (bool& one : all) one = true;
-    MassSum none;
-    add(f, all, none);
+    bool none[kCount] = {};
+    MassSum nothing;
+    add(f, none, nothing);
   }
-  /// And those that `counts` says to `part` too.
+  /// And those that `counts` says to `part` too, which nobody else adds to.
   template <int kCount>
   __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
     constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
     constexpr uint32_t kBits = 0x4b400000u;  // of kMagic
-    uint32_t high_bits = 0, low_bits = 0, part_high = 0, part_low = 0;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
-      const float low = PortableScalar::fma(rest, kStep, kMagic);
-      high_bits += bit_cast<uint32_t>(high);
-      low_bits += bit_cast<uint32_t>(low);
-      if (counts[j]) part_high += bit_cast<uint32_t>(high) - kBits, part_low += bit_cast<uint32_t>(low) - kBits;
+      const uint32_t high_bits = bit_cast<uint32_t>(high) - kBits;
+      const uint32_t low_bits = bit_cast<uint32_t>(PortableScalar::fma(rest, kStep, kMagic)) - kBits;
+      high_ += high_bits, low_ += low_bits;
+      if (counts[j]) part.high_ += high_bits, part.low_ += low_bits;
     }
-    add_integers(high_bits - kCount * kBits, low_bits - kCount * kBits);
-    part.add_integers(part_high, part_low);
+    elements_ += kCount;
+    if (elements_ == 1024) fold(), part.fold();
+  }
+  __device__ uint64_t total() {
+    fold();
+    return total_;
   }
 
  private:
-  __device__ void add_integers(uint32_t high, uint32_t low) { total += uint64_t((int64_t(int32_t(high)) << 20) + int32_t(low)); }
+  uint64_t total_ = 0;
+  uint32_t high_ = 0, low_ = 0;  // integers of either sign
+  int elements_ = 0;
+
+  __device__ void fold() {
+    total_ += uint64_t((int64_t(int32_t(high_)) << 20) + int32_t(low_));
+    high_ = low_ = 0, elements_ = 0;
+  }
 };
 
 }  // namespace flashinfer::gpu

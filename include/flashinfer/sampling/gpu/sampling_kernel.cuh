@@ -25,7 +25,7 @@ struct SamplingKernel {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     SamplingKernel kernel(p, smem);
-    __syncthreads();  // the barriers of the reader are initialised
+    Group::sync();  // the barriers of the reader are initialised, and every block has begun
     gpu::ptx::griddep_wait();
     const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride; };

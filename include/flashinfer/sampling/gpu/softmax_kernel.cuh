@@ -22,7 +22,7 @@ struct SoftmaxKernel {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
-    __syncthreads();  // the barriers of the reader are initialised
+    Group::sync();  // the barriers of the reader are initialised, and every block has begun
     gpu::ptx::griddep_wait();
     const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };

@@ -32,6 +32,7 @@ struct SpeculativeKernel {
   static __device__ void run(const Params& p) {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
     static_assert(sizeof(Smem) <= SpeculativeConfig::kSmemBytes);
+    if (kCluster > 1) Group::sync();  // every block has begun
     gpu::ptx::griddep_wait();
     SpeculativeKernel kernel(p, smem, int64_t(blockIdx.x) / kCluster);
     kernel.decide();

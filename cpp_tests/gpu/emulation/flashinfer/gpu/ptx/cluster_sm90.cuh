@@ -13,6 +13,7 @@ inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 template <class T>
 T* cluster_map(T* shared, uint32_t rank) {
   emulation::Block& block = emulation::Block::current();
+  if (!block.cluster_has_met()) std::fprintf(stderr, "emulation: cluster_map before every block has begun\n"), std::abort();
   auto* byte = reinterpret_cast<unsigned char*>(shared);
   if (byte < block.smem() || byte >= block.smem() + block.smem_bytes()) std::fprintf(stderr, "emulation: cluster_map\n"), std::abort();
   return reinterpret_cast<T*>(byte - block.smem() + block.smem_of(int(rank)));
