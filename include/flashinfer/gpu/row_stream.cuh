@@ -50,6 +50,7 @@ struct RowStream {
       f(v, vec);
       vec += step, slot = (slot + kSlot) % kRing;
     }
+    ptx::cp_async_wait<0>();  // zeros for what lay behind the end are on their way to where the next call copies
   }
 };
 
