@@ -211,7 +211,7 @@ void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float
 }
 
 TEST(RaceKernel, MatchesItsTwin) {
-  for (uint32_t seed = 1; seed <= 20; ++seed) {
+  for (uint32_t seed = 1; seed <= 4; ++seed) {
     expect_same_race<RaceConfig{.values = kLogits}>(9, 5003, seed);
     expect_same_race<RaceConfig{.values = kProbs}>(9, 4099, seed);
     expect_same_race<RaceConfig{.values = kLogits, .cluster = 4}>(9, 9001, seed, 0.6f);
@@ -228,7 +228,7 @@ TEST(RaceKernel, MatchesItsTwin) {
 /// Where temperatures are so low that rounded scores of logits cannot tell elements apart, or so high that logits vanish in them, the
 /// exact race decides.
 TEST(RaceKernel, SettlesCloseScores) {
-  for (uint32_t seed = 1; seed <= 10; ++seed)
+  for (uint32_t seed = 1; seed <= 3; ++seed)
     for (float temperature : {1e-30f, 1e-7f, 3e-5f, 1e-3f, 1e4f, 1e30f}) {
       expect_same_race<RaceConfig{.values = kLogits, .cluster = 2}>(9, 4001, seed, temperature);
       expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits}>(9, 1001, seed, temperature);
