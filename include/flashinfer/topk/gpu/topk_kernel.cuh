@@ -7,8 +7,8 @@
 //           the row); one pass collects what reaches it; the first block sorts the candidates of all and cuts at k. That is exact:
 //           where the bound was too high or too low for that, which the counts tell, the row is selected by radix instead, digit by
 //           digit. Ranks contain the index, so rows of equal elements are no special case.
-// Memory:   shared: the candidates (dynamic), one histogram, and a ring of what is on its way (RowStream) where registers do not hold the row.
-// Sync:     barriers of the block; with a cluster two of that: counts and bounds are known, candidates have arrived.
+// Memory:   shared: the candidates (dynamic), one histogram, and a ring of what is on its way (RowStream) where registers do not hold the
+// row. Sync:     barriers of the block; with a cluster two of that: counts and bounds are known, candidates have arrived.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
