@@ -14,6 +14,7 @@
 #include <flashinfer/sampling/gpu/sampling_kernel.cuh>
 #include <flashinfer/sampling/gpu/softmax_kernel.cuh>
 #include <flashinfer/sampling/gpu/speculative_kernel.cuh>
+#include <flashinfer/sampling/gpu/topk_sampling_kernel.cuh>
 
 namespace flashinfer {
 namespace {
@@ -182,6 +183,68 @@ TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 4, .chunks = 7}>(9, 20000, 5);
   expect_same_tokens<SamplingConfig{.input = DType::f16, .values = kLogits, .threads = 256, .cluster = 2, .chunks = 3}>(9, 7777, 6);
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
+}
+
+/// Rows that the first top_k are drawn from. With a top_k of their own three kernels take turns: each draws its rows and no others.
+template <TopkSamplingConfig kConfig, SamplingConfig kOthers>
+void expect_same_topk(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
+  using T = number_t<kConfig.input>;
+  Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
+  struct Case {
+    int32_t k;
+    float p, min_p, temperature;
+  };
+  for (const Case& c : {Case{1, 1, 0, 1}, Case{7, 1, 0, 0.7f}, Case{50, 0.9f, 0, 1}, Case{50, 0.3f, 0.01f, 0.5f}, Case{300, 0.95f, 0, 2},
+                        Case{512, 0.5f, 0.1f, 1}, Case{40, 0, 0, 1}, Case{40, 0.9f, 0, 0}, Case{100, 1, 2, 1}, Case{0, 0.8f, 0, 1}}) {
+    std::vector<int32_t> k(static_cast<size_t>(num_rows), c.k);
+    const bool mixed = c.k == 0;
+    const std::vector<float> temperature = {0.7f, 1, 0, 1.5f, 1, -1, 1, 1, 0};
+    if (mixed)
+      for (size_t r = 0; r < k.size(); ++r) k[r] = int32_t(r % 4 == 3 ? vocab_size : r % 4 == 2 ? vocab_size / 2 : r % 4 * 30);
+    std::vector<int64_t> tokens[2];
+    std::vector<char> valid[2];
+    for (int i = 0; i < 2; ++i) {
+      tokens[i].assign(size_t(num_rows), -7), valid[i].assign(size_t(num_rows), 7);
+      SamplingParams p;
+      p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = p.num_inputs = num_rows, p.vocab_size = int32_t(vocab_size);
+      p.tokens = tokens[i].data(), p.tokens_64 = true, p.valid = reinterpret_cast<bool*>(valid[i].data());
+      p.seed.value = seed, p.offset.value = 5;
+      p.temperature.value = c.temperature, p.top_k.values = k.data(), p.top_p.value = c.p, p.min_p.value = c.min_p;
+      p.mixed = mixed;
+      if (mixed && kConfig.values == kLogits) p.temperature.values = temperature.data();
+      if (i == 0) {
+        cpu::sampling(p, kConfig.values, kConfig.input);
+        continue;
+      }
+      emulation::Block::run_grid(
+          unsigned(num_rows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), seed,
+          [&] { TopkSamplingKernel<kConfig>::run(p); }, kConfig.cluster);
+      if (!mixed) continue;
+      for (size_t r = 0; r < k.size(); ++r) EXPECT_EQ(tokens[i][r] != -7, p.sampler_of(int64_t(r)) == RowSampler::topk) << r;
+      constexpr RaceConfig kRace{.input = kConfig.input, .values = kConfig.values, .top_p = true};
+      emulation::Block::run_grid(unsigned(num_rows), kRace.threads, size_t(kRace.smem_bytes()), seed, [&] { RaceKernel<kRace>::run(p); });
+      for (size_t r = 0; r < k.size(); ++r) EXPECT_EQ(tokens[i][r] != -7, p.sampler_of(int64_t(r)) != RowSampler::filter) << r;
+      emulation::Block::run_grid(
+          unsigned(std::min<int64_t>(num_rows, 2)) * kOthers.cluster, kOthers.threads, size_t(kOthers.split().smem_bytes()), seed,
+          [&] { SamplingKernel<kOthers>::run(p); }, kOthers.cluster);
+    }
+    const std::string what = "k " + std::to_string(c.k) + " p " + std::to_string(c.p) + " min_p " + std::to_string(c.min_p);
+    EXPECT_EQ(tokens[0], tokens[1]) << what;
+    EXPECT_EQ(valid[0], valid[1]) << what;
+  }
+}
+
+TEST(TopkSamplingKernel, MatchesItsTwin) {
+  constexpr SamplingConfig kLogitsInL2{.values = kLogits, .mixed = true, .threads = 256},
+      kProbsInL2{.values = kProbs, .mixed = true, .threads = 256};
+  constexpr SamplingConfig kClusters{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6};
+  expect_same_topk<TopkSamplingConfig{.values = kLogits}, kClusters>(9, 5003, 1);
+  expect_same_topk<TopkSamplingConfig{.values = kProbs, .vecs = 3, .stages = 0}, kProbsInL2>(9, 8099, 2);
+  expect_same_topk<TopkSamplingConfig{.values = kLogits, .vecs = 8, .stages = 0, .cluster = 4}, kLogitsInL2>(9, 30001, 3);
+  expect_same_topk<TopkSamplingConfig{.input = DType::bf16, .values = kLogits, .vecs = 3, .stages = 0, .cluster = 2},
+                   SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 7001, 4);
+  expect_same_topk<TopkSamplingConfig{.input = DType::f16, .values = kProbs, .threads = 1024, .vecs = 3, .stages = 0},
+                   SamplingConfig{.input = DType::f16, .values = kProbs, .mixed = true, .threads = 256}>(9, 1777, 5);
 }
 
 /// Rows that nothing cuts, or top_p alone, by another share in each row.

@@ -76,10 +76,11 @@ TEST(SamplingLaunch, IsOneKernel) {
     const TensorView logits = on_gpu(1 << 20, DType::bf16, {64, 128256}), none;
     const TensorView tokens = on_gpu(1 << 30, DType::i32, {64});
     const RecordingKernels::Launch launch = launch_of(arch, [&](const Context& context) {
-      sampling(RowValues::logits, logits, none, {.top_k = 50, .top_p = 0.9f}, {}, {.tokens = tokens}, context);
+      sampling(RowValues::logits, logits, none, {.top_p = 0.9f, .min_p = 0.1f}, {}, {.tokens = tokens}, context);
     });
     EXPECT_EQ(launch.text.header, "sampling/gpu/sampling_kernel.cuh");
-    EXPECT_NE(launch.text.kernel.find("SamplingKernel<SamplingConfig{.input=DType::bf16, .values=RowValues(0), .extras=false, .threads="),
+    EXPECT_NE(launch.text.kernel.find(
+                  "SamplingKernel<SamplingConfig{.input=DType::bf16, .values=RowValues(0), .extras=false, .mixed=false, .threads="),
               std::string::npos)
         << launch.text.kernel;
     EXPECT_EQ(launch.params.size(), sizeof(SamplingParams));
@@ -93,7 +94,7 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   SamplingOutputs outputs{.tokens = on_gpu(1 << 30, DType::i64, {2})};
   auto text = [&] {
     return launch_of({90, 'a'},
-                     [&](const Context& context) { sampling(RowValues::probs, probs, none, {.top_k = 5}, {}, outputs, context); })
+                     [&](const Context& context) { sampling(RowValues::probs, probs, none, {.min_p = 0.1f}, {}, outputs, context); })
         .text.kernel;
   };
   EXPECT_NE(text().find(".extras=false"), std::string::npos);
@@ -103,31 +104,48 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   EXPECT_NE(text().find(".extras=true"), std::string::npos);
 }
 
-/// Rows that nothing cuts, or top_p alone, race as they are read; where the host cannot tell, filters decide.
-TEST(SamplingLaunch, RacesWhatNothingCuts) {
+/// Rows that nothing cuts, or top_p alone, race as they are read; of the first few top_k, those are selected; filters are for the rest.
+/// Where the host cannot tell, all that may have rows to draw are launched, and ask.
+TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
   const TensorView logits = on_gpu(1 << 20, DType::f32, {16, 128256}), none, tokens = on_gpu(1 << 30, DType::i32, {16});
-  auto kernel = [&](Arch arch, const SamplingFilters& filters) {
-    const RecordingKernels::Launch launch = launch_of(
-        arch, [&](const Context& context) { sampling(RowValues::logits, logits, none, filters, {}, {.tokens = tokens}, context); });
-    if (launch.text.kernel.starts_with("RaceKernel")) {
-      EXPECT_EQ(launch.shape.grid.x, 16 * launch.shape.cluster.x);
-      EXPECT_EQ(launch.shape.cluster.x > 1, arch.has_tma());
-      if (arch.number == 90) {
-        EXPECT_EQ(launch.shape.cluster.x, 16u);
-      }
-    }
-    return launch.text.kernel.substr(0, launch.text.kernel.find(", .threads"));
-  };
-  const TensorView k = on_gpu(2 << 20, DType::i32, {16}), p = on_gpu(3 << 20, DType::f32, {16});
+  const TensorView k = on_gpu(2 << 20, DType::i32, {16}), x = on_gpu(3 << 20, DType::f32, {16});
   for (Arch arch : kArchs) {
-    const std::string race = "RaceKernel<RaceConfig{.input=DType::f32, .values=RowValues(0), .top_p=";
-    EXPECT_EQ(kernel(arch, {}), race + "false");
-    EXPECT_EQ(kernel(arch, {.temperature = 0.5f, .top_k = 128256}), race + "false");
-    EXPECT_EQ(kernel(arch, {.top_p = 0.9f}), race + "true");
-    EXPECT_EQ(kernel(arch, {.top_p = p, .joint = true}), race + "true");
-    for (const SamplingFilters& filters :
-         {SamplingFilters{.temperature = 0.0f}, {.temperature = p}, {.top_k = 5}, {.top_k = k}, {.min_p = 0.1f}})
-      EXPECT_TRUE(kernel(arch, filters).starts_with("SamplingKernel"));
+    auto kernels = [&](const SamplingFilters& filters) {
+      RecordingKernels recorded(device_info_of(arch));
+      sampling(RowValues::logits, logits, none, filters, {}, {.tokens = tokens}, {.device = kGpu, .kernels = &recorded});
+      std::string names;
+      for (const RecordingKernels::Launch& launch : recorded.launches) {
+        SamplingParams params;
+        EXPECT_EQ(launch.params.size(), sizeof(params));
+        std::memcpy(&params, launch.params.data(), sizeof(params));
+        EXPECT_EQ(params.mixed, recorded.launches.size() > 1);
+        const std::string& kernel = launch.text.kernel;
+        if (!kernel.starts_with("SamplingKernel")) {
+          EXPECT_EQ(launch.shape.grid.x, 16 * launch.shape.cluster.x);
+          EXPECT_EQ(launch.shape.cluster.x > 1, arch.has_tma());
+        } else {
+          EXPECT_EQ(kernel.find(".mixed=true") != std::string::npos, params.mixed);
+        }
+        names += (names.empty() ? "" : " ") + kernel.substr(0, kernel.find("Kernel"));
+        if (kernel.find(".top_p=true") != std::string::npos) names += "(top_p)";
+      }
+      return names;
+    };
+    EXPECT_EQ(kernels({}), "Race");
+    EXPECT_EQ(kernels({.temperature = 0.5f, .top_k = 128256}), "Race");
+    EXPECT_EQ(kernels({.top_p = 0.9f}), "Race(top_p)");
+    EXPECT_EQ(kernels({.top_p = x, .joint = true}), "Race(top_p)");
+    EXPECT_EQ(kernels({.top_k = 512, .top_p = x, .min_p = 0.1f}), "TopkSampling");
+    EXPECT_EQ(kernels({.top_k = 5, .joint = true}), "TopkSampling");
+    EXPECT_EQ(kernels({.temperature = 0.0f}), "TopkSampling");
+    EXPECT_EQ(kernels({.top_k = 513}), "Sampling");
+    EXPECT_EQ(kernels({.top_k = 5, .top_p = 0.9f, .joint = true}), "Sampling");
+    EXPECT_EQ(kernels({.min_p = 0.1f}), "Sampling");
+    EXPECT_EQ(kernels({.temperature = x}), "Race TopkSampling");
+    EXPECT_EQ(kernels({.top_k = k}), "Race TopkSampling Sampling");
+    EXPECT_EQ(kernels({.top_k = k, .top_p = x}), "Race(top_p) TopkSampling Sampling");
+    EXPECT_EQ(kernels({.top_k = 5, .top_p = x, .joint = true}), "TopkSampling Sampling");
+    EXPECT_EQ(kernels({.min_p = x}), "Race Sampling");
   }
 }
 

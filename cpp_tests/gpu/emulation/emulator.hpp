@@ -170,6 +170,16 @@ class Block {
       suspend();
     }
   }
+  int count_in_block(bool predicate) {
+    int& count = counts_[fiber().rank];
+    count += predicate;
+    sync_block();
+    const int total = count;
+    sync_block();
+    if (fiber().index.x == 0) count = 0;
+    sync_block();
+    return total;
+  }
   /// The cluster's barrier, in two steps.
   /// Whether the blocks of the cluster have met: before that one may not have begun.
   bool cluster_has_met() const { return cluster_barrier_.round > 0; }
@@ -299,6 +309,7 @@ class Block {
   std::unordered_map<int, Named> named_;
   Named cluster_barrier_;
   std::unordered_map<const void*, MbarrierState> mbarriers_;
+  std::unordered_map<int, int> counts_;  // of __syncthreads_count, by the block's rank
   const std::function<void()>* body_ = nullptr;
   Fiber* running_ = nullptr;
   jmp_buf scheduler_;
@@ -335,6 +346,7 @@ inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 inline void __syncthreads() { emulation::Block::current().sync_block(); }
+inline int __syncthreads_count(int predicate) { return emulation::Block::current().count_in_block(predicate != 0); }
 inline void __syncwarp(unsigned = ~0u) {
   emulation::Block::current().collect<int>("__syncwarp", 0, [](const int* const*, int* const*) {});
 }

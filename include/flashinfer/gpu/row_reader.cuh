@@ -116,15 +116,20 @@ class RowReader {
     }
   }
 
-  /// Copies as far ahead as the ring reaches: the rows after the one that was copied last, `step` apart, below num_rows; row_at(i) is where
-  /// row i begins. After the dependency wait, by every thread.
+  /// Copies as far ahead as the ring reaches: the rows after the one that was copied last, `step` apart, below num_rows, but those that
+  /// skips(i); row_at(i) is where row i begins. After the dependency wait, by every thread.
   template <class RowAt>
   __device__ void copy_ahead(int step, int num_rows, const RowAt& row_at) {
+    copy_ahead(step, num_rows, row_at, [](int) { return false; });
+  }
+  template <class RowAt, class Skips>
+  __device__ void copy_ahead(int step, int num_rows, const RowAt& row_at, const Skips& skips) {
     if constexpr (kChunks > 0) {
       if (threadIdx.x != 0) return;
       int ahead = smem_.row, chunk = smem_.chunk;
       uint32_t slot = smem_.slot, in_use = smem_.in_use;
       for (; ahead < num_rows; ahead += step, chunk = 0) {
+        if (skips(ahead)) continue;
         const RowVectors<T> row(row_at(ahead), length_, kCluster, rank_);
         for (; chunk * kThreads < row.count && in_use < kChunks; ++chunk, ++in_use) {
           // Vectors that lie partly outside the row are left to the threads they belong to.

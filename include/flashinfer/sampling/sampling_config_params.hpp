@@ -2,6 +2,7 @@
 #pragma once
 
 #include <flashinfer/sampling/sampling_params.hpp>
+#include <flashinfer/topk/topk_params.hpp>
 
 namespace flashinfer {
 
@@ -25,13 +26,34 @@ struct SamplingConfig {
   DType input = DType::f32;
   RowValues values = RowValues::logits;
   bool extras = false;  // log-probabilities or the distribution are asked for
+  bool mixed = false;   // of the rows, those that other kernels draw are left out
   int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;
 
   FLASHINFER_HOST_DEVICE constexpr RowSplit split() const { return {threads, cluster, chunks, blocks}; }
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("values", values), f("extras", extras);
+    f("input", input), f("values", values), f("extras", extras), f("mixed", mixed);
     f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+  }
+};
+
+/// Sampling from the first top_k, with top_p and min_p of those.
+struct TopkSamplingConfig {
+  static constexpr const char *kName = "TopkSamplingConfig", *kKernel = "TopkSamplingKernel",
+                              *kHeader = "sampling/gpu/topk_sampling_kernel.cuh";
+
+  static constexpr int32_t kCapacity = 4 * kMostTopk;  // candidates
+
+  DType input = DType::f32;
+  RowValues values = RowValues::logits;
+  int32_t threads = 512, vecs = 2, stages = 4, cluster = 1;  // as TopkConfig's
+
+  FLASHINFER_HOST_DEVICE constexpr TopkConfig topk() const { return {input, threads, vecs, stages, cluster}; }
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return topk().smem_bytes(kCapacity); }
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("input", input), f("values", values);
+    f("threads", threads), f("vecs", vecs), f("stages", stages), f("cluster", cluster);
   }
 };
 

@@ -53,7 +53,7 @@ FLASHINFER_HOST_DEVICE float finite_logit(float x) { return x < kLargestFloat ? 
 /// A probability as it counts: negative and NaN are 0.
 FLASHINFER_HOST_DEVICE float finite_prob(float p) { return p > 0 ? (p < kLargestFloat ? p : kLargestFloat) : 0.0f; }
 
-FLASHINFER_HOST_DEVICE bool is_greedy(float temperature) { return !(temperature > 0); }
+FLASHINFER_HOST_DEVICE constexpr bool is_greedy(float temperature) { return !(temperature > 0); }
 /// c of a row of logits.
 FLASHINFER_HOST_DEVICE float logit_scale(float temperature) {
   const float c = is_greedy(temperature) ? kLog2e : kLog2e / temperature;
@@ -144,6 +144,11 @@ struct RowParam {
   FLASHINFER_HOST_DEVICE constexpr bool per_row() const { return values && !one_for_all; }
 };
 
+/// GPU: who draws a row. topk: from the first k, read once (topk_sampling_kernel.cuh). race: all, or what top_p alone keeps, as it is read
+/// (race_kernel.cuh). filter: anything else (sampling_kernel.cuh).
+enum class RowSampler : uint8_t { race, topk, filter };
+inline constexpr int32_t kMostTopk = 512;  // an element a thread
+
 /// Drawing one token for each row of the outputs.
 struct SamplingParams {
   const void* input = nullptr;    // [num_inputs, vocab_size] of the config's dtype
@@ -154,6 +159,7 @@ struct SamplingParams {
   bool indices_64 = false;  // indices are int64, not int32
   bool tokens_64 = false;
   bool joint = false;         // top_p is of the whole row's mass, not of what top_k and min_p keep
+  bool mixed = false;         // GPU: the host does not know which kernel draws which row; kernels ask
   bool raw_logprobs = false;  // of the row before filters
 
   RowParam<float> temperature{nullptr, 1.0f};  // logits only
@@ -174,6 +180,17 @@ struct SamplingParams {
     if (!indices) return row;
     const int64_t index = indices_64 ? static_cast<const int64_t*>(indices)[row] : static_cast<const int32_t*>(indices)[row];
     return clamp(index, int64_t(0), num_inputs - 1);
+  }
+  /// The kernel that draws a row whose filters are these.
+  FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_for(float temperature, int32_t k, float p, float least) const {
+    const bool by_count = k > 0 && k < vocab_size;
+    if (is_greedy(temperature) || (by_count && k <= kMostTopk && !(joint && p < 1))) return RowSampler::topk;
+    return by_count || least > 0 ? RowSampler::filter : RowSampler::race;
+  }
+  /// Where the host does not know.
+  FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_of(int64_t row) const {
+    const int64_t input = input_row(row);
+    return sampler_for(temperature.at(row, input), top_k.at(row, input), top_p.at(row, input), min_p.at(row, input));
   }
   /// The `draw` of noise_bits.
   FLASHINFER_HOST_DEVICE constexpr uint32_t draw(int64_t row) const { return seed.per_row() ? 0u : uint32_t(row); }

@@ -35,7 +35,9 @@ struct RaceKernel {
     if (kCluster > 1) Group::sync();  // every block has begun
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
-    RaceKernel(p, smem, int(blockIdx.x) / kCluster).draw();
+    const int row = int(blockIdx.x) / kCluster;
+    if (p.mixed && p.sampler_of(row) != RowSampler::race) return;  // every block of the cluster
+    RaceKernel(p, smem, row).draw();
     if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
   }
 
@@ -81,8 +83,9 @@ struct RaceKernel {
         input_(static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride),
         slice_(input_, p.vocab_size, kCluster, Group::rank()),
         group_(smem.group) {
-    if (kLogits) weight_.scale = logit_scale(p.temperature.value);
+    if (kLogits) weight_.scale = logit_scale(temperature());
   }
+  __device__ float temperature() const { return p_.temperature.at(row_, p_.input_row(row_)); }
 
   __device__ void draw() {
     const float top_p = kConfig.top_p ? p_.top_p.at(row_, p_.input_row(row_)) : 1.0f;
@@ -103,8 +106,37 @@ struct RaceKernel {
     if (p_.valid) p_.valid[row_] = valid;
   }
 
-  /// Whether what lies before `rank` weighs less than top_p of the row. Backwards: what was read last may be in L2 still.
+  /// Whether what lies before `rank` weighs less than top_p of the row: by sums of floats, half the instructions, and where they cannot
+  /// tell by masses. Backwards: what was read last may be in L2 still.
   __device__ bool is_kept(uint64_t rank, float top_p) {
+    const float value = value_of_order_key<float>(key_of_rank(rank));
+    float total = 0, above = 0;
+    int ties = 0;  // elements equal to the value: one, or it matters which come before
+    for_each<true>([&](const float(&x)[kVec], int) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        const float f = kLogits ? gpu::ptx::ex2((x[j] - weight_.max) * weight_.scale) : fmaxf(x[j], 0.0f);
+        total += f;
+        if (x[j] > value) above += f;
+        if (x[j] == value) ++ties;
+      }
+    });
+    // In one message: sums with 27 bits behind the point, in units of the largest element; infinite ones count as ties.
+    constexpr float kUnit = 134217728.0f, kMost = 8388608.0f;
+    constexpr int kTieBits = 15;
+    static_assert(2 * kThreads * kCluster < 1 << kTieBits);
+    if (!kLogits) total *= weight_.scale, above *= weight_.scale;
+    if (!(total < kMost)) total = above = 0, ties = 2;
+    const auto sums = group_.sum(uint64_t(total * kUnit), uint64_t(above * kUnit) << kTieBits | uint64_t(min(ties, 2)));
+    const float whole = float(sums.first), part = float(sums.second >> kTieBits), error = 1e-4f * (whole + kUnit);
+    const float needed = fmaxf(top_p, 0.0f) * whole;
+    if (sums.second % (1u << kTieBits) == 1) {
+      if (part + error < needed) return true;
+      if (part - error > needed) return false;
+    }
+    return is_kept_exactly(rank, top_p);
+  }
+  __device__ bool is_kept_exactly(uint64_t rank, float top_p) {
     gpu::MassSum sum, before;
     const Prefix::Test is_before = Prefix{rank + 1, 0}.test();
     for_each<true>([&](const float(&x)[kVec], int first) {
@@ -131,7 +163,7 @@ struct RaceKernel {
     // The key of a NaN stands above all others.
     const auto [best, most_key] = group_.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
     if (rest.rank == gpu::kLowestRank &&
-        (uint32_t(most_key) == ~0u || !weight_.set(value_of_order_key<float>(uint32_t(most_key)), p_.temperature.value)))
+        (uint32_t(most_key) == ~0u || !weight_.set(value_of_order_key<float>(uint32_t(most_key)), temperature())))
       return 0;
     if constexpr (kLogits) {
       const float score = score_of_key(key_of_rank(best)), least = score - tolerance(score);

@@ -1,5 +1,4 @@
-// Host only. Launches sampling: a race of each row where the host knows that top_p alone cuts it, or nothing; else clusters that take rows
-// in turn.
+// Host only. Launches sampling: one kernel where the host knows which draws every row (RowSampler), else each that may have rows to draw.
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>
@@ -8,29 +7,46 @@
 
 namespace flashinfer::gpu {
 
-/// Whether the host can tell that nothing cuts the rows, or top_p alone.
-inline bool is_race(const SamplingParams& p) {
-  const bool given = p.temperature.values || p.top_k.values || p.min_p.values;
-  const bool filtered = is_greedy(p.temperature.value) || (p.top_k.value > 0 && p.top_k.value < p.vocab_size) || p.min_p.value > 0;
-  return !given && !filtered;
-}
+/// The kernels that may have rows to draw: one, if the host knows all that decides. An array may hold any of a parameter's kinds.
+struct RowSamplers {
+  bool race = false, topk = false, filter = false;
 
-inline void sampling(const SamplingParams& params, RowValues values, DType input, const Context& context) {
+  constexpr explicit RowSamplers(const SamplingParams& p) {
+    for (float temperature : {1.0f, 0.0f})
+      for (int32_t k : {0, 1, kMostTopk + 1})
+        for (float top_p : {1.0f, 0.5f})
+          for (float min_p : {0.0f, 0.5f}) {
+            const RowSampler sampler =
+                p.sampler_for(p.temperature.values ? temperature : p.temperature.value, p.top_k.values ? k : p.top_k.value,
+                              p.top_p.values ? top_p : p.top_p.value, p.min_p.values ? min_p : p.min_p.value);
+            race |= sampler == RowSampler::race, topk |= sampler == RowSampler::topk, filter |= sampler == RowSampler::filter;
+          }
+  }
+  constexpr int count() const { return race + topk + filter; }
+};
+
+inline void sampling(SamplingParams params, RowValues values, DType input, const Context& context) {
   if (params.num_rows == 0) return;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
-  const bool extras = params.logprob || params.num_top > 0 || params.probs;
-  if (!extras && is_race(params)) {
-    const bool top_p = params.top_p.values || !(params.top_p.value >= 1);
-    const RaceConfig config = tune(RaceProblem{input, values, top_p, params.num_rows, params.vocab_size}, device);
+  const auto cluster_a_row = [&](const auto& config) {
     LaunchShape shape;
     shape.grid.x = uint32_t(params.num_rows * config.cluster);
     shape.block.x = uint32_t(config.threads);
     shape.smem_bytes = config.smem_bytes();
     shape.cluster.x = uint32_t(config.cluster);
     shape.pdl = context.pdl;
-    return launch(config, shape, params, context);
+    launch(config, shape, params, context);
+  };
+  const bool extras = params.logprob || params.num_top > 0 || params.probs;
+  const RowSamplers samplers(params);
+  params.mixed = !extras && samplers.count() > 1;
+  if (!extras && samplers.race) {
+    const bool top_p = params.top_p.values || !(params.top_p.value >= 1);
+    cluster_a_row(tune(RaceProblem{input, values, top_p, params.num_rows, params.vocab_size}, device));
   }
-  const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.num_rows, params.vocab_size}, device);
+  if (!extras && samplers.topk) cluster_a_row(tune(TopkSamplingProblem{input, values, params.num_rows, params.vocab_size}, device));
+  if (!extras && !samplers.filter) return;
+  const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.mixed, params.num_rows, params.vocab_size}, device);
   launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);
 }
 

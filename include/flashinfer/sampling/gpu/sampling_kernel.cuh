@@ -27,12 +27,19 @@ struct SamplingKernel {
     SamplingKernel kernel(p, smem);
     Group::sync();  // the barriers of the reader are initialised, and every block has begun
     gpu::ptx::griddep_wait();
-    const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
+    const int first = int(blockIdx.x) / kCluster, step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
+    const auto skips = [&p](int row) { return kConfig.mixed && p.sampler_of(row) != RowSampler::filter; };
+    if constexpr (kConfig.mixed) {  // most often nothing is left to do, in no block of the cluster
+      bool any = false;
+      for (int row = first + int(threadIdx.x) * step; row < num_rows; row += kThreads * step) any |= !skips(row);
+      if (!__syncthreads_count(any)) return;
+    }
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride; };
     Reader& reader = kernel.filter_.reader;
     gpu::ptx::griddep_launch_dependents();
-    for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
-      reader.copy_ahead(step, num_rows, row_at);
+    for (int row = first; row < num_rows; row += step) {
+      if (skips(row)) continue;
+      reader.copy_ahead(step, num_rows, row_at, skips);
       reader.open(row_at(row));
       kernel.draw(row);
       reader.close();

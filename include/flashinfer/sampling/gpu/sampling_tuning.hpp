@@ -2,28 +2,42 @@
 #pragma once
 
 #include <flashinfer/sampling/gpu/row_tuning.hpp>
+#include <flashinfer/topk/gpu/topk_tuning.hpp>
 
 namespace flashinfer::gpu {
 
 struct SamplingProblem {
   DType input = DType::f32;
   RowValues values = RowValues::logits;
-  bool extras = false;
+  bool extras = false, mixed = false;
   int64_t num_rows = 0, vocab_size = 0;
 };
 
 constexpr SamplingConfig tune(const SamplingProblem& problem, const DeviceInfo& device) {
-  // 64 registers a thread are not enough for what is reported, for 16-bit rows, nor for any from sm_100 on. With 256 threads a block, 512
-  // rows take 8 % longer where top_k cuts them, as long with min_p (H100).
-  const bool wide = problem.extras || problem.input != DType::f32 || device.arch.number >= 100;
+  // 64 registers a thread are not enough for what is reported, for 16-bit rows, for rows left over, nor for any from sm_100 on. With 256
+  // threads a block, 512 rows take 8 % longer where top_k cuts them, as long with min_p (H100).
+  const bool wide = problem.extras || problem.mixed || problem.input != DType::f32 || device.arch.number >= 100;
   const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device, wide ? 256 : 512);
   return {.input = problem.input,
           .values = problem.values,
           .extras = problem.extras,
+          .mixed = problem.mixed,
           .threads = split.threads,
           .cluster = split.cluster,
           .chunks = split.chunks,
           .blocks = split.blocks};
+}
+
+struct TopkSamplingProblem {
+  DType input = DType::f32;
+  RowValues values = RowValues::logits;
+  int64_t num_rows = 0, vocab_size = 0;
+};
+
+/// Rows are spread as top_k spreads them.
+constexpr TopkSamplingConfig tune(const TopkSamplingProblem& problem, const DeviceInfo& device) {
+  const TopkConfig topk = tune(TopkProblem{problem.input, problem.num_rows, int32_t(problem.vocab_size), kMostTopk / 2}, device);
+  return {problem.input, problem.values, topk.threads, topk.vecs, topk.stages, topk.cluster};
 }
 
 struct RaceProblem {
@@ -44,10 +58,10 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
   config.blocks = threads / config.threads;
   const int32_t most = !clusters ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
   // Two blocks an SM; a row that races again under top_p takes twice as long, so there rows are cut into more pieces than run at a time.
-  // H100, us at 128 rows with clusters of 2 / 4 / 8: 28 / 33 / 33, top_p 102 / 83 / 75; at 512 with 1 / 2 / 4: 107 / 103 / 100, top_p
-  // 286 / 232 / 230.
-  const int64_t blocks = int64_t(device.num_sms) * (problem.top_p ? 8 : 2);
-  while (config.cluster < most && (config.cluster == 1 || problem.num_rows * config.cluster * 2 <= blocks) &&
+  // H100, us at 128 rows with clusters of 2 / 4 / 8: 28 / 33 / 33, top_p 84 / 72 / 66; at 512 with 1 / 2 / 4 / 8: 107 / 103 / 100 / 110,
+  // top_p 260 / 210 / 194 / 219.
+  const auto blocks = [&](int32_t cluster) { return int64_t(device.num_sms) * (!problem.top_p ? 2 : cluster < 4 ? 16 : 8); };
+  while (config.cluster < most && (config.cluster == 1 || problem.num_rows * config.cluster * 2 <= blocks(config.cluster)) &&
          vecs > 2 * int64_t(config.cluster) * config.threads)
     config.cluster *= 2;
   return config;
@@ -62,10 +76,14 @@ constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
       for (bool top_p : {false, true}) visit(tune(RaceProblem{DType::f32, RowValues::logits, top_p, num_rows, vocab_size}, device));
       for (bool top_p : {false, true}) visit(tune(RaceProblem{DType::bf16, RowValues::logits, top_p, num_rows, vocab_size}, device));
       for (bool top_p : {false, true}) visit(tune(RaceProblem{DType::f32, RowValues::probs, top_p, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::bf16, RowValues::logits, false, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::f32, RowValues::probs, false, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::f32, RowValues::logits, true, num_rows, vocab_size}, device));
+      for (DType dtype : {DType::f32, DType::bf16})
+        visit(tune(TopkSamplingProblem{dtype, RowValues::logits, num_rows, vocab_size}, device));
+      visit(tune(TopkSamplingProblem{DType::f32, RowValues::probs, num_rows, vocab_size}, device));
+      visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, false, num_rows, vocab_size}, device));
+      visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, true, num_rows, vocab_size}, device));
+      visit(tune(SamplingProblem{DType::bf16, RowValues::logits, false, false, num_rows, vocab_size}, device));
+      visit(tune(SamplingProblem{DType::f32, RowValues::probs, false, false, num_rows, vocab_size}, device));
+      visit(tune(SamplingProblem{DType::f32, RowValues::logits, true, false, num_rows, vocab_size}, device));
     }
 }
 

@@ -1,0 +1,110 @@
+// Draws a token from the first top_k elements of each row of logits or probabilities, after top_p and min_p of those.
+// Called by sampling/gpu/sampling.hpp; twin of sampling/cpu/sampling.hpp: the same token wins, bit for bit.
+//
+// topk_selection.cuh reads the row once and leaves the first k in the first block of the row's cluster, sorted, an element a thread. The
+// largest is the row's maximum, sums over the threads before are the masses that top_p asks for, and only what is kept races.
+#pragma once
+
+#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/sampling/gpu/race.cuh>
+#include <flashinfer/sampling/gpu/row_weight.cuh>
+#include <flashinfer/sampling/sampling_config_params.hpp>
+#include <flashinfer/topk/gpu/topk_selection.cuh>
+
+namespace flashinfer {
+
+template <TopkSamplingConfig kConfig>
+struct TopkSamplingKernel {
+  using Params = SamplingParams;
+  using Selection = gpu::TopkSelection<kConfig.topk(), true>;
+  static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
+  static_assert(kMostTopk <= kThreads && 4 * kMostTopk <= TopkSamplingConfig::kCapacity);
+
+  static __device__ void run(const Params& p) {
+    gpu::ptx::griddep_wait();
+    const int row = int(blockIdx.x) / kCluster;
+    if (p.mixed && p.sampler_of(row) != RowSampler::topk) return;
+    const int64_t input_row = p.input_row(row);
+    const float temperature = kLogits ? p.temperature.at(row, input_row) : 1.0f;
+    const float top_p = p.top_p.at(row, input_row), min_p = p.min_p.at(row, input_row);
+    const bool greedy = (kLogits && is_greedy(temperature)) || !(top_p > 0);
+    const TieBreak tie_break = TieBreak::small;
+    Selection selection(static_cast<const T*>(p.input) + input_row * p.input_stride, p.vocab_size, greedy ? 1 : p.top_k.at(row, input_row),
+                        TopkSamplingConfig::kCapacity, tie_break);
+    const gpu::RaceNoise<false> noise(p.seed.at(row, row), p.offset.at(row, row), p.draw(row));
+    selection.collect();
+    gpu::ptx::griddep_launch_dependents();
+    const auto chosen = selection.choose([](int, uint64_t) {});
+    if (Selection::Group::rank() != 0) return;
+    if (chosen == Selection::Chosen::by_index) selection.sort(selection.wanted());
+    draw(p, row, selection, temperature, top_p, min_p, noise);
+  }
+
+ private:
+  using T = number_t<kConfig.input>;
+  using Weight = gpu::RowWeight<kConfig.values>;
+  static constexpr bool kLogits = kConfig.values == RowValues::logits;
+  static constexpr int kWarps = Selection::kWarps;
+
+  /// In the first block: thread i has the i-th element of the order.
+  static __device__ void draw(const Params& p, int row, const Selection& selection, float temperature, float top_p, float min_p,
+                              const gpu::RaceNoise<false>& noise) {
+    uint64_t(&sums)[kWarps] = selection.sums();
+    const int i = int(threadIdx.x);
+    Weight weight;
+    const bool valid = !selection.has_nan() && weight.set(value_of_order_key<float>(key_of_rank(selection.ranked()[0])), temperature);
+    if (!valid) return write(p, row, 0, false);
+
+    const uint64_t rank = i < selection.wanted() ? selection.ranked()[i] : 0;
+    const float x = value_of_order_key<float>(key_of_rank(rank)), f = rank ? weight(x) : 0.0f;
+    bool kept = rank != 0;
+    if (min_p > 0 && i > 0)
+      kept &= kLogits ? logit_exponent(x, weight.max, weight.scale) >= least_exponent(min_p) : x >= least_prob(min_p, weight.max);
+    if (top_p < 1) {
+      uint64_t total;
+      const uint64_t own = kept ? mass_of(f) : 0, before = sum_before(own, total, sums);
+      kept &= before < needed_mass(top_p, total);
+    }
+    uint64_t best = 0;
+    if (kept) {
+      const uint32_t token = index_of_rank(rank);
+      const float w = kLogits ? f : finite_prob(x);
+      if (w > 0) best = gpu::race_entry(race_score(w, noise.bits_of(token)), token);
+    }
+    best = gpu::warp_max(best);
+    __syncthreads();  // the sums have been read
+    if (i % gpu::kWarpSize == 0) sums[i / gpu::kWarpSize] = best;
+    __syncthreads();
+    best = gpu::warp_max(sums[i % kWarps]);
+    write(p, row, int32_t(index_of_rank(best)), true);
+  }
+
+  /// Sum of x over the threads before this one; `total` over all.
+  static __device__ uint64_t sum_before(uint64_t x, uint64_t& total, uint64_t (&sums)[kWarps]) {
+    const int lane = int(threadIdx.x) % gpu::kWarpSize, warp = int(threadIdx.x) / gpu::kWarpSize;
+    uint64_t sum = x;
+#pragma unroll
+    for (int by = 1; by < gpu::kWarpSize; by *= 2) {
+      const uint64_t below = __shfl_up_sync(0xffffffffu, sum, by);
+      if (lane >= by) sum += below;
+    }
+    if (lane == gpu::kWarpSize - 1) sums[warp] = sum;
+    __syncthreads();  // every warp's sum is there
+    uint64_t before = 0;
+    total = 0;
+#pragma unroll 4
+    for (int w = 0; w < kWarps; ++w) {
+      if (w < warp) before += sums[w];
+      total += sums[w];
+    }
+    return before + sum - x;
+  }
+
+  static __device__ void write(const Params& p, int row, int32_t token, bool valid) {
+    if (threadIdx.x != 0) return;
+    write_token(p, row, token);
+    if (p.valid) p.valid[row] = valid;
+  }
+};
+
+}  // namespace flashinfer
