@@ -14,6 +14,7 @@
 #include <flashinfer/sampling/gpu/sampling_kernel.cuh>
 #include <flashinfer/sampling/gpu/softmax_kernel.cuh>
 #include <flashinfer/sampling/gpu/speculative_kernel.cuh>
+#include <flashinfer/sampling/gpu/topk_renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/topk_sampling_kernel.cuh>
 
 namespace flashinfer {
@@ -185,6 +186,55 @@ TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
 }
 
+/// By a small top_k, in place where the types agree. With a top_k of their own, RenormKernel filters the other rows.
+template <TopkRenormConfig kConfig, RenormConfig kOthers>
+void expect_same_topk_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
+  using T = number_t<kConfig.input>;
+  using Out = number_t<kConfig.output>;
+  constexpr bool kInPlace = std::is_same_v<T, Out>;
+  for (int32_t k : {1, 50, 300, 512, 0}) {
+    Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
+    std::vector<int32_t> of_rows(static_cast<size_t>(num_rows), k);
+    const bool mixed = k == 0;
+    if (mixed)
+      for (size_t r = 0; r < of_rows.size(); ++r) of_rows[r] = int32_t(r % 3 == 0 ? vocab_size / 2 : r % 3 * 30);
+    RenormParams p;
+    p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = num_rows, p.vocab_size = int32_t(vocab_size);
+    p.top_k.values = of_rows.data(), p.mixed = mixed;
+    p.output_stride = kInPlace ? rows.stride : vocab_size + 3;
+    std::vector<Out> twin(size_t(num_rows * p.output_stride), from_float<Out>(5)), out = twin;
+    p.output = twin.data();
+    cpu::renorm(p, kConfig.values, kConfig.input, kConfig.output);
+    p.output = kInPlace ? static_cast<void*>(rows.row(0)) : out.data();
+    emulation::Block::run_grid(
+        unsigned(num_rows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), seed,
+        [&] { TopkRenormKernel<kConfig>::run(p); }, kConfig.cluster);
+    if (mixed)
+      emulation::Block::run_grid(
+          unsigned(std::min<int64_t>(num_rows, 2)) * kOthers.cluster, kOthers.threads, size_t(kOthers.split().smem_bytes()), seed,
+          [&] { RenormKernel<kOthers>::run(p); }, kOthers.cluster);
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const Out* row = static_cast<const Out*>(p.output) + r * p.output_stride;
+      expect_same(std::vector<Out>(row, row + vocab_size),
+                  std::vector<Out>(twin.data() + r * p.output_stride, twin.data() + r * p.output_stride + vocab_size),
+                  "k " + std::to_string(k) + ", row " + std::to_string(r));
+    }
+  }
+}
+
+TEST(TopkRenormKernel, MatchesItsTwin) {
+  expect_same_topk_renorm<TopkRenormConfig{.values = kProbs}, RenormConfig{.values = kProbs, .mixed = true, .threads = 256}>(9, 5003, 1);
+  expect_same_topk_renorm<TopkRenormConfig{.values = kLogits, .vecs = 3, .stages = 0, .cluster = 4},
+                          RenormConfig{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6}>(9, 9001, 2);
+  expect_same_topk_renorm<TopkRenormConfig{
+                              .input = DType::bf16, .output = DType::bf16, .values = kLogits, .vecs = 3, .stages = 0, .cluster = 2},
+                          RenormConfig{.input = DType::bf16, .output = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(
+      9, 3001, 3);
+  expect_same_topk_renorm<TopkRenormConfig{.input = DType::f16, .output = DType::f32, .values = kProbs, .vecs = 3, .stages = 0},
+                          RenormConfig{.input = DType::f16, .output = DType::f32, .values = kProbs, .mixed = true, .threads = 256}>(9, 1777,
+                                                                                                                                    4);
+}
+
 /// Rows that the first top_k are drawn from. With a top_k of their own three kernels take turns: each draws its rows and no others.
 template <TopkSamplingConfig kConfig, SamplingConfig kOthers>
 void expect_same_topk(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
@@ -240,7 +290,7 @@ TEST(TopkSamplingKernel, MatchesItsTwin) {
   constexpr SamplingConfig kClusters{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6};
   expect_same_topk<TopkSamplingConfig{.values = kLogits}, kClusters>(9, 5003, 1);
   expect_same_topk<TopkSamplingConfig{.values = kProbs, .vecs = 3, .stages = 0}, kProbsInL2>(9, 8099, 2);
-  expect_same_topk<TopkSamplingConfig{.values = kLogits, .vecs = 8, .stages = 0, .cluster = 4}, kLogitsInL2>(9, 30001, 3);
+  expect_same_topk<TopkSamplingConfig{.values = kLogits, .vecs = 8, .stages = 0, .cluster = 4}, kLogitsInL2>(9, 14001, 3);
   expect_same_topk<TopkSamplingConfig{.input = DType::bf16, .values = kLogits, .vecs = 3, .stages = 0, .cluster = 2},
                    SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 7001, 4);
   expect_same_topk<TopkSamplingConfig{.input = DType::f16, .values = kProbs, .threads = 1024, .vecs = 3, .stages = 0},

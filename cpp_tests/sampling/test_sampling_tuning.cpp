@@ -149,6 +149,27 @@ TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
   }
 }
 
+TEST(RenormLaunch, SelectsASmallTopK) {
+  const TensorView logits = on_gpu(1 << 20, DType::f32, {16, 128256}), out = on_gpu(2 << 28, DType::f32, {16, 128256});
+  const TensorView k = on_gpu(2 << 20, DType::i32, {16});
+  auto kernels = [&](Arch arch, const auto& op) {
+    RecordingKernels recorded(device_info_of(arch));
+    op(Context{.device = kGpu, .kernels = &recorded});
+    std::string names;
+    for (const RecordingKernels::Launch& launch : recorded.launches)
+      names += launch.text.kernel.substr(0, launch.text.kernel.find('<')) + " ";
+    return names;
+  };
+  for (Arch arch : kArchs) {
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_mask_logits(logits, 5, out, c); }), "TopkRenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_renorm_probs(logits, 512, out, c); }), "TopkRenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_renorm_probs(logits, 513, out, c); }), "RenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_mask_logits(logits, 128256, out, c); }), "RenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_renorm_probs(logits, k, out, c); }), "TopkRenormKernel RenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_p_renorm_probs(logits, 0.5f, out, c); }), "RenormKernel ");
+  }
+}
+
 TEST(RowLaunches, OfTheOtherOps) {
   const TensorView logits = on_gpu(1 << 20, DType::f32, {3, 1000}), out = on_gpu(2 << 20, DType::f32, {3, 1000});
   EXPECT_EQ(launch_of({90, 'a'}, [&](const Context& c) { softmax(logits, 0.5f, out, c); }).text.header, "sampling/gpu/softmax_kernel.cuh");
@@ -174,7 +195,7 @@ TEST(RowTuning, VisitsWhatIsLikely) {
     int count = 0;
     gpu::for_each_tuned_sampling(arch, [&](const auto&) { ++count; });
     gpu::for_each_tuned_softmax(arch, [&](const SoftmaxConfig&) { ++count; });
-    gpu::for_each_tuned_renorm(arch, [&](const RenormConfig&) { ++count; });
+    gpu::for_each_tuned_renorm(arch, [&](const auto&) { ++count; });
     gpu::for_each_tuned_speculative(arch, [&](const SpeculativeConfig&) { ++count; });
     EXPECT_GT(count, 20);
   }

@@ -8,21 +8,21 @@
 namespace flashinfer::gpu {
 
 /// Sum of x over the threads before this one; `total` over all. Two barriers; the caller has one more between two calls.
-template <int kThreads>
-FLASHINFER_DEVICE int block_sum_before(int x, int& total, int (&partial)[kThreads / kWarpSize]) {
+template <int kThreads, class T>
+FLASHINFER_DEVICE T block_sum_before(T x, T& total, T (&partial)[kThreads / kWarpSize]) {
   constexpr int kWarps = kThreads / kWarpSize;
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  int sum = x;
+  T sum = x;
 #pragma unroll
   for (int offset = 1; offset < kWarpSize; offset *= 2) {
-    const int below = __shfl_up_sync(0xffffffffu, sum, offset);
+    const T below = __shfl_up_sync(0xffffffffu, sum, offset);
     if (lane >= offset) sum += below;
   }
   if (lane == kWarpSize - 1) partial[warp] = sum;
   __syncthreads();  // every warp's sum is there
-  const int of_warp = lane < kWarps ? partial[lane] : 0;
+  const T of_warp = lane < kWarps ? partial[lane] : T(0);
   total = warp_reduce(of_warp, Sum{});
-  const int before = warp_reduce(lane < warp ? of_warp : 0, Sum{});
+  const T before = warp_reduce(lane < warp ? of_warp : T(0), Sum{});
   return before + sum - x;
 }
 

@@ -96,13 +96,32 @@ struct RenormConfig {
   DType input = DType::f32;
   DType output = DType::f32;
   RowValues values = RowValues::probs;
+  bool mixed = false;  // of the rows, those of a small top_k are left out
   int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;
 
   FLASHINFER_HOST_DEVICE constexpr RowSplit split() const { return {threads, cluster, chunks, blocks}; }
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("output", output), f("values", values);
+    f("input", input), f("output", output), f("values", values), f("mixed", mixed);
     f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+  }
+};
+
+/// Renorm by a small top_k alone.
+struct TopkRenormConfig {
+  static constexpr const char *kName = "TopkRenormConfig", *kKernel = "TopkRenormKernel", *kHeader = "sampling/gpu/topk_renorm_kernel.cuh";
+
+  DType input = DType::f32;
+  DType output = DType::f32;
+  RowValues values = RowValues::probs;
+  int32_t threads = 512, vecs = 2, stages = 4, cluster = 1;  // as TopkConfig's
+
+  FLASHINFER_HOST_DEVICE constexpr TopkConfig topk() const { return {input, threads, vecs, stages, cluster}; }
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return topk().smem_bytes(TopkSamplingConfig::kCapacity); }
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("input", input), f("output", output), f("values", values);
+    f("threads", threads), f("vecs", vecs), f("stages", stages), f("cluster", cluster);
   }
 };
 

@@ -1,4 +1,4 @@
-// Host only. Launches renorm: clusters that take rows in turn.
+// Host only. Launches renorm: a selection where a small top_k alone filters, else clusters that take rows in turn.
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>
@@ -8,10 +8,18 @@
 
 namespace flashinfer::gpu {
 
-inline void renorm(const RenormParams& params, RowValues values, DType input, DType output, const Context& context) {
+inline void renorm(RenormParams params, RowValues values, DType input, DType output, const Context& context) {
   if (params.num_rows == 0) return;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
-  const RenormConfig config = tune(RenormProblem{input, output, values, params.num_rows, params.vocab_size}, device);
+  const bool by_mass = params.top_p.values || !(params.top_p.value >= 1);
+  params.mixed = params.top_k.values && !by_mass;
+  const RenormProblem problem{input, output, values, params.mixed, params.num_rows, params.vocab_size};
+  if (params.mixed || (!by_mass && params.is_topk(params.top_k.value))) {
+    const TopkRenormConfig config = tune_topk(problem, device);
+    launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context);
+    if (!params.mixed) return;
+  }
+  const RenormConfig config = tune(problem, device);
   launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);
 }
 

@@ -24,11 +24,18 @@ struct RenormKernel {
     Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
     Group::sync();  // the barriers of the reader are initialised, and every block has begun
     gpu::ptx::griddep_wait();
-    const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
+    const int first = int(blockIdx.x) / kCluster, step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
+    const auto skips = [&p](int row) { return kConfig.mixed && p.is_topk(p.top_k.at(row, row)); };
+    if constexpr (kConfig.mixed) {  // most often nothing is left to do, in no block of the cluster
+      bool any = false;
+      for (int row = first + int(threadIdx.x) * step; row < num_rows; row += kThreads * step) any |= !skips(row);
+      if (!__syncthreads_count(any)) return;
+    }
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
     gpu::ptx::griddep_launch_dependents();
-    for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
-      filter.reader.copy_ahead(step, num_rows, row_at);
+    for (int row = first; row < num_rows; row += step) {
+      if (skips(row)) continue;
+      filter.reader.copy_ahead(step, num_rows, row_at, skips);
       filter.reader.open(row_at(row));
       const gpu::RowFilters filters(p.top_k.at(row, row), p.top_p.at(row, row), false, p.vocab_size);
       renorm(filter, static_cast<Out*>(p.output) + row * p.output_stride, filters);

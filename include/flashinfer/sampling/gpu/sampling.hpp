@@ -28,23 +28,15 @@ struct RowSamplers {
 inline void sampling(SamplingParams params, RowValues values, DType input, const Context& context) {
   if (params.num_rows == 0) return;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
-  const auto cluster_a_row = [&](const auto& config) {
-    LaunchShape shape;
-    shape.grid.x = uint32_t(params.num_rows * config.cluster);
-    shape.block.x = uint32_t(config.threads);
-    shape.smem_bytes = config.smem_bytes();
-    shape.cluster.x = uint32_t(config.cluster);
-    shape.pdl = context.pdl;
-    launch(config, shape, params, context);
-  };
+  const auto draw = [&](const auto& config) { launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context); };
   const bool extras = params.logprob || params.num_top > 0 || params.probs;
   const RowSamplers samplers(params);
   params.mixed = !extras && samplers.count() > 1;
   if (!extras && samplers.race) {
     const bool top_p = params.top_p.values || !(params.top_p.value >= 1);
-    cluster_a_row(tune(RaceProblem{input, values, top_p, params.num_rows, params.vocab_size}, device));
+    draw(tune(RaceProblem{input, values, top_p, params.num_rows, params.vocab_size}, device));
   }
-  if (!extras && samplers.topk) cluster_a_row(tune(TopkSamplingProblem{input, values, params.num_rows, params.vocab_size}, device));
+  if (!extras && samplers.topk) draw(tune(TopkSamplingProblem{input, values, params.num_rows, params.vocab_size}, device));
   if (!extras && !samplers.filter) return;
   const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.mixed, params.num_rows, params.vocab_size}, device);
   launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);

@@ -62,7 +62,7 @@ struct TopkSamplingKernel {
       kept &= kLogits ? logit_exponent(x, weight.max, weight.scale) >= least_exponent(min_p) : x >= least_prob(min_p, weight.max);
     if (top_p < 1) {
       uint64_t total;
-      const uint64_t own = kept ? mass_of(f) : 0, before = sum_before(own, total, sums);
+      const uint64_t own = kept ? mass_of(f) : 0, before = gpu::block_sum_before<kThreads>(own, total, sums);
       kept &= before < needed_mass(top_p, total);
     }
     uint64_t best = 0;
@@ -77,27 +77,6 @@ struct TopkSamplingKernel {
     __syncthreads();
     best = gpu::warp_max(sums[i % kWarps]);
     write(p, row, int32_t(index_of_rank(best)), true);
-  }
-
-  /// Sum of x over the threads before this one; `total` over all.
-  static __device__ uint64_t sum_before(uint64_t x, uint64_t& total, uint64_t (&sums)[kWarps]) {
-    const int lane = int(threadIdx.x) % gpu::kWarpSize, warp = int(threadIdx.x) / gpu::kWarpSize;
-    uint64_t sum = x;
-#pragma unroll
-    for (int by = 1; by < gpu::kWarpSize; by *= 2) {
-      const uint64_t below = __shfl_up_sync(0xffffffffu, sum, by);
-      if (lane >= by) sum += below;
-    }
-    if (lane == gpu::kWarpSize - 1) sums[warp] = sum;
-    __syncthreads();  // every warp's sum is there
-    uint64_t before = 0;
-    total = 0;
-#pragma unroll 4
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) before += sums[w];
-      total += sums[w];
-    }
-    return before + sum - x;
   }
 
   static __device__ void write(const Params& p, int row, int32_t token, bool valid) {
