@@ -194,6 +194,25 @@ class RowReader {
     }
   }
 
+  /// Rows of floats that lie in shared memory can be replaced there.
+  static constexpr bool kReplaces = kChunks > 0 && is_same_v<T, float>;
+  /// f(elements) changes this thread's vectors, for the passes that follow.
+  template <class F>
+  __device__ void replace(const F& f) {
+    static_assert(kReplaces);
+    uint32_t slot = at_ % kChunks;
+#pragma unroll 1
+    for (int c = 0; c < chunks_; ++c) {
+      float* place = reinterpret_cast<float*>(smem_.chunks + slot * kChunkBytes) + threadIdx.x * kVec;
+      float x[kVec];
+      Vector::load(place).to_float(x);
+      f(x);
+      Vector::from_float(x).store(place);
+      if (++slot == kChunks) slot = 0;
+    }
+    ptx::async_proxy_fence();  // the copy engine writes here next
+  }
+
   /// The first kUnit elements that for_each hands to this thread, and their index.
   template <int kUnit>
   __device__ Vec<T, kUnit> first_of_thread(int& first) const {

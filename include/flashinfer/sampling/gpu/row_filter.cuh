@@ -163,6 +163,16 @@ class RowFilter {
     });
     return group.sum(sum.total());
   }
+  /// The mass of the row, whose weights take the place of its elements. NaN is what lies outside.
+  __device__ uint64_t weigh(const Weight& weight) {
+    MassSum sum;
+    reader.replace([&](float(&x)[kVec]) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) x[j] = weight(fmaxf(x[j], -kInfinity));
+      sum.add(x);
+    });
+    return group.sum(sum.total());
+  }
   /// The rank of the first element, whose value is `largest`.
   __device__ uint64_t first(float largest) {
     uint64_t best = 0;
@@ -183,6 +193,17 @@ class RowFilter {
       float y[kVec];
 #pragma unroll
       for (int j = 0; j < kVec; ++j) y[j] = value(kept(x[j], first + j) ? x[j] : -kInfinity) * factor;
+      writer.write(y, first);
+    });
+  }
+  /// The same where everything is kept.
+  template <class Out, class Value>
+  __device__ void write_all(Out* output, const Value& value, float factor) const {
+    const RowWriter<Out, kVec> writer(output, reader.row());
+    for_each([&](const float(&x)[kVec], int first) {
+      float y[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) y[j] = value(x[j]) * factor;
       writer.write(y, first);
     });
   }

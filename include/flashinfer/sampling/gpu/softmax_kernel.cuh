@@ -53,13 +53,15 @@ struct SoftmaxKernel {
     const float largest = filter.template look<true>();
     if (largest != largest) return filter.fill(output, bit_cast<float>(0x7fc00000u));
     if (!weight.set(largest, temperature)) return filter.fill(output, 0.0f);
-    gpu::RowPrefix prefix{gpu::kLowestRank, 0};
     if (is_greedy(temperature)) {
-      prefix = {filter.first(largest), mass_of(1)};
+      filter.write(output, weight, {filter.first(largest), mass_of(1)}, 1.0f);
+    } else if constexpr (Reader::kReplaces) {
+      const float mass = weight_of_mass(filter.weigh(weight));
+      filter.write_all(output, [](float f) { return f; }, 1.0f / mass);
     } else {
-      prefix.mass = filter.mass_from(weight, prefix.rank);
+      const float mass = weight_of_mass(filter.mass_from(weight, gpu::kLowestRank));
+      filter.write_all(output, weight, 1.0f / mass);
     }
-    filter.write(output, weight, prefix, 1.0f / weight_of_mass(prefix.mass));
   }
 };
 
