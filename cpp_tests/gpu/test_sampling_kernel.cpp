@@ -246,6 +246,7 @@ void expect_same_topk(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
   };
   for (const Case& c : {Case{1, 1, 0, 1}, Case{7, 1, 0, 0.7f}, Case{50, 0.9f, 0, 1}, Case{50, 0.3f, 0.01f, 0.5f}, Case{300, 0.95f, 0, 2},
                         Case{512, 0.5f, 0.1f, 1}, Case{40, 0, 0, 1}, Case{40, 0.9f, 0, 0}, Case{100, 1, 2, 1}, Case{0, 0.8f, 0, 1}}) {
+    if (kConfig.joint && c.k > 0 && (c.p == 1 || c.p == 0 || c.temperature == 0)) continue;  // the same as without
     std::vector<int32_t> k(static_cast<size_t>(num_rows), c.k);
     const bool mixed = c.k == 0;
     const std::vector<float> temperature = {0.7f, 1, 0, 1.5f, 1, -1, 1, 1, 0};
@@ -260,7 +261,7 @@ void expect_same_topk(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
       p.tokens = tokens[i].data(), p.tokens_64 = true, p.valid = reinterpret_cast<bool*>(valid[i].data());
       p.seed.value = seed, p.offset.value = 5;
       p.temperature.value = c.temperature, p.top_k.values = k.data(), p.top_p.value = c.p, p.min_p.value = c.min_p;
-      p.mixed = mixed;
+      p.mixed = mixed, p.joint = kConfig.joint;
       if (mixed && kConfig.values == kLogits) p.temperature.values = temperature.data();
       if (i == 0) {
         cpu::sampling(p, kConfig.values, kConfig.input);
@@ -288,13 +289,24 @@ TEST(TopkSamplingKernel, MatchesItsTwin) {
   constexpr SamplingConfig kLogitsInL2{.values = kLogits, .mixed = true, .threads = 256},
       kProbsInL2{.values = kProbs, .mixed = true, .threads = 256};
   constexpr SamplingConfig kClusters{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6};
-  expect_same_topk<TopkSamplingConfig{.values = kLogits}, kClusters>(9, 5003, 1);
-  expect_same_topk<TopkSamplingConfig{.values = kProbs, .vecs = 3, .stages = 0}, kProbsInL2>(9, 8099, 2);
-  expect_same_topk<TopkSamplingConfig{.values = kLogits, .vecs = 8, .stages = 0, .cluster = 4}, kLogitsInL2>(9, 14001, 3);
+  expect_same_topk<TopkSamplingConfig{.values = kLogits}, kClusters>(9, 4003, 1);
+  expect_same_topk<TopkSamplingConfig{.values = kProbs, .vecs = 3, .stages = 0}, kProbsInL2>(9, 6099, 2);
+  expect_same_topk<TopkSamplingConfig{.values = kLogits, .vecs = 8, .stages = 0, .cluster = 4}, kLogitsInL2>(9, 9001, 3);
   expect_same_topk<TopkSamplingConfig{.input = DType::bf16, .values = kLogits, .vecs = 3, .stages = 0, .cluster = 2},
                    SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 7001, 4);
   expect_same_topk<TopkSamplingConfig{.input = DType::f16, .values = kProbs, .threads = 1024, .vecs = 3, .stages = 0},
                    SamplingConfig{.input = DType::f16, .values = kProbs, .mixed = true, .threads = 256}>(9, 1777, 5);
+}
+
+/// top_p of the whole row, whose mass is summed on the way, and exactly where that decides: in rows of ties.
+TEST(TopkSamplingKernel, JointTopP) {
+  constexpr SamplingConfig kLogitsInL2{.values = kLogits, .mixed = true, .threads = 256};
+  constexpr SamplingConfig kProbsInL2{.values = kProbs, .mixed = true, .threads = 256};
+  expect_same_topk<TopkSamplingConfig{.values = kLogits, .joint = true, .cluster = 2}, kLogitsInL2>(9, 5003, 6);
+  expect_same_topk<TopkSamplingConfig{.values = kProbs, .joint = true}, kProbsInL2>(9, 4099, 7);
+  expect_same_topk<TopkSamplingConfig{.values = kProbs, .joint = true, .vecs = 8, .stages = 0, .cluster = 4}, kProbsInL2>(9, 5001, 8);
+  expect_same_topk<TopkSamplingConfig{.input = DType::bf16, .values = kLogits, .joint = true, .vecs = 3, .stages = 0},
+                   SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 999, 9);
 }
 
 /// Rows that nothing cuts, or top_p alone, by another share in each row.

@@ -128,6 +128,7 @@ TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
         }
         names += (names.empty() ? "" : " ") + kernel.substr(0, kernel.find("Kernel"));
         if (kernel.find(".top_p=true") != std::string::npos) names += "(top_p)";
+        if (kernel.find(".joint=true") != std::string::npos) names += "(joint)";
       }
       return names;
     };
@@ -139,12 +140,12 @@ TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
     EXPECT_EQ(kernels({.top_k = 5, .joint = true}), "TopkSampling");
     EXPECT_EQ(kernels({.temperature = 0.0f}), "TopkSampling");
     EXPECT_EQ(kernels({.top_k = 513}), "Sampling");
-    EXPECT_EQ(kernels({.top_k = 5, .top_p = 0.9f, .joint = true}), "Sampling");
+    EXPECT_EQ(kernels({.top_k = 5, .top_p = 0.9f, .joint = true}), "TopkSampling(joint)");
     EXPECT_EQ(kernels({.min_p = 0.1f}), "Sampling");
     EXPECT_EQ(kernels({.temperature = x}), "Race TopkSampling");
     EXPECT_EQ(kernels({.top_k = k}), "Race TopkSampling Sampling");
     EXPECT_EQ(kernels({.top_k = k, .top_p = x}), "Race(top_p) TopkSampling Sampling");
-    EXPECT_EQ(kernels({.top_k = 5, .top_p = x, .joint = true}), "TopkSampling Sampling");
+    EXPECT_EQ(kernels({.top_k = k, .top_p = x, .joint = true}), "Race(top_p) TopkSampling(joint) Sampling");
     EXPECT_EQ(kernels({.min_p = x}), "Race Sampling");
   }
 }

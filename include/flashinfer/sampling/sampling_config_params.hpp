@@ -46,13 +46,14 @@ struct TopkSamplingConfig {
 
   DType input = DType::f32;
   RowValues values = RowValues::logits;
+  bool joint = false;                                        // top_p is of the whole row's mass
   int32_t threads = 512, vecs = 2, stages = 4, cluster = 1;  // as TopkConfig's
 
   FLASHINFER_HOST_DEVICE constexpr TopkConfig topk() const { return {input, threads, vecs, stages, cluster}; }
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return topk().smem_bytes(kCapacity); }
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("values", values);
+    f("input", input), f("values", values), f("joint", joint);
     f("threads", threads), f("vecs", vecs), f("stages", stages), f("cluster", cluster);
   }
 };

@@ -182,15 +182,15 @@ struct SamplingParams {
     return clamp(index, int64_t(0), num_inputs - 1);
   }
   /// The kernel that draws a row whose filters are these.
-  FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_for(float temperature, int32_t k, float p, float least) const {
+  FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_for(float temperature, int32_t k, float least) const {
     const bool by_count = k > 0 && k < vocab_size;
-    if (is_greedy(temperature) || (by_count && k <= kMostTopk && !(joint && p < 1))) return RowSampler::topk;
+    if (is_greedy(temperature) || (by_count && k <= kMostTopk)) return RowSampler::topk;
     return by_count || least > 0 ? RowSampler::filter : RowSampler::race;
   }
   /// Where the host does not know.
   FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_of(int64_t row) const {
     const int64_t input = input_row(row);
-    return sampler_for(temperature.at(row, input), top_k.at(row, input), top_p.at(row, input), min_p.at(row, input));
+    return sampler_for(temperature.at(row, input), top_k.at(row, input), min_p.at(row, input));
   }
   /// The `draw` of noise_bits.
   FLASHINFER_HOST_DEVICE constexpr uint32_t draw(int64_t row) const { return seed.per_row() ? 0u : uint32_t(row); }

@@ -14,13 +14,11 @@ struct RowSamplers {
   constexpr explicit RowSamplers(const SamplingParams& p) {
     for (float temperature : {1.0f, 0.0f})
       for (int32_t k : {0, 1, kMostTopk + 1})
-        for (float top_p : {1.0f, 0.5f})
-          for (float min_p : {0.0f, 0.5f}) {
-            const RowSampler sampler =
-                p.sampler_for(p.temperature.values ? temperature : p.temperature.value, p.top_k.values ? k : p.top_k.value,
-                              p.top_p.values ? top_p : p.top_p.value, p.min_p.values ? min_p : p.min_p.value);
-            race |= sampler == RowSampler::race, topk |= sampler == RowSampler::topk, filter |= sampler == RowSampler::filter;
-          }
+        for (float min_p : {0.0f, 0.5f}) {
+          const RowSampler sampler = p.sampler_for(p.temperature.values ? temperature : p.temperature.value,
+                                                   p.top_k.values ? k : p.top_k.value, p.min_p.values ? min_p : p.min_p.value);
+          race |= sampler == RowSampler::race, topk |= sampler == RowSampler::topk, filter |= sampler == RowSampler::filter;
+        }
   }
   constexpr int count() const { return race + topk + filter; }
 };
@@ -36,7 +34,10 @@ inline void sampling(SamplingParams params, RowValues values, DType input, const
     const bool top_p = params.top_p.values || !(params.top_p.value >= 1);
     draw(tune(RaceProblem{input, values, top_p, params.num_rows, params.vocab_size}, device));
   }
-  if (!extras && samplers.topk) draw(tune(TopkSamplingProblem{input, values, params.num_rows, params.vocab_size}, device));
+  if (!extras && samplers.topk) {
+    const bool joint = params.joint && (params.top_p.values || params.top_p.value < 1);
+    draw(tune(TopkSamplingProblem{input, values, joint, params.num_rows, params.vocab_size}, device));
+  }
   if (!extras && !samplers.filter) return;
   const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.mixed, params.num_rows, params.vocab_size}, device);
   launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);

@@ -31,13 +31,14 @@ constexpr SamplingConfig tune(const SamplingProblem& problem, const DeviceInfo& 
 struct TopkSamplingProblem {
   DType input = DType::f32;
   RowValues values = RowValues::logits;
+  bool joint = false;
   int64_t num_rows = 0, vocab_size = 0;
 };
 
 /// Rows are spread as top_k spreads them.
 constexpr TopkSamplingConfig tune(const TopkSamplingProblem& problem, const DeviceInfo& device) {
   const TopkConfig topk = tune(TopkProblem{problem.input, problem.num_rows, int32_t(problem.vocab_size), kMostTopk / 2}, device);
-  return {problem.input, problem.values, topk.threads, topk.vecs, topk.stages, topk.cluster};
+  return {problem.input, problem.values, problem.joint, topk.threads, topk.vecs, topk.stages, topk.cluster};
 }
 
 struct RaceProblem {
@@ -73,17 +74,15 @@ constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   for (int64_t vocab_size : {128256, 151936})
     for (int64_t num_rows : {1, 16, 256}) {
-      for (bool top_p : {false, true}) visit(tune(RaceProblem{DType::f32, RowValues::logits, top_p, num_rows, vocab_size}, device));
-      for (bool top_p : {false, true}) visit(tune(RaceProblem{DType::bf16, RowValues::logits, top_p, num_rows, vocab_size}, device));
-      for (bool top_p : {false, true}) visit(tune(RaceProblem{DType::f32, RowValues::probs, top_p, num_rows, vocab_size}, device));
-      for (DType dtype : {DType::f32, DType::bf16})
-        visit(tune(TopkSamplingProblem{dtype, RowValues::logits, num_rows, vocab_size}, device));
-      visit(tune(TopkSamplingProblem{DType::f32, RowValues::probs, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, false, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, true, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::bf16, RowValues::logits, false, false, num_rows, vocab_size}, device));
-      visit(tune(SamplingProblem{DType::f32, RowValues::probs, false, false, num_rows, vocab_size}, device));
+      const auto tuned = [&](DType dtype, RowValues values) {
+        for (bool top_p : {false, true}) visit(tune(RaceProblem{dtype, values, top_p, num_rows, vocab_size}, device));
+        visit(tune(TopkSamplingProblem{dtype, values, values == RowValues::probs, num_rows, vocab_size}, device));
+        visit(tune(SamplingProblem{dtype, values, false, false, num_rows, vocab_size}, device));
+      };
+      for (DType dtype : {DType::f32, DType::bf16}) tuned(dtype, RowValues::logits);
+      tuned(DType::f32, RowValues::probs);
       visit(tune(SamplingProblem{DType::f32, RowValues::logits, true, false, num_rows, vocab_size}, device));
+      if (vocab_size == 128256) visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, true, num_rows, vocab_size}, device));
     }
 }
 

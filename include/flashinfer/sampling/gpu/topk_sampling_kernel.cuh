@@ -16,7 +16,22 @@ namespace flashinfer {
 template <TopkSamplingConfig kConfig>
 struct TopkSamplingKernel {
   using Params = SamplingParams;
-  using Selection = gpu::TopkSelection<kConfig.topk(), true>;
+  using T = number_t<kConfig.input>;
+  using Weight = gpu::RowWeight<kConfig.values>;
+  static constexpr bool kLogits = kConfig.values == RowValues::logits;
+
+  /// What a thread's elements weigh, nearly: logits relative to one of the largest, for the row's maximum is not known yet.
+  struct AboutMass {
+    static constexpr bool kSums = true;
+    float scale = 0, unit = 0, sum = 0;
+    __device__ void begin(float limit) { unit = limit, sum = 0; }
+    template <int kVec>
+    __device__ void add(const float (&x)[kVec]) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) sum += kLogits ? gpu::ptx::ex2((fmaxf(x[j], -kInfinity) - unit) * scale) : fmaxf(x[j], 0.0f);
+    }
+  };
+  using Selection = gpu::TopkSelection<kConfig.topk(), true, conditional_t<kConfig.joint, AboutMass, gpu::NoSum>>;
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
   static_assert(kMostTopk <= kThreads && 4 * kMostTopk <= TopkSamplingConfig::kCapacity);
 
@@ -32,6 +47,7 @@ struct TopkSamplingKernel {
     Selection selection(static_cast<const T*>(p.input) + input_row * p.input_stride, p.vocab_size, greedy ? 1 : p.top_k.at(row, input_row),
                         TopkSamplingConfig::kCapacity, tie_break);
     const gpu::RaceNoise<false> noise(p.seed.at(row, row), p.offset.at(row, row), p.draw(row));
+    if constexpr (kConfig.joint && kLogits) selection.row_sum().scale = logit_scale(temperature);
     selection.collect();
     gpu::ptx::griddep_launch_dependents();
     const auto chosen = selection.choose([](int, uint64_t) {});
@@ -41,9 +57,6 @@ struct TopkSamplingKernel {
   }
 
  private:
-  using T = number_t<kConfig.input>;
-  using Weight = gpu::RowWeight<kConfig.values>;
-  static constexpr bool kLogits = kConfig.values == RowValues::logits;
   static constexpr int kWarps = Selection::kWarps;
 
   /// In the first block: thread i has the i-th element of the order.
@@ -63,7 +76,21 @@ struct TopkSamplingKernel {
     if (top_p < 1) {
       uint64_t total;
       const uint64_t own = kept ? mass_of(f) : 0, before = gpu::block_sum_before<kThreads>(own, total, sums);
-      kept &= before < needed_mass(top_p, total);
+      if constexpr (kConfig.joint) {
+        // The row's mass, but for roundings; where they matter, exactly.
+        const float about = selection.sum(
+            [&](float sum, float unit) { return sum * (kLogits ? gpu::ptx::ex2((unit - weight.max) * weight.scale) : weight.scale); });
+        const float needed = fmaxf(top_p, 0.0f) * about * kMassUnit, error = 1e-4f * (about + 1) * kMassUnit;
+        const float past = float(before) - needed;
+        const bool unsure = kept && !(past > error || past < -error);
+        if (__syncthreads_count(unsure) == 0) {
+          kept &= past < 0;
+          total = 0;
+        } else {
+          total = mass_of_row(selection, weight, sums);
+        }
+      }
+      if (total > 0) kept &= before < needed_mass(top_p, total);
     }
     uint64_t best = 0;
     if (kept) {
@@ -77,6 +104,24 @@ struct TopkSamplingKernel {
     __syncthreads();
     best = gpu::warp_max(sums[i % kWarps]);
     write(p, row, int32_t(index_of_rank(best)), true);
+  }
+
+  /// By this block alone: seldom.
+  static __device__ uint64_t mass_of_row(const Selection& selection, const Weight& weight, uint64_t (&sums)[kWarps]) {
+    constexpr int kVec = Selection::kVec;
+    gpu::MassSum sum;
+#pragma unroll 1
+    for (int vec = int(threadIdx.x); vec < selection.row().count; vec += kThreads) {
+      float x[kVec];
+      selection.row().load(vec).to_float(x);
+#pragma unroll
+      for (float& y : x) y = weight(fmaxf(y, -kInfinity));
+      sum.add(x);
+    }
+    uint64_t total;
+    __syncthreads();  // the sums of before have been read
+    gpu::block_sum_before<kThreads>(sum.total(), total, sums);
+    return total;
   }
 
   static __device__ void write(const Params& p, int row, int32_t token, bool valid) {

@@ -22,8 +22,17 @@
 
 namespace flashinfer::gpu {
 
-/// `kNan`: whether the row has a NaN is wanted too.
-template <TopkConfig kConfig, bool kNan>
+/// What a thread adds up of the elements that it looks at, NaN among them for what lies outside the row, relative to `unit`; nothing here.
+struct NoSum {
+  static constexpr bool kSums = false;
+  static constexpr float sum = 0, unit = 0;
+  __device__ void begin(float) {}
+  template <int kVec>
+  __device__ void add(const float (&)[kVec]) {}
+};
+
+/// `kNan`: whether the row has a NaN is wanted too. `RowSum`: and a sum.
+template <TopkConfig kConfig, bool kNan, class RowSum = NoSum>
 class TopkSelection {
  public:
   using T = number_t<kConfig.input>;
@@ -44,10 +53,11 @@ class TopkSelection {
   struct Smem {
     conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
     RankSelectSmem<kThreads> select;
-    uint64_t bound;                      // ~0: there is a NaN
-    int count;                           // candidates of this block, also those there was no room for
-    uint32_t nans;                       // not 0: this block has seen one
-    alignas(16) uint64_t candidates[2];  // in truth as many as there is room for
+    uint64_t bound;                                      // ~0: there is a NaN
+    int count;                                           // candidates of this block, also those there was no room for
+    uint32_t nans;                                       // not 0: this block has seen one
+    float2 sums[RowSum::kSums ? kCluster * kWarps : 1];  // in the first block: of all warps, and their units
+    alignas(16) uint64_t candidates[2];                  // in truth as many as there is room for
   };
   static_assert(sizeof(Smem) - sizeof(Smem::candidates) <= kConfig.smem_bytes(0));
 
@@ -62,6 +72,7 @@ class TopkSelection {
         chunks_((ceil_div(row_.count, kWarpSize) + kCluster - 1 - rank_) / kCluster) {}
 
   __device__ const Row& row() const { return row_; }
+  __device__ RowSum& row_sum() { return sum_; }
   __device__ int wanted() const { return wanted_; }
   __device__ T element(int index) const { return row_.base[int64_t(index) + row_.skip]; }
   /// By every block, after choose().
@@ -85,6 +96,13 @@ class TopkSelection {
   }
   __device__ uint64_t* ranked() const { return smem_.candidates; }
   __device__ void sort(int count) { sort_candidates(count, capacity_); }
+  /// The sum of f(a warp's sum, its unit) over the row, in the first block after choose().
+  template <class F>
+  __device__ float sum(const F& f) const {
+    float sum = 0;
+    for (int i = int(threadIdx.x) % kWarpSize; i < kCluster * kWarps; i += kWarpSize) sum += f(smem_.sums[i].x, smem_.sums[i].y);
+    return warp_sum(sum);
+  }
   /// Room for a sum of each warp, which choose() no longer needs.
   __device__ uint64_t (&sums() const)[kWarps] { return smem_.select.most; }
 
@@ -101,6 +119,7 @@ class TopkSelection {
     uint64_t bound = bound_of(held);
     for (bool in_registers = whole;; in_registers = false) {
       const Limits limits = limits_of(bound);
+      sum_.begin(limits.limit);
       if (in_registers) {
 #pragma unroll
         for (int i = 0; i < kVecs; ++i) offer(held[i], sampled_vec(i), limits, bound);
@@ -137,6 +156,7 @@ class TopkSelection {
   const int chunks_;           // of this block
   uint64_t bound_ = 0;
   bool collected_ = false;
+  RowSum sum_;
 
   /// The vector that this lane has of chunk `c` of this block.
   __device__ int vec_of(int c) const { return (c * kCluster + rank_) * kWarpSize + int(threadIdx.x) % kWarpSize; }
@@ -253,6 +273,7 @@ class TopkSelection {
   __device__ void offer(const Vec& held, int vec, const Limits& limits, uint64_t bound) {
     float x[kVec];
     held.to_float(x);
+    sum_.add(x);
     const uint32_t first = uint32_t(max(row_.first_index(vec), 0));
     const bool ties = tie_break_ == TieBreak::small ? first <= limits.last : first + kVec > limits.last;
     const float limit = ties ? limits.limit : limits.above;
@@ -277,9 +298,11 @@ class TopkSelection {
   /// Brings the candidates of all blocks that may be chosen to the first, which gets their number; more than the capacity: some are
   /// missing. The bound becomes the greatest of all blocks: what does not reach that need not go.
   __device__ int gather() {
+    const float sum = RowSum::kSums ? warp_sum(sum_.sum) : 0.0f;
     if constexpr (kCluster > 1) {
       if (threadIdx.x == 0) smem_.bound = bound_;
       Group::sync();  // every block's bound and candidates are known
+      if constexpr (RowSum::kSums) tell(sum);
       const int lane = int(threadIdx.x) % kWarpSize;
       bound_ = warp_max(lane < kCluster ? Group::of(&smem_, lane)->bound : uint64_t(0));
       if (rank_ > 0) {
@@ -292,8 +315,16 @@ class TopkSelection {
         }
       }
       Group::sync();  // the first block has all; nobody reads the others' memory any more
+    } else if constexpr (RowSum::kSums) {
+      tell(sum);
+      __syncthreads();
     }
     return smem_.count;
+  }
+
+  __device__ void tell(float sum) const {
+    const int warp = int(threadIdx.x) / kWarpSize;
+    if (threadIdx.x % kWarpSize == 0) Group::of(&smem_, 0)->sums[rank_ * kWarps + warp] = make_float2(sum, sum_.unit);
   }
 
   /// Exact whatever the row holds and however many are wanted, by one block: up to six passes for the last rank chosen, one that
