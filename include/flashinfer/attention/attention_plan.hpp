@@ -7,15 +7,16 @@
 // A worker (a CTA, or a CPU thread's turn) takes one contiguous piece of the line. Nothing else is stored: the items of a worker follow
 // from where it starts and the lengths (WorkIterator). Two ways to cut the line:
 //   balanced         unit = one kv tile, and item_units in front of every segment for what beginning an item costs: a worker with many
-//                    short segments gets fewer keys. Equal pieces, of at least min_units; a segment cut by a border has partial results, of which a
-//                    worker has at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the batch.
-//                    Stream-K.
+//                    short segments gets fewer keys. Equal pieces, of at least min_units; a segment cut by a border has partial results, of
+//                    which a worker has at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the
+//                    batch. Stream-K.
 //   batch-invariant  unit = cut_tiles kv tiles, counted from key 0 of the request. Every unit of a segment with several has its own slot,
 //                    merged in key order: what a request gets does not depend on its neighbours, bit for bit. cut_tiles = 0: never cut.
 // Workers may come in lanes: head_lanes of them share a piece of a line of (request, q_tile, group of head_lanes heads, keys), one head
 // each, and go over the same keys at the same time. The rows of a token's heads lie side by side in memory, so DRAM pages are read as a
-// whole: on an H200 bare copies of a paged cache take 497 us in eight lanes and 538 in one, the decode kernel 491 and 496. Partials are (o, m, d) in fp32. The last worker to arrive at a segment's counter merges them
-// in slot order and resets the counter, so results do not depend on timing and a captured launch can be replayed.
+// whole: on an H200 bare copies of a paged cache take 497 us in eight lanes and 538 in one, the decode kernel 491 and 496. Partials are (o,
+// m, d) in fp32. The last worker to arrive at a segment's counter merges them in slot order and resets the counter, so results do not
+// depend on timing and a captured launch can be replayed.
 #pragma once
 
 #include <flashinfer/attention/variant.hpp>
@@ -114,8 +115,10 @@ struct AttentionPlan {
 struct RequestWork : RequestLengths {
   int32_t group_size, num_q_tiles;
 
+  FLASHINFER_HOST_DEVICE RequestWork(const RequestLengths& lengths, int32_t group_size, int32_t q_tile)
+      : RequestLengths(lengths), group_size(group_size), num_q_tiles(ceil_div(qo_len * group_size, q_tile)) {}
   FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, const RequestLengths& lengths)
-      : RequestLengths(lengths), group_size(plan.group_size()), num_q_tiles(ceil_div(qo_len * group_size, plan.q_tile)) {}
+      : RequestWork(lengths, plan.group_size(), plan.q_tile) {}
   FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, int32_t request) : RequestWork(plan, plan.lengths(request)) {}
 
   /// Keys that any row of the tile may see.

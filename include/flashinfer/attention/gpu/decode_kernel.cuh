@@ -32,18 +32,21 @@ struct DecodeKernel {
 
   static FLASHINFER_DEVICE void run(const Params& p) {
     if (threadIdx.x == 0) Tile::make_barriers();
-    ptx::griddep_wait();  // the plan itself may come from the previous kernel
     __syncthreads();
-    if constexpr (kClusters) ptx::cluster_arrive();
+    if constexpr (kClusters) ptx::cluster_arrive_relaxed();
     if (Tile::warp() < Tile::kConsumerWarps) {
+      if constexpr (kConfig.prefetch_bytes > 0) DecodePrefetch<kConfig>::run(p);
+      ptx::griddep_wait();
       compute(p);
     } else {
-      DecodeLoader<kConfig> loader(p, Tile::warp() - Tile::kConsumerWarps);
+      DecodeLoader<kConfig> loader(p, Tile::warp() - Tile::kConsumerWarps);  // what parameters tell
+      ptx::griddep_wait();                                                   // the plan itself may come from the previous kernel
+      if constexpr (kConfig.launches_early) ptx::griddep_launch_dependents();
       const bool in_cluster = loader.run();
-      ptx::griddep_launch_dependents();
+      if constexpr (!kConfig.launches_early) ptx::griddep_launch_dependents();
       if constexpr (kClusters) {
         ptx::cluster_wait();
-        if (in_cluster) ptx::cluster_sync();
+        if (in_cluster && !kConfig.pushes_async) ptx::cluster_sync();
       }
     }
   }
@@ -76,7 +79,6 @@ struct DecodeKernel {
       merge_groups(p, work, state);
       if constexpr (kClusters) {
         if (work.in_cluster) {
-          ptx::cluster_sync();  // every block has pushed
           ClusterColumns<kConfig>::template finish<Variant>(p, work);
           break;  // there is no other item
         }

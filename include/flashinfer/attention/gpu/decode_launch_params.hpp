@@ -36,6 +36,9 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
     return "more accumulators than a thread has registers for";
   if (!is_power_of_two(c.cluster_blocks) || c.cluster_blocks > 16 || c.head_dim_vo % (4 * c.cluster_blocks))
     return "a cluster has 1, 2, 4, 8 or 16 blocks, which share the output's columns by fours";
+  if (c.pushes_async && c.cluster_blocks == 1) return "a block alone has nobody to send to";
+  if (c.prefetch_bytes != 0 && c.prefetch_bytes != 32 && c.prefetch_bytes != 64 && c.prefetch_bytes != 128)
+    return "a prefetch brings a sector, two or a line";
   if (c.token_scales && !is_float8(c.kv)) return "tokens of e4m3 and e5m2 caches have scales, others have none";
   if (c.num_stages < 2 || c.num_stages > 32 || c.num_items < 2 || c.num_items > 8) return "2 to 32 stages, 2 to 8 items";
   // Else a group might wait for the lap after the next of a slot that another group has, and take the parity of the one before for its own.
