@@ -1,7 +1,8 @@
 // The decode kernel beside the generic one, through the library's own plans and launches, and how far they differ. Standalone:
 //   nvcc -std=c++20 -O3 -Iinclude -gencode arch=compute_90a,code=sm_90a benchmarks/micro/decode_kernel.cu -o decode_kernel &&
-//   ./decode_kernel [case]
-// Times are medians of graphs whose inputs are larger than L2. Another config is measured by a change of gpu::tune_decode.
+//   ./decode_kernel [case]       or   ./decode_kernel variants [case]
+// Times are medians of graphs whose inputs are larger than L2. `variants`: small batches by other configs than gpu::tune_decode's and
+// gpu::tune_cluster's, with the workers that plans of device arrays have.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -150,8 +151,396 @@ double measure(const Case& c, AttentionBackend backend, KernelSource& kernels, s
   return times[times.size() / 2] * 1e3 / sets;
 }
 
+// ---- variants -------------------------------------------------------------------------------------------------------------------------
+
+constexpr Case kSmall[] = {{"1x1024", 1, 1024, {}},
+                           {"1x8192", 1, 8192, {}},
+                           {"1x32768", 1, 32768, {}},
+                           {"16x1024", 16, 1024, {}},
+                           {"64x8192/8-1", 64, 8192, {.num_qo_heads = 8, .num_kv_heads = 1}}};
+constexpr int kNumSmall = int(std::size(kSmall));
+
+/// Another config of a case, and what its plan may have of workers (0: as many as fit).
+struct Variant {
+  const char* name;
+  int cluster = 1;     // blocks
+  int prefetch = 0;    // DecodeConfig::prefetch_bytes
+  bool early = false;  // DecodeConfig::launches_early
+  bool async = false;  // DecodeConfig::pushes_async
+  int kv_tile = 0;     // 0: as tuned
+  int load_warps = 2;
+  int blocks_per_sm = 2;  // 1: the whole shared memory is one block's ring; 3: two warps that compute, a ring of 48 KB
+  int max_workers = 0;
+  uint32_t cases = 0x1f;  // which of kSmall
+  bool tuned = false;     // the library's own choice
+};
+constexpr uint32_t kBatch1 = 0x7, kShort = 0x1, kLong = 0x6, k16 = 0x8, k64 = 0x10;
+constexpr Variant kVariants[] = {
+    {.name = "tuned, as the library has it", .tuned = true},
+    {.name = "pieces", .cases = kLong | k16 | k64},
+    {.name = "pieces, prefetch 128", .prefetch = 128},
+    {.name = "pieces, prefetch 32", .prefetch = 32, .cases = kLong | k64},
+    {.name = "pieces, prefetch 128, early", .prefetch = 128, .early = true},
+    {.name = "clusters of 2", .cluster = 2, .cases = k16},
+    {.name = "clusters of 2, prefetch 128", .cluster = 2, .prefetch = 128, .cases = k16},
+    {.name = "clusters of 2, prefetch 32", .cluster = 2, .prefetch = 32, .cases = k16},
+    {.name = "clusters of 2, prefetch 128, early", .cluster = 2, .prefetch = 128, .early = true, .cases = k16},
+    {.name = "clusters of 2, prefetch 128, early, async", .cluster = 2, .prefetch = 128, .early = true, .async = true, .cases = k16},
+    {.name = "clusters of 2, prefetch 128, early, 32 keys", .cluster = 2, .prefetch = 128, .early = true, .kv_tile = 32, .cases = k16},
+    {.name = "clusters of 2, prefetch 128, early, 4 load", .cluster = 2, .prefetch = 128, .early = true, .load_warps = 4, .cases = k16},
+    {.name = "clusters of 2, prefetch 128, early, 3 blocks",
+     .cluster = 2,
+     .prefetch = 128,
+     .early = true,
+     .blocks_per_sm = 3,
+     .max_workers = 264,
+     .cases = k16},
+    {.name = "clusters of 4", .cluster = 4, .cases = kBatch1 | k64},
+    {.name = "clusters of 4, prefetch 128", .cluster = 4, .prefetch = 128, .cases = kBatch1 | k64},
+    {.name = "clusters of 4, prefetch 32", .cluster = 4, .prefetch = 32, .cases = kLong | k64},
+    {.name = "clusters of 4, prefetch 128, early", .cluster = 4, .prefetch = 128, .early = true, .cases = kBatch1 | k64},
+    {.name = "clusters of 4, prefetch 128, early, async",
+     .cluster = 4,
+     .prefetch = 128,
+     .early = true,
+     .async = true,
+     .cases = kBatch1 | k64},
+    {.name = "clusters of 4, prefetch 128, early, 32 keys",
+     .cluster = 4,
+     .prefetch = 128,
+     .early = true,
+     .kv_tile = 32,
+     .cases = kLong | k64},
+    {.name = "clusters of 4, prefetch 128, early, 4 load", .cluster = 4, .prefetch = 128, .early = true, .load_warps = 4, .cases = kBatch1},
+    {.name = "clusters of 4, prefetch 128, early, 128 blocks",
+     .cluster = 4,
+     .prefetch = 128,
+     .early = true,
+     .load_warps = 4,
+     .max_workers = 128,
+     .cases = kLong},
+    {.name = "clusters of 4, prefetch 128, early, 3 blocks",
+     .cluster = 4,
+     .prefetch = 128,
+     .early = true,
+     .blocks_per_sm = 3,
+     .max_workers = 264,
+     .cases = kLong | k64},
+    {.name = "clusters of 8, 64 blocks", .cluster = 8, .max_workers = 64, .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, prefetch 128", .cluster = 8, .prefetch = 128, .max_workers = 64, .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, prefetch 32", .cluster = 8, .prefetch = 32, .max_workers = 64, .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, prefetch 128, early",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .max_workers = 64,
+     .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, async", .cluster = 8, .async = true, .max_workers = 64, .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, prefetch 128, early, async",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .async = true,
+     .max_workers = 64,
+     .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, prefetch 128, early, async, 4 load",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .async = true,
+     .load_warps = 4,
+     .max_workers = 64,
+     .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, 4 load", .cluster = 8, .load_warps = 4, .max_workers = 64, .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, prefetch 128, early, 4 load",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .load_warps = 4,
+     .max_workers = 64,
+     .cases = kShort},
+    {.name = "clusters of 8, 64 blocks, prefetch 128, early, 4 load, 32 keys",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .kv_tile = 32,
+     .load_warps = 4,
+     .max_workers = 64,
+     .cases = kShort},
+    {.name = "clusters of 8, 128 blocks, prefetch 128, early",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .max_workers = 128,
+     .cases = kLong},
+    {.name = "clusters of 8, 240 blocks", .cluster = 8, .max_workers = 240, .cases = kLong},
+    {.name = "clusters of 8, 240 blocks, prefetch 128, early, async",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .async = true,
+     .max_workers = 240,
+     .cases = kLong},
+    {.name = "clusters of 8, 240 blocks, prefetch 128, early",
+     .cluster = 8,
+     .prefetch = 128,
+     .early = true,
+     .max_workers = 240,
+     .cases = kLong},
+    {.name = "clusters of 16, 128 blocks", .cluster = 16, .max_workers = 128, .cases = kBatch1},
+    {.name = "clusters of 16, 128 blocks, prefetch 128, early",
+     .cluster = 16,
+     .prefetch = 128,
+     .early = true,
+     .max_workers = 128,
+     .cases = kBatch1},
+    {.name = "clusters of 16, 128 blocks, prefetch 128, early, 4 load",
+     .cluster = 16,
+     .prefetch = 128,
+     .early = true,
+     .load_warps = 4,
+     .max_workers = 128,
+     .cases = kBatch1},
+    {.name = "clusters of 16, 128 blocks, prefetch 128, early, 3 blocks",
+     .cluster = 16,
+     .prefetch = 128,
+     .early = true,
+     .blocks_per_sm = 3,
+     .max_workers = 128,
+     .cases = kBatch1},
+};
+constexpr int kNumVariants = int(std::size(kVariants));
+
+constexpr DecodeConfig config_of(const Case& c, const Variant& v) {
+  DecodeConfig d = gpu::tune_decode(c.problem, kDevice);
+  if (v.tuned) return gpu::tune_cluster(d, c.segments(), c.kv_len, kDevice);
+  d = gpu::with_clusters(d, v.cluster, kDevice);
+  d.load_warps = v.load_warps, d.prefetch_bytes = v.prefetch, d.launches_early = v.early, d.pushes_async = v.async;
+  if (v.kv_tile) d.kv_tile = v.kv_tile;
+  if (v.blocks_per_sm == 3) {
+    d.blocks_per_sm = 3, d.warps_kv = 2, d.kv_tile = 16, d.num_stages = 6;
+  } else {
+    gpu::take_shared_memory(d, kDevice, 24 * 16 / d.kv_tile);
+  }
+  return d;
+}
+
+template <int i>
+void add_variants(CompiledKernels& kernels) {
+  constexpr int v = i / kNumSmall, c = i % kNumSmall;
+  if constexpr (kVariants[v].cases >> c & 1) {
+    constexpr DecodeConfig config = config_of(kSmall[c], kVariants[v]);
+    static_assert(gpu::why_invalid(config, kDevice) == nullptr);
+    static_assert(config.blocks_per_sm * (gpu::smem_bytes(config) + 1024) <= kDevice.smem_per_sm);
+    kernels.add<gpu::DecodeKernel<config>>(kernel_id(config).hash);
+  }
+  if constexpr (v == 0) {
+    constexpr AttentionConfig generic = gpu::tune(kSmall[c].problem, kDevice);
+    kernels.add<gpu::AttentionKernel<generic>>(kernel_id(generic).hash);
+  }
+}
+
+/// How many clusters run at a time, by blocks of a cluster and of a multiprocessor.
+template <int kCluster, int kBlocks>
+void print_clusters() {
+  constexpr DecodeConfig config =
+      config_of(kSmall[0], Variant{.name = "", .cluster = kCluster, .load_warps = kBlocks == 1 ? 4 : 2, .blocks_per_sm = kBlocks});
+  const auto* kernel = reinterpret_cast<const void*>(&gpu::entry<gpu::DecodeKernel<config>>);
+  const int smem = kBlocks == 1 ? 200 << 10 : gpu::smem_bytes(config);
+  CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 << 10));
+  CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {kCluster, 1, 1};
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = {unsigned(kCluster * 64), 1, 1}, launch.blockDim = {unsigned(gpu::num_threads(config)), 1, 1};
+  launch.dynamicSmemBytes = size_t(smem), launch.attrs = &attribute, launch.numAttrs = 1;
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch) != cudaSuccess) cudaGetLastError(), clusters = -1;
+  std::printf("clusters of %d, %d block%s a multiprocessor: %d at a time\n", kCluster, kBlocks, kBlocks == 1 ? "" : "s", clusters);
+}
+
+/// The cache, page tables and queries of a case: sets of them, together larger than L2.
+struct Batch {
+  const Case& c;
+  const AttentionProblem& p = c.problem;
+  const int32_t pages_of_request = ceil_div(c.kv_len, p.page_size), pages = c.batch_size * pages_of_request;
+  const int64_t page_bytes = int64_t(p.page_size) * p.num_kv_heads * p.head_dim_qk * size_of(p.kv);
+  const int sets = int(clamp((int64_t(256) << 20) / (2 * pages * page_bytes), int64_t(4), int64_t(16)));
+  const int64_t row = int64_t(p.num_qo_heads) * p.head_dim_qk;
+  static constexpr int kMaxWorkers = 396, kMaxSlots = 2 * kMaxWorkers;
+  char *k, *v, *q, *out;
+  std::vector<void*> owned;
+  struct Set {
+    int32_t *indptr, *last, *indices, *counters;
+    PlanHeader* header;
+    WorkerStart* starts;
+    float* partials;
+  };
+  std::vector<Set> tables;
+  std::vector<int32_t> indptr, last;
+  cudaStream_t stream;
+
+  template <class T>
+  T* own(size_t n) {
+    owned.push_back(allocate(n * sizeof(T)));
+    return static_cast<T*>(owned.back());
+  }
+  explicit Batch(const Case& c) : c(c), last(size_t(c.batch_size), p.page_size) {
+    const size_t bytes = size_t(pages * page_bytes * sets);
+    k = own<char>(bytes), v = own<char>(bytes), q = own<char>(size_t(c.batch_size * row * 2)),
+    out = own<char>(size_t(c.batch_size * row * 2));
+    for (char* x : {k, v}) fill<<<2048, 256>>>(reinterpret_cast<uint8_t*>(x), bytes, false);
+    fill<<<2048, 256>>>(reinterpret_cast<uint8_t*>(q), size_t(c.batch_size * row * 2), false);
+    for (int r = 0; r <= c.batch_size; ++r) indptr.push_back(r * pages_of_request);
+    std::mt19937 random(1);
+    std::vector<int32_t> order(static_cast<size_t>(pages));
+    for (int s = 0; s < sets; ++s) {
+      std::iota(order.begin(), order.end(), 0), std::shuffle(order.begin(), order.end(), random);
+      tables.push_back({own<int32_t>(indptr.size()), own<int32_t>(last.size()), own<int32_t>(order.size()), own<int32_t>(kMaxSlots),
+                        own<PlanHeader>(1), own<WorkerStart>(kMaxWorkers), own<float>(size_t(kMaxSlots) * 64 * 130)});
+      upload(tables.back().indptr, indptr), upload(tables.back().last, last), upload(tables.back().indices, order);
+    }
+    CHECK(cudaStreamCreate(&stream));
+  }
+  ~Batch() {
+    CHECK(cudaStreamDestroy(stream));
+    for (void* each : owned) CHECK(cudaFree(each));
+  }
+  template <class T>
+  static void upload(T* to, const std::vector<T>& from) {
+    CHECK(cudaMemcpy(to, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice));
+  }
+
+  /// Plans as plan_attention() does, whatever the config.
+  template <class Config>
+  AttentionPlan plan(const Config& config, int max_workers, const DeviceInfo& device, int s) {
+    AttentionPlan plan;
+    plan.batch_size = c.batch_size, plan.num_qo_heads = p.num_qo_heads, plan.num_kv_heads = p.num_kv_heads;
+    plan.q_tile = config.q_tile, plan.kv_tile = config.kv_tile, plan.page_size = p.page_size;
+    plan.max_workers = max_workers ? max_workers : device.num_sms * gpu::workers_per_sm(config, device);
+    plan.min_units = ceil_div(gpu::min_keys_per_worker(config), plan.kv_tile);
+    plan.item_units = gpu::item_units(config, c.segments(), plan.max_workers);
+    plan.head_lanes = gpu::head_lanes(config, plan.num_heads(), plan.max_workers);
+    plan.max_slots = kMaxSlots;
+    plan.kv_indptr = indptr.data(), plan.last_page_len = last.data();
+    PlanHeader header;
+    std::vector<WorkerStart> starts(kMaxWorkers);
+    std::vector<int32_t> counters(kMaxSlots);
+    plan_work(plan, header, starts.data(), counters.data());
+    const Set& set = tables[size_t(s)];
+    upload(set.header, std::vector<PlanHeader>{header}), upload(set.starts, starts), upload(set.counters, counters);
+    plan.kv_indptr = set.indptr, plan.last_page_len = set.last, plan.header = set.header, plan.starts = set.starts,
+    plan.counters = set.counters;
+    plan.partial_out = set.partials, plan.partial_max = plan.partial_out + size_t(kMaxSlots) * 64 * 128;
+    plan.partial_sum = plan.partial_max + size_t(kMaxSlots) * 64;
+    return plan;
+  }
+
+  /// Microseconds of one launch, and the first set's output.
+  template <class Config>
+  double measure(const Config& config, int max_workers, CompiledKernels& kernels, std::vector<bf16>& first_out) {
+    const Context context{.device = {DeviceType::cuda, 0}, .stream = stream, .kernels = &kernels, .pdl = true};
+    std::vector<AttentionParams> params(static_cast<size_t>(sets));
+    for (int s = 0; s < sets; ++s) {
+      AttentionParams& a = params[size_t(s)];
+      a.plan = plan(config, max_workers, kernels.device_info(0), s);
+      const int64_t head = p.head_dim_qk, token = head * p.num_kv_heads, page = token * p.page_size;
+      a.kv = {k + s * pages * page_bytes,
+              v + s * pages * page_bytes,
+              page,
+              token,
+              head,
+              page,
+              token,
+              head,
+              tables[size_t(s)].indices,
+              pages,
+              pages};
+      a.q = q, a.out = out, a.q_stride_token = a.out_stride_token = row, a.q_stride_head = a.out_stride_head = head;
+      a.total_qo_len = c.batch_size;
+      a.variant.sm_scale = 1.0f / std::sqrt(float(p.head_dim_qk));
+    }
+    const auto run = [&](int s) { gpu::attention(params[size_t(s)], config, context); };
+    CHECK(cudaMemset(out, 0xff, size_t(c.batch_size * row * 2)));
+    CHECK(cudaDeviceSynchronize());
+    run(sets - 1), run(0);  // one after the other: what is prefetched of the second belongs to it
+    first_out.resize(size_t(c.batch_size * row));
+    CHECK(cudaMemcpyAsync(first_out.data(), out, first_out.size() * 2, cudaMemcpyDeviceToHost, stream));
+    CHECK(cudaStreamSynchronize(stream));
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int s = 0; s < sets; ++s) run(s);
+    CHECK(cudaStreamEndCapture(stream, &graph));
+    CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    cudaEvent_t begin, end;
+    CHECK(cudaEventCreate(&begin)), CHECK(cudaEventCreate(&end));
+    std::vector<float> times;
+    for (int i = 0; i < 31; ++i) {
+      CHECK(cudaEventRecord(begin, stream)), CHECK(cudaGraphLaunch(exec, stream)), CHECK(cudaEventRecord(end, stream)),
+          CHECK(cudaEventSynchronize(end));
+      float ms;
+      CHECK(cudaEventElapsedTime(&ms, begin, end)), times.push_back(ms);
+    }
+    std::sort(times.begin(), times.end());
+    CHECK(cudaEventDestroy(begin)), CHECK(cudaEventDestroy(end)), CHECK(cudaGraphExecDestroy(exec)), CHECK(cudaGraphDestroy(graph));
+    return times[times.size() / 2] * 1e3 / sets;
+  }
+};
+
+double difference(const std::vector<bf16>& got, const std::vector<bf16>& expected) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < got.size(); ++i)
+    error += std::pow(to_float(got[i]) - to_float(expected[i]), 2), norm += std::pow(to_float(expected[i]), 2);
+  return std::sqrt(error / norm);
+}
+
+void measure_variants(const std::string& only) {
+  CompiledKernels kernels;
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    (add_variants<i>(kernels), ...);
+  }(std::make_integer_sequence<int, kNumVariants * kNumSmall>());
+  print_clusters<2, 2>(), print_clusters<4, 2>(), print_clusters<8, 2>(), print_clusters<16, 2>();
+  print_clusters<2, 1>(), print_clusters<4, 1>(), print_clusters<8, 1>(), print_clusters<16, 1>();
+  print_clusters<4, 3>(), print_clusters<16, 3>();
+  for (int i = 0; i < kNumSmall; ++i) {
+    const Case& c = kSmall[i];
+    if (std::string(c.name).find(only) == std::string::npos) continue;
+    Batch batch(c);
+    std::vector<bf16> expected, got;
+    const double generic = batch.measure(gpu::tune(c.problem, kDevice), 0, kernels, expected);
+    const double megabytes = 2e-6 * double(batch.pages * batch.page_bytes);
+    std::printf("\n%s: %.1f MB, %d sets; at 3.0 TB/s %.1f us; generic kernel %.2f us\n", c.name, megabytes, batch.sets, megabytes / 3.0,
+                generic);
+    std::vector<double> first;  // everything is measured twice, so that drift shows
+    for (int pass = 0; pass < 2; ++pass) {
+      size_t at = 0;
+      for (const Variant& v : kVariants) {
+        if (!(v.cases >> i & 1)) continue;
+        const DecodeConfig config = config_of(c, v);
+        try {
+          const double us = batch.measure(config, v.max_workers, kernels, got);
+          if (pass == 0) {
+            first.push_back(us);
+            continue;
+          }
+          std::printf("  %-66s %8.2f %8.2f us  %5.2f TB/s  differs by %.1e  (tile %d, stages %d, %d bytes)\n", v.name, first[at], us,
+                      megabytes / std::min(us, first[at]), difference(got, expected), config.kv_tile, config.num_stages,
+                      gpu::smem_bytes(config));
+        } catch (const std::exception& error) {
+          if (pass == 0) first.push_back(0);
+          std::printf("  %-66s %s\n", v.name, error.what());
+        }
+        ++at;
+      }
+    }
+  }
+}
+
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IONBF, 0);
+  if (argc > 1 && std::string(argv[1]) == "variants") return measure_variants(argc > 2 ? argv[2] : ""), 0;
   CompiledKernels kernels;
   [&]<int... i>(std::integer_sequence<int, i...>) { (add<i>(kernels), ...); }(std::make_integer_sequence<int, kNumCases>());
   for (const Case& c : kCases) {
@@ -159,9 +548,6 @@ int main(int argc, char** argv) {
     std::vector<bf16> expected, got;
     const double generic = measure(c, AttentionBackend::generic, kernels, expected),
                  decode = measure(c, AttentionBackend::decode, kernels, got);
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < got.size(); ++i)
-      error += std::pow(to_float(got[i]) - to_float(expected[i]), 2), norm += std::pow(to_float(expected[i]), 2);
-    std::printf("%-16s generic %8.2f us   decode %8.2f us   they differ by %.1e\n", c.name, generic, decode, std::sqrt(error / norm));
+    std::printf("%-16s generic %8.2f us   decode %8.2f us   they differ by %.1e\n", c.name, generic, decode, difference(got, expected));
   }
 }
