@@ -76,6 +76,7 @@ struct AttentionPlan {
   int32_t causal = 0;
   int32_t window_left = -1;
   int32_t uniform_qo_len = 1, uniform_kv_len = 0;  // of every request, where the indptr is null
+  int32_t mean_qo_len = 0;                         // above 0: the plan is empty where queries are longer on average
 
   const int32_t* qo_indptr = nullptr;      // [batch_size + 1] tokens
   const int32_t* kv_indptr = nullptr;      // [batch_size + 1] pages, or tokens when ragged
@@ -95,6 +96,8 @@ struct AttentionPlan {
     const bool only = !qo_indptr && int64_t(uniform_qo_len) * num_qo_heads <= int64_t(q_tile) * num_kv_heads;
     return window_left < 0 && (!causal || only);
   }
+  /// A plan for short queries is run where q has few rows. Where it has many, walking over so many small tiles would be for nothing.
+  FLASHINFER_HOST_DEVICE bool is_empty() const { return mean_qo_len > 0 && qo_begin(batch_size) > int64_t(batch_size) * mean_qo_len; }
   FLASHINFER_HOST_DEVICE int32_t qo_begin(int32_t r) const { return qo_indptr ? qo_indptr[r] : r * uniform_qo_len; }
   FLASHINFER_HOST_DEVICE int32_t qo_len(int32_t r) const { return qo_indptr ? qo_indptr[r + 1] - qo_indptr[r] : uniform_qo_len; }
   /// First page (paged) or token (ragged) of a request's keys.
@@ -109,6 +112,12 @@ struct AttentionPlan {
   FLASHINFER_HOST_DEVICE RequestLengths lengths(int32_t r) const {
     return {qo_begin(r), max(qo_len(r), int32_t(0)), kv_begin(r), kv_len(r)};
   }
+};
+
+/// What the planner on the device takes: plans of one batch for several kernels.
+struct AttentionPlans {
+  static constexpr int32_t kMost = 5;
+  AttentionPlan plans[kMost];
 };
 
 /// The segments of one request: they differ by query tile only, heads are alike.
@@ -232,6 +241,9 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
   const bool alike = plan.tiles_are_alike(), cuts = plan.batch_invariant && plan.cut_tiles > 0;
   const int32_t num_head_groups = plan.num_head_groups(), item_units = RequestWork::item_units(plan);
   const AlikeRequests requests(plan);
+  for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
+  header = {0, 0, 0};
+  if (plan.is_empty()) return;
 
   int64_t num_units = 0, num_slots = 0;
   for (int32_t r = 0; r < plan.batch_size; ++r) {
@@ -248,7 +260,6 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
   }
   const int32_t num_pieces = num_units ? count_pieces(plan, num_units) : 0;
   header = {num_units, num_pieces * plan.head_lanes, int32_t(num_slots)};
-  for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
   if (num_pieces == 0) return;
 
   // Pieces are found in the order of the line, as locate() finds each by itself.
