@@ -5,7 +5,7 @@ namespace flashinfer {
 namespace {
 
 // One warp's rows are all of a tile's.
-constexpr DecodeConfig kRows8 = {.head_dim_qk = 64, .head_dim_vo = 64, .prefetch_bytes = 128};
+constexpr DecodeConfig kRows8 = {.head_dim_qk = 64, .head_dim_vo = 64};
 // Warps share the keys.
 constexpr DecodeConfig kRows32 = {.q = DType::f16,
                                   .kv = DType::f16,
@@ -67,28 +67,15 @@ TEST(DecodeKernel, ClustersShareSegments) {
   // Uneven lengths, and more rows than a tile has: the plan's pieces.
   expect_attention<kConfig>({.batch_size = 6, .most_qo = 1, .most_kv = 3000, .most_group = 8, .max_workers = 24}, 208, 3);
   expect_attention<kConfig>({.batch_size = 2, .most_qo = 9, .most_kv = 200, .most_group = 8, .causal = true, .max_workers = 9}, 211, 3);
-  constexpr DecodeConfig kSinks = {.head_dim_qk = 64,
-                                   .head_dim_vo = 64,
-                                   .q_tile = 16,
-                                   .num_stages = 4,
-                                   .cluster_blocks = 2,
-                                   .pushes_async = true,
-                                   .soft_cap = true,
-                                   .sinks = true};
+  constexpr DecodeConfig kSinks = {
+      .head_dim_qk = 64, .head_dim_vo = 64, .q_tile = 16, .num_stages = 4, .cluster_blocks = 2, .soft_cap = true, .sinks = true};
   expect_attention<kSinks>({.batch_size = 2, .most_qo = 2, .most_kv = 300, .most_group = 8, .causal = true}, 214, 3);
 }
 
 /// More clusters than segments: several share one, if it is long enough, and the last to come merges.
 TEST(DecodeKernel, ClustersMergeParts) {
-  constexpr DecodeConfig kConfig = {.head_dim_qk = 64,
-                                    .head_dim_vo = 64,
-                                    .kv_tile = 16,
-                                    .load_warps = 2,
-                                    .num_stages = 4,
-                                    .cluster_blocks = 2,
-                                    .prefetch_bytes = 128,
-                                    .pushes_async = true,
-                                    .launches_early = true};
+  constexpr DecodeConfig kConfig = {
+      .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 16, .load_warps = 2, .num_stages = 4, .cluster_blocks = 2};
   expect_attention<kConfig>({.batch_size = 1, .most_qo = 1, .most_kv = 3000, .most_group = 8, .causal = true, .max_workers = 23}, 220, 4);
   expect_attention<kConfig>({.batch_size = 2, .most_qo = 2, .most_kv = 900, .most_group = 4, .causal = true, .max_workers = 40}, 224, 4);
   expect_attention<kConfig>({.batch_size = 1, .most_qo = 2, .most_kv = 1500, .most_group = 4, .window_left = 700, .max_workers = 31}, 228,
@@ -96,9 +83,9 @@ TEST(DecodeKernel, ClustersMergeParts) {
   constexpr DecodeConfig kSinks = {.head_dim_qk = 64,
                                    .head_dim_vo = 128,
                                    .q_tile = 16,
+                                   .load_warps = 4,
                                    .num_stages = 4,
-                                   .cluster_blocks = 4,
-                                   .prefetch_bytes = 32,
+                                   .cluster_blocks = 8,
                                    .paged = false,
                                    .sinks = true};
   expect_attention<kSinks>({.batch_size = 1, .most_qo = 2, .most_kv = 2500, .most_group = 8, .max_workers = 66}, 231, 3);

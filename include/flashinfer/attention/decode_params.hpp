@@ -20,11 +20,6 @@ struct DecodeConfig {
   int num_items = 3;   // items that the loading warps may have begun
   int blocks_per_sm = 2;
   int cluster_blocks = 1;  // blocks that share a segment where lengths are even enough; 1: none (gpu/decode_cluster.cuh)
-  int prefetch_bytes =
-      0;  // while the kernel before still runs, its first keys are brought to L2 by so many bytes a request; 0: they are not
-  bool pushes_async =
-      false;  // blocks of a cluster meet at barriers that count the bytes which each sends the others; else at the cluster's
-  bool launches_early = false;  // lets the next kernel's blocks start before this one's keys are loaded, not after
   bool paged = true;
   bool limits = true;  // causal or sliding window: tiles at the edge of kv_range are masked
   bool soft_cap = false, alibi = false, custom_mask = false, sinks = false;
@@ -37,8 +32,7 @@ struct DecodeConfig {
   FLASHINFER_HOST_DEVICE constexpr void for_each_field(F&& f) const {
     f("q", q), f("kv", kv), f("out", out), f("head_dim_qk", head_dim_qk), f("head_dim_vo", head_dim_vo), f("q_tile", q_tile),
         f("kv_tile", kv_tile), f("warps_q", warps_q), f("warps_kv", warps_kv), f("load_warps", load_warps), f("num_stages", num_stages),
-        f("num_items", num_items), f("blocks_per_sm", blocks_per_sm), f("cluster_blocks", cluster_blocks),
-        f("prefetch_bytes", prefetch_bytes), f("pushes_async", pushes_async), f("launches_early", launches_early), f("paged", paged),
+        f("num_items", num_items), f("blocks_per_sm", blocks_per_sm), f("cluster_blocks", cluster_blocks), f("paged", paged),
         f("limits", limits), f("soft_cap", soft_cap), f("alibi", alibi), f("custom_mask", custom_mask), f("sinks", sinks),
         f("head_scales", head_scales), f("token_scales", token_scales);
   }

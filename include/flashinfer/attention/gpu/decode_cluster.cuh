@@ -16,7 +16,6 @@ template <DecodeConfig kConfig>
 struct ClusterShare {
   static constexpr int kBlocks = kConfig.cluster_blocks;
   static constexpr int kMergeKeys = 192;  // that a block reads in the time that merging pieces takes longer: 3 us
-  static constexpr int kPartKeys = 128;   // of a block at least, where clusters divide a segment
   static constexpr int kMostParts = 16;   // merged in one round trip
 
   const AttentionPlan& plan;
@@ -40,7 +39,9 @@ struct ClusterShare {
     return RequestWork(lengths, group_size, kConfig.q_tile).keys(plan, 0);
   }
   /// Clusters that share so many keys.
-  FLASHINFER_DEVICE int32_t num_parts(int32_t num_keys) const { return clamp(num_keys / (kBlocks * kPartKeys), int32_t(1), most_parts); }
+  FLASHINFER_DEVICE int32_t num_parts(int32_t num_keys) const {
+    return clamp(num_keys / (kBlocks * kClusterPartKeys), int32_t(1), most_parts);
+  }
 
   /// Are shares of the clusters the shorter way, not the plan's pieces? By a whole warp; all blocks decide alike.
   FLASHINFER_DEVICE bool taken(int lane) const {
@@ -100,29 +101,20 @@ struct ClusterColumns {
     return reinterpret_cast<float2*>(dynamic_smem() + Tile::kSmem.cluster_states)[rank * kConfig.q_tile + row];
   }
 
-  /// Four columns of this block's part of a row, to the block that finishes them; the row's state, with its first columns, to all.
+  /// Four columns of this block's part of a row, to the block that finishes them; the row's state to all, one for each of the row's first
+  /// fours. Nobody waits for the cluster's barrier: 1 x 1024 keys x 8 heads take 6.2 us, with it 6.6 (H100).
   static FLASHINFER_DEVICE void push(int at_row, int column, float m, float d, float4 x) {
     const int rank = int(ptx::cluster_rank());
-    if constexpr (kConfig.pushes_async) {
-      auto* to = reinterpret_cast<float4*>(row(rank, at_row) + column % kColumns);
-      ptx::cluster_send(to, x, Tile::cluster_full(), uint32_t(column / kColumns));
-      if (column / 4 < kBlocks) ptx::cluster_send(&state(rank, at_row), make_float2(m, d), Tile::cluster_full(), uint32_t(column / 4));
-      return;
-    }
-    *reinterpret_cast<float4*>(ptx::cluster_map(row(rank, at_row) + column % kColumns, uint32_t(column / kColumns))) = x;
-    if (column != 0) return;
-    for (int other = 0; other < kBlocks; ++other) *ptx::cluster_map(&state(rank, at_row), uint32_t(other)) = make_float2(m, d);
+    auto* to = reinterpret_cast<float4*>(row(rank, at_row) + column % kColumns);
+    ptx::cluster_send(to, x, Tile::cluster_full(), uint32_t(column / kColumns));
+    if (column / 4 < kBlocks) ptx::cluster_send(&state(rank, at_row), make_float2(m, d), Tile::cluster_full(), uint32_t(column / 4));
   }
 
-  /// Once every block has pushed: adds up in the order of the blocks and writes the result, or a part that the last cluster to arrive
-  /// merges with the others'. Columns are taken for a part of the output as in a plan of several: every block merges its own.
+  /// Once what every block has pushed is here: adds up in the order of the blocks and writes the result, or a part that the last cluster to
+  /// arrive merges with the others'. Columns are taken for a part of the output as in a plan of several: every block merges its own.
   template <class Variant>
   static FLASHINFER_DEVICE void finish(const AttentionParams& p, const DecodeWork& of_cluster) {
-    if constexpr (kConfig.pushes_async) {
-      ptx::cluster_receive(Tile::cluster_full(), 0);
-    } else {
-      ptx::cluster_sync();
-    }
+    ptx::cluster_receive(Tile::cluster_full(), 0);
     DecodeWork work = of_cluster;
     work.item.head = work.item.head * kBlocks + int(ptx::cluster_rank());
 #pragma unroll 1

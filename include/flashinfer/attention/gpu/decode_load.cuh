@@ -81,8 +81,7 @@ struct DecodeLoader {
         v_token(in_units(p.kv.v_stride_token)),
         share(p.plan) {}
 
-  /// Is this block's work a share of its cluster's segment?
-  FLASHINFER_DEVICE bool run() {
+  FLASHINFER_DEVICE void run() {
     if constexpr (kConfig.cluster_blocks > 1) {
       const bool exists = share.request < p.plan.batch_size;
       const RequestLengths lengths = exists ? p.plan.lengths(share.request) : RequestLengths{};
@@ -92,7 +91,7 @@ struct DecodeLoader {
         if (has_part) ask_for_pages(lengths, item);
         if (loader == 0) hand_over(lengths, item, has_part, true);
         if (has_part) load_keys(lengths, item);
-        return has_part;
+        return;
       }
     }
     WorkIterator items(p.plan, int32_t(blockIdx.x));
@@ -103,7 +102,6 @@ struct DecodeLoader {
       if (loader == 0) hand_over(items.at, item, has_item);
       if (has_item) load_keys(items.at, item);
     }
-    return false;
   }
 
  private:
@@ -271,7 +269,8 @@ struct DecodeLoader {
 
 /// Brings the first keys that the block will load to L2. Run by the warps that compute, which have nothing to do before, and before the
 /// wait for the kernel before: what this reads of lengths and page ids may be older than what the loading warps will read, and then other
-/// rows of the pool are brought. L1 does not keep any of it.
+/// rows of the pool are brought. L1 does not keep any of it. On the H100, us with and without, kernels one after the other: 1 x 1024 keys x
+/// 8 heads 6.6 and 7.1, 16 x 1024 27.5 and 28.1, in pieces 1 x 8192 21.1 and 21.5, 64 x 8192 x 1 97.9 and 98.7.
 template <DecodeConfig kConfig>
 struct DecodePrefetch {
   using Tile = DecodeTile<kConfig>;
@@ -318,6 +317,9 @@ struct DecodePrefetch {
   }
 
  private:
+  /// By sectors of 32 bytes prefetching takes longer than it saves: 1 x 1024 7.7 us.
+  static constexpr int kLineBytes = 128;
+
   static FLASHINFER_DEVICE RequestLengths lengths_of(const AttentionPlan& plan, int32_t r) {
     RequestLengths x = {r * plan.uniform_qo_len, plan.uniform_qo_len, r * plan.uniform_kv_len, plan.uniform_kv_len};
     if (plan.qo_indptr) x.qo_begin = __ldcg(plan.qo_indptr + r), x.qo_len = max(__ldcg(plan.qo_indptr + r + 1) - x.qo_begin, int32_t(0));
@@ -332,7 +334,7 @@ struct DecodePrefetch {
   static FLASHINFER_DEVICE void fetch(const void* data, int64_t element) {
     const auto* row = static_cast<const typename Tile::Kv*>(data) + element;
 #pragma unroll
-    for (int byte = 0; byte < kBytes; byte += max(kConfig.prefetch_bytes, 1)) ptx::prefetch_l2(reinterpret_cast<const char*>(row) + byte);
+    for (int byte = 0; byte < kBytes; byte += kLineBytes) ptx::prefetch_l2(reinterpret_cast<const char*>(row) + byte);
   }
 };
 

@@ -87,7 +87,7 @@ struct DecodeTile {
       ptx::mbarrier_init(item_full(i), kWarpSize + 1);
       ptx::mbarrier_init(item_empty(i), kConsumerWarps);
     }
-    if constexpr (kConfig.pushes_async) {
+    if constexpr (kConfig.cluster_blocks > 1) {
       constexpr uint32_t kBytes =
           kConfig.q_tile * (kConfig.head_dim_vo * 4 + kConfig.cluster_blocks * 8);  // that the cluster's blocks send
       ptx::mbarrier_init(cluster_full(), 1);
