@@ -6,6 +6,7 @@
 #pragma once
 
 #include <flashinfer/attention/gpu/decode_cluster.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/ptx/prefetch.cuh>
 
 namespace flashinfer::gpu {
@@ -303,7 +304,8 @@ struct DecodePrefetch {
     if (uint32_t(head) >= uint32_t(plan.num_heads()) || first_key < 0 || lengths.kv_begin < 0) return;
     const Divisor page_size(max(plan.page_size, int32_t(1)));
     const int32_t count = min(end_key - first_key, int32_t(kKeys));
-    for (int32_t i = int32_t(threadIdx.x); i < count; i += Tile::kThreads) {
+    // Nothing of this is kept for later: 16 rows a warp and an FP8 cache spilled.
+    for (int32_t i = ptx::opaque(int(threadIdx.x)); i < count; i += Tile::kThreads) {
       const int32_t key = first_key + i, page = kConfig.paged ? page_size.quotient(key) : 0;
       const int32_t row = key - page * int32_t(page_size.divisor);
       int64_t at = int64_t(lengths.kv_begin) + (kConfig.paged ? page : key);
