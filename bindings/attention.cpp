@@ -220,7 +220,8 @@ struct Arrays {
 
 struct Plan {
   PlannedAttention planned;
-  AttentionArguments args;  // sm_scale before q_scale and k_scale
+  mutable int64_t rows = 0;  // of q in the last run, for kernel()
+  AttentionArguments args;   // sm_scale before q_scale and k_scale
   bool hnd = false;
   nb::object int_workspace;
   std::vector<nb::object> held;  // whose memory the plan reads
@@ -283,6 +284,7 @@ struct Plan {
       made = plan_attention(problem, lengths, homes, floats, int_workspace_of, options, context);
     }
     planned = made;
+    rows = 0;
     int_workspace = std::move(workspace);
     arrays = std::move(given);
   }
@@ -357,6 +359,7 @@ struct Plan {
     Output output = call.out("out", out, p.out, {q.shape[0], p.num_qo_heads, p.head_dim_vo});
     Output logsumexp;
     if (lse || return_lse) logsumexp = call.out("lse", lse, DType::f32, {q.shape[0], p.num_qo_heads});
+    rows = q.shape[0];
     const PlannedAttention mine = planned;  // another thread may plan again, once Python's lock is not held
     call.run([&](const Context& context) { attention(mine, q, kv.k, kv.v, output.view, logsumexp.view, now, context); });
     if (!return_lse) return output.result().object;
@@ -382,10 +385,12 @@ struct Plan {
                     sinks, variant);
   }
 
+  /// What the last run took, or one of long queries would.
+  const PlannedKernel& ran() const { return args.variant.rope_log2_theta > 0.0f ? planned : kernel_for(planned, rows); }
   /// The kernel that runs on a GPU, as errors and the cache name it.
   std::string kernel() const {
     if (planned.device.type == DeviceType::cpu) return "cpu";
-    return planned.backend == AttentionBackend::decode ? text_of(planned.decode) : text_of(planned.config);
+    return ran().backend == AttentionBackend::decode ? text_of(ran().decode) : text_of(ran().config);
   }
 
   /// [.., .., .., q_tile, ...]: FlashInfer's callers look at the fourth.
@@ -638,7 +643,7 @@ const Family family{[](nb::module_& m) {
       .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(),
            "logits_soft_cap"_a.none(), "rope_scale"_a.none(), "rope_theta"_a.none())
       .def_prop_ro("info", &Plan::info)
-      .def_prop_ro("backend", [](const Plan& p) { return flashinfer::name_of(p.planned.backend); })
+      .def_prop_ro("backend", [](const Plan& p) { return flashinfer::name_of(p.ran().backend); })
       .def_prop_ro("kernel", &Plan::kernel)
       .def_prop_ro("batch_size", [](const Plan& p) { return p.planned.plan.batch_size; })
       .def_prop_ro("total_qo_len", [](const Plan& p) { return p.planned.total_qo_len; })

@@ -93,7 +93,7 @@ float time_of(const RowSplit& split, int clusters, bool at_once, int smem_bytes,
 /// Clusters that take rows in turn.
 template <class Kernel>
 float time_of(const RowSplit& split, int64_t num_rows, const std::vector<typename Kernel::Params>& params) {
-  const int64_t turns = ceil_div(num_rows, gpu::clusters_at_once(split, device_info_of({90, 'a'})));
+  const int64_t turns = ceil_div(num_rows, clusters_at_once(split.cluster, split.blocks, device_info_of({90, 'a'})));
   return time_of<Kernel>(split, int(ceil_div(num_rows, turns)), true, split.smem_bytes(), params);
 }
 template <RowSplit kSplit>

@@ -172,9 +172,10 @@ class Wrapper:
 
     @property
     def kernel(self):
-        """What run() launches on a GPU, with all that was chosen at compile time. backend="auto" takes the decode kernel for up to 64 rows (query
-        tokens times heads of a group) of 16-bit queries and head dimensions up to 256, without RoPE in attention, and the generic one for the
-        rest; backend="decode" or "generic" pins one, and FlashInfer's own names leave the choice."""
+        """What run() launches on a GPU, with all that was chosen at compile time; where only run() can tell, what the last one did. backend="auto"
+        takes the decode kernel for up to 64 rows (query tokens times heads of a group) of 16-bit queries and head dimensions up to 256, without
+        RoPE in attention, and the generic one for the rest; backend="decode" or "generic" pins one, and FlashInfer's own names leave the
+        choice."""
         return self._planned().kernel
 
     @property

@@ -1,7 +1,8 @@
 """Attention of the query tokens of each request over its keys: prefill, append, and mixed batches.
 
 FlashInfer's names, arguments and errors; decode.py's first lines say what is added. plan() takes max_qo_len besides: the longest run of
-queries of one request, which chooses the kernel's tile where qo_indptr lies on the device, and is not read back.
+queries of one request, which chooses the kernel where qo_indptr lies on the device, and is not read back. Without it run() takes the decode
+kernel where the rows of q divide evenly among the requests, a few for each, as in speculative decoding; lengths may still differ.
 """
 
 import functools

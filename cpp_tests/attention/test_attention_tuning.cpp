@@ -153,11 +153,11 @@ TEST_F(LaunchedAttention, RefusesWhatDoesNotFit) {
 }
 
 TEST_F(LaunchedAttention, PlanOnDevice) {
-  plan_on_device(params.plan, context);
+  plan_on_device({{params.plan, params.plan}}, 2, context);
   ASSERT_EQ(kernels.launches.size(), 1u);
-  EXPECT_EQ(kernels.launches[0].shape.grid, (Dim3{1}));
+  EXPECT_EQ(kernels.launches[0].shape.grid, (Dim3{2}));
   EXPECT_EQ(kernels.launches[0].shape.block, (Dim3{uint32_t(AttentionPlanConfig{}.threads)}));
-  EXPECT_EQ(kernels.launches[0].params.size(), sizeof(AttentionPlan));
+  EXPECT_EQ(kernels.launches[0].params.size(), sizeof(AttentionPlans));
 }
 
 }  // namespace

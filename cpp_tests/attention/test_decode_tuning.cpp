@@ -1,10 +1,11 @@
 // Tuning of the decode kernel gives configs that fit their device, for every architecture, head dimension and dtype; the choice between
 // the kernels is a pure function of the problem.
-#include <flashinfer/attention/gpu/attention.hpp>
+#include <flashinfer/attention/attention.hpp>
 
 #include <gtest/gtest.h>
 
 #include <set>
+#include <vector>
 
 namespace flashinfer::gpu {
 namespace {
@@ -42,16 +43,18 @@ TEST(DecodeTuning, WhatIsChosenFits) {
       ASSERT_LE(config.blocks_per_sm * num_threads(config), 1024);
       ASSERT_GE(config.q_tile, problem.max_qo_len * (problem.num_qo_heads / problem.num_kv_heads)) << "one tile a request";
       ASSERT_EQ(64 % config.kv_tile, 0) << "cuts are multiples of 64 keys";
-      for (int64_t segments : {1, 8, 16, 20, 64, 67, 100, 132, 133, 1000})
-        for (int64_t keys : {64, 2048, 2049, 100000}) {
-          const DecodeConfig with = tune_cluster(config, segments, keys, device);
-          ASSERT_EQ(why_invalid(with, device), nullptr) << text_of(with);
-          ASSERT_LE(with.blocks_per_sm * (smem_bytes(with) + 1024), device.smem_per_sm) << text_of(with);
-          // What the plan is sized by.
-          ASSERT_EQ(with.q_tile, config.q_tile);
-          ASSERT_EQ(with.blocks_per_sm, config.blocks_per_sm);
-          ASSERT_TRUE(with.cluster_blocks == 1 || arch.number >= 90);
-        }
+      for (int64_t segments : {1, 8, 16, 20, 64, 67, 100, 132, 133, 1000}) {
+        const DecodeConfig with = tune_cluster(config, segments, device);
+        ASSERT_EQ(why_invalid(with, device), nullptr) << text_of(with);
+        ASSERT_LE(with.blocks_per_sm * (smem_bytes(with) + 1024), device.smem_per_sm) << text_of(with);
+        ASSERT_LE(with.blocks_per_sm * num_threads(with), 1024);
+        ASSERT_EQ(with.q_tile, config.q_tile);
+        ASSERT_EQ(with.blocks_per_sm, config.blocks_per_sm);
+        ASSERT_TRUE(with.cluster_blocks == 1 || arch.number >= 90);
+        const int32_t workers = workers_at_once(with, device.num_sms, device);
+        ASSERT_LE(workers, device.num_sms * with.blocks_per_sm);
+        ASSERT_TRUE(with.cluster_blocks == 1 || workers >= segments * with.cluster_blocks) << "a cluster for each segment";
+      }
     });
     EXPECT_EQ(chosen > 0, arch.number >= 80) << to_string(arch);
   }
@@ -91,13 +94,42 @@ TEST(DecodeTuning, HeadLanes) {
 TEST(DecodeTuning, ClustersAsMeasured) {
   const DeviceInfo device = device_info_of({90, 'a'});
   const DecodeConfig config = tune_decode({.max_qo_len = 1}, device);
-  const auto blocks = [&](int64_t segments, int64_t keys) { return tune_cluster(config, segments, keys, device).cluster_blocks; };
-  EXPECT_EQ(blocks(8, 1024), 8);
-  EXPECT_EQ(blocks(8, 8192), 1);
-  EXPECT_EQ(blocks(64, 1024), 1);
-  EXPECT_EQ(blocks(128, 1024), 2);
-  EXPECT_EQ(blocks(128, 100000), 2);
-  EXPECT_EQ(blocks(512, 8192), 1);
+  const auto blocks = [&](int64_t segments) { return tune_cluster(config, segments, device).cluster_blocks; };
+  EXPECT_EQ(blocks(8), 8);
+  EXPECT_EQ(blocks(16), 8);
+  EXPECT_EQ(blocks(64), 1);
+  EXPECT_EQ(blocks(128), 2);
+  EXPECT_EQ(blocks(512), 1);
+  EXPECT_EQ(tune_cluster(config, 8, device).load_warps, 4);
+  EXPECT_EQ(tune_cluster(config, 128, device).load_warps, 2);
+  EXPECT_EQ(workers_at_once(tune_cluster(config, 8, device), 132, device), 240) << "30 clusters run at a time";
+  EXPECT_EQ(workers_at_once(tune_cluster(config, 128, device), 132, device), 264);
+  EXPECT_EQ(workers_at_once(config, 132, device), 264);
+  EXPECT_EQ(workers_at_once(tune_cluster(config, 8, device), 10, device), 20);
+}
+
+/// No more clusters than share the keys, where the host knows how many there are, nor than run at a time.
+TEST(DecodeTuning, BlocksOfOneRequestAsMeasured) {
+  RecordingKernels kernels(device_info_of({90, 'a'}));
+  const Device gpu{DeviceType::cuda, 0};
+  const Context context{.device = gpu, .kernels = &kernels};
+  std::vector<int64_t> floats(1 << 19), ints(1 << 14);
+  const auto blocks = [&](int32_t kv_len, Device lie) {
+    std::vector<int32_t> kv_indptr{0, kv_len / 16}, last_page_len{16}, kv_indices(size_t(kv_len / 16));
+    const auto view = [&](std::vector<int32_t>& v) { return TensorView(v.data(), DType::i32, {int64_t(v.size())}, lie); };
+    AttentionLengths lengths;
+    lengths.kv_indptr = view(kv_indptr), lengths.kv_indices = view(kv_indices), lengths.last_page_len = view(last_page_len);
+    const PlannedAttention planned =
+        plan_attention({.max_qo_len = 1}, lengths, {}, TensorView(floats.data(), DType::i64, {int64_t(floats.size())}, gpu),
+                       TensorView(ints.data(), DType::i64, {int64_t(ints.size())}, gpu), {}, context);
+    EXPECT_EQ(planned.decode.cluster_blocks, 8);
+    return num_blocks(planned.plan, planned.decode);
+  };
+  EXPECT_EQ(blocks(16, {}), 64);
+  EXPECT_EQ(blocks(1024, {}), 64);
+  EXPECT_EQ(blocks(2048, {}), 128);
+  EXPECT_EQ(blocks(8192, {}), 240);
+  EXPECT_EQ(blocks(1024, gpu), 240);
 }
 
 /// A plan does not know whether its calls will have scales.

@@ -292,12 +292,13 @@ void expect_same_as_plan_work() {
     }
     plan.qo_indptr = qo_indptr.data(), plan.kv_indptr = kv_indptr.data(), plan.last_page_len = last_page_len.data();
     if (draw(0, 2) == 0) plan.qo_indptr = nullptr, plan.uniform_qo_len = draw(1, 9);  // in one tile, or in several
+    plan.mean_qo_len = draw(0, 2);                                                    // of some batches, whose plans are empty
     PlanHeader want_header, header{-1, -1, -1};
     std::vector<WorkerStart> want(size_t(plan.max_workers), WorkerStart{}), starts = want;
     std::vector<int32_t> want_counters(size_t(plan.max_slots), -1), counters = want_counters;
     plan_work(plan, want_header, want.data(), want_counters.data());
     plan.header = &header, plan.starts = starts.data(), plan.counters = counters.data();
-    emulation::Block::run_grid(1, kConfig.threads, 0, uint32_t(round), [&] { gpu::AttentionPlanKernel<kConfig>::run(plan); });
+    emulation::Block::run_grid(1, kConfig.threads, 0, uint32_t(round), [&] { gpu::AttentionPlanKernel<kConfig>::run({{plan}}); });
     EXPECT_EQ(std::memcmp(&header, &want_header, sizeof(header)), 0) << "round " << round;
     EXPECT_EQ(std::memcmp(starts.data(), want.data(), want.size() * sizeof(WorkerStart)), 0) << "round " << round;
     EXPECT_EQ(counters, want_counters);

@@ -28,8 +28,17 @@ constexpr AttentionConfig kInvariantConfig = gpu::tune(invariant(), kDevice);
 constexpr DecodeConfig kDecode = gpu::tune_decode(kProblem, kDevice);
 static_assert(gpu::choose_backend(kProblem, kDevice) == AttentionBackend::decode);
 /// One request has two segments: a cluster each.
-constexpr DecodeConfig kCluster = gpu::tune_cluster(kDecode, 2, INT64_MAX, kDevice);
+constexpr DecodeConfig kCluster = gpu::tune_cluster(kDecode, 2, kDevice);
 static_assert(kCluster.cluster_blocks == 2);
+
+/// Of queries whose lengths nobody knows: what long ones get, and more than 4 tokens each.
+constexpr AttentionProblem of_qo_len(int32_t max_qo_len) {
+  AttentionProblem problem = kProblem;
+  problem.max_qo_len = max_qo_len;
+  return problem;
+}
+constexpr AttentionConfig kLong = gpu::tune(of_qo_len(detail::kLongQoLen), kDevice);
+constexpr DecodeConfig kDecode16 = gpu::tune_decode(of_qo_len(8), kDevice);
 
 AttentionProblem with(AttentionProblem problem, AttentionBackend backend) {
   problem.backend = backend;
@@ -62,6 +71,10 @@ struct EmulatedKernels : RecordingKernels {
       ++runs, ++clusters, run<gpu::DecodeKernel<kCluster>>(shape, params, bytes);
     else if (id.hash == kernel_id(kInvariantConfig).hash)
       ++runs, run<gpu::AttentionKernel<kInvariantConfig>>(shape, params, bytes);
+    else if (id.hash == kernel_id(kLong).hash)
+      ++runs, run<gpu::AttentionKernel<kLong>>(shape, params, bytes);
+    else if (id.hash == kernel_id(kDecode16).hash)
+      ++runs, ++decodes, run<gpu::DecodeKernel<kDecode16>>(shape, params, bytes);
     else
       FAIL() << id.text(id.config).kernel;
   }
@@ -256,6 +269,102 @@ TEST(AttentionOp, OneGraphPlansAndRunsEveryBatch) {
     for (size_t i = batch.q.size(); i < got.out.size(); ++i) ASSERT_EQ(to_float(got.out[i]), 0.0f) << "a request that is not there";
     got.out.resize(batch.q.size()), got.lse.resize(size_t(batch.rows()) * 4);
     expect_near(got, expected);
+  }
+}
+
+/// Whatever their lengths are, and however few partial results there is room for.
+TEST(AttentionOp, ShortQueriesOfUnknownLengths) {
+  struct {
+    std::vector<int> qo_lens, kv_lens;
+    int decodes;
+  } const cases[] = {
+      {{2, 2, 2}, {100, 300, 20}, 1},
+      {{1, 3, 0, 2, 4}, {64, 150, 20, 2, 90}, 1},
+      {{16, 0, 1, 1, 1, 1, 1}, {100, 33, 0, 7, 64, 20, 1}, 1},  // one long request: four tiles of it
+      {{1, 1, 40, 1, 1, 1, 4}, {20, 90, 60, 33, 0, 1, 64}, 1},  // more queries than keys
+      {{0, 0, 12}, {16, 0, 400}, 1},
+      {{9, 5}, {200, 30}, 1},
+      {{1, 3, 0, 2, 1}, {100, 300, 20, 2, 0}, 0},
+      {{40, 40}, {50, 90}, 0},
+  };
+  uint32_t seed = 0;
+  for (const auto& [qo_lens, kv_lens, decodes] : cases) {
+    SCOPED_TRACE(++seed);
+    Batch batch(qo_lens, kv_lens, seed, 60);
+    EmulatedKernels kernels;
+    const Context context{.device = kGpu, .kernels = &kernels};
+    const AttentionProblem problem = of_qo_len(0);
+    const AttentionWorkspace size = workspace_size(problem, batch.lengths(kGpu), {}, {}, context);
+    for (const int64_t float_bytes : {size.float_bytes, size.float_bytes / 3, int64_t(0)}) {
+      constexpr unsigned char kGuard = 0xa5;
+      std::vector<unsigned char> floats(size_t(float_bytes) + 256, kGuard), ints(size_t(size.int_bytes) + 256, kGuard);
+      const int launched = kernels.decodes;
+      PlannedAttention planned = plan_attention(problem, batch.lengths(kGpu), {}, TensorView(floats.data(), DType::u8, {float_bytes}, kGpu),
+                                                TensorView(ints.data(), DType::u8, {size.int_bytes}, kGpu), {}, context);
+      for (const PlannedKernel& kernel : planned.short_plans)
+        EXPECT_EQ(kernel.plan.header->num_workers > 0, batch.rows() <= int64_t(qo_lens.size()) * kernel.tile_qo_len);
+      const Result first = run(planned, batch, context), second = run(planned, batch, context);
+      expect_near(first, on_cpu(problem, batch));
+      EXPECT_EQ(std::memcmp(first.out.data(), second.out.data(), first.out.size() * sizeof(bf16)), 0);
+      plan_mask(planned, true, 30, context);
+      expect_near(run(planned, batch, context), on_cpu(problem, batch, 30));
+      EXPECT_EQ(kernels.decodes - launched, 3 * decodes);
+      // Queries that belong to no request.
+      const int64_t spare = round_up(int32_t(batch.rows()) + 1, int32_t(qo_lens.size()));
+      Batch padded = batch;
+      padded.q.resize(size_t(spare) * 256);
+      Result result{std::vector<bf16>(padded.q.size(), from_float<bf16>(NAN)), std::vector<float>(size_t(spare) * 4, NAN)};
+      run_into(result, planned, padded, spare, context);
+      for (size_t i = batch.q.size(); i < result.out.size(); ++i) ASSERT_TRUE(std::isnan(to_float(result.out[i])));
+      result.out.resize(batch.q.size()), result.lse.resize(size_t(batch.rows()) * 4);
+      expect_near(result, on_cpu(problem, batch, 30));
+      for (const auto& bytes : {floats, ints})
+        for (size_t i = bytes.size() - 256; i < bytes.size(); ++i) ASSERT_EQ(bytes[i], kGuard) << "wrote past a workspace";
+    }
+    EXPECT_EQ(kernels.plans, 6);
+    EXPECT_EQ(kernels.runs, 12);
+    EXPECT_EQ(kernels.copies, 0);
+  }
+}
+
+/// plan() is called between replays of a graph that run() alone is in.
+TEST(AttentionOp, CapturedShortQueriesServeOtherPlans) {
+  CapturingKernels kernels;
+  const Context context{.device = kGpu, .kernels = &kernels};
+  constexpr int kCapacity = 4, kRows = 16, kPages = 60;
+  Workspace workspace;
+  Batch home(std::vector<int>(kCapacity, 4), std::vector<int>(kCapacity, 16), 1, kPages);  // whose memory the graph reads
+  home.indices.resize(kPages);
+  AttentionProblem problem = of_qo_len(0);
+  AttentionPlanOptions options{.reusable = true};
+  const auto plan = [&](const AttentionLengths& lengths) {
+    return plan_attention(problem, lengths, home.lengths(kGpu), workspace.float_view(kGpu), workspace.int_view(kGpu), options, context);
+  };
+  const PlannedAttention first = plan(home.lengths(kGpu));
+  problem.max_qo_len = first.problem.max_qo_len, options.tile_qo_len = first.tile_qo_len;
+  Result result{std::vector<bf16>(home.q.size()), std::vector<float>(size_t(kRows) * 4)};
+  kernels.captures = true;
+  run_into(result, first, home, kRows, context);
+  kernels.captures = false;
+  EXPECT_EQ(kernels.decodes, 1);
+  uint32_t seed = 1;
+  for (const std::vector<int>& qo_lens : std::vector<std::vector<int>>{{4, 4, 4, 4}, {16, 0, 0, 0}, {1, 2, 0, 3}, {1, 1, 13, 1}}) {
+    Batch batch(qo_lens, {50, 300, 20 + int(seed), 64}, ++seed, kPages);
+    std::copy(batch.q.begin(), batch.q.end(), home.q.begin());
+    std::copy(batch.k.begin(), batch.k.end(), home.k.begin());
+    std::copy(batch.v.begin(), batch.v.end(), home.v.begin());
+    if (seed % 2) {
+      plan(batch.lengths({}));
+    } else {
+      home.qo_indptr = batch.qo_indptr, home.kv_indptr = batch.kv_indptr, home.last_page_len = batch.last_page_len;
+      std::copy(batch.indices.begin(), batch.indices.end(), home.indices.begin());
+      plan(home.lengths(kGpu));
+    }
+    for (bf16& x : result.out) x = from_float<bf16>(NAN);
+    for (const auto& kernel : kernels.graph) kernel();
+    Result got = result;
+    got.out.resize(batch.q.size()), got.lse.resize(size_t(batch.rows()) * 4);
+    expect_near(got, on_cpu(problem, batch));
   }
 }
 

@@ -72,6 +72,25 @@ TEST(DecodeKernel, ClustersShareSegments) {
   expect_attention<kSinks>({.batch_size = 2, .most_qo = 2, .most_kv = 300, .most_group = 8, .causal = true}, 214, 3);
 }
 
+/// More clusters than segments: several share one, if it is long enough, and the last to come merges.
+TEST(DecodeKernel, ClustersMergeParts) {
+  constexpr DecodeConfig kConfig = {
+      .head_dim_qk = 64, .head_dim_vo = 64, .kv_tile = 16, .load_warps = 2, .num_stages = 4, .cluster_blocks = 2};
+  expect_attention<kConfig>({.batch_size = 1, .most_qo = 1, .most_kv = 3000, .most_group = 8, .causal = true, .max_workers = 23}, 220, 4);
+  expect_attention<kConfig>({.batch_size = 2, .most_qo = 2, .most_kv = 900, .most_group = 4, .causal = true, .max_workers = 40}, 224, 4);
+  expect_attention<kConfig>({.batch_size = 1, .most_qo = 2, .most_kv = 1500, .most_group = 4, .window_left = 700, .max_workers = 31}, 228,
+                            3);
+  constexpr DecodeConfig kSinks = {.head_dim_qk = 64,
+                                   .head_dim_vo = 128,
+                                   .q_tile = 16,
+                                   .load_warps = 4,
+                                   .num_stages = 4,
+                                   .cluster_blocks = 8,
+                                   .paged = false,
+                                   .sinks = true};
+  expect_attention<kSinks>({.batch_size = 1, .most_qo = 2, .most_kv = 2500, .most_group = 8, .max_workers = 66}, 231, 3);
+}
+
 TEST(DecodeKernel, HeadDimensions) {
   constexpr DecodeConfig k256 = {.head_dim_qk = 256, .head_dim_vo = 256, .kv_tile = 16, .num_stages = 4};
   expect_attention<k256>({.most_qo = 1, .most_group = 8}, 80, 2);

@@ -33,10 +33,10 @@ TEST(RowTuning, FitsEveryGpu) {
             const LaunchShape shape = gpu::shape_of(split, num_rows, device, true);
             ASSERT_EQ(shape.grid.x % unsigned(split.cluster), 0u);
             const int64_t clusters = shape.grid.x / unsigned(split.cluster);
-            ASSERT_LE(clusters, std::min(num_rows, gpu::clusters_at_once(split, device)));
+            ASSERT_LE(clusters, std::min(num_rows, clusters_at_once(split.cluster, split.blocks, device)));
             // No cluster has two rows more than another.
             ASSERT_LT(ceil_div(num_rows, clusters) - num_rows / clusters, 2);
-            ASSERT_EQ(ceil_div(num_rows, clusters), ceil_div(num_rows, gpu::clusters_at_once(split, device)));
+            ASSERT_EQ(ceil_div(num_rows, clusters), ceil_div(num_rows, clusters_at_once(split.cluster, split.blocks, device)));
           }
   }
 }
@@ -44,9 +44,7 @@ TEST(RowTuning, FitsEveryGpu) {
 /// What cudaOccupancyMaxActiveClusters said on an H200.
 TEST(RowTuning, ClustersOfAnH200) {
   const DeviceInfo h200 = device_info_of({90, 'a'});
-  auto at_once = [&](int32_t cluster, int32_t blocks) {
-    return gpu::clusters_at_once(RowSplit{.cluster = cluster, .blocks = blocks}, h200);
-  };
+  auto at_once = [&](int32_t cluster, int32_t blocks) { return clusters_at_once(cluster, blocks, h200); };
   EXPECT_EQ(at_once(8, 1), 15);
   EXPECT_EQ(at_once(8, 2), 30);
   EXPECT_EQ(at_once(4, 1), 30);

@@ -30,24 +30,15 @@ struct AttentionArguments {
 
 namespace detail {
 
-/// What queries are taken for where only the device knows their lengths: prefill.
+/// What queries are taken for where only the device knows their lengths: prefill. For shorter ones there are plans besides.
 inline constexpr int32_t kLongQoLen = 512;
-
-/// Keys of a request on average, at most, as far as the host knows whatever lies on the device. Captured kernels serve any lengths.
-inline int64_t most_keys(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size,
-                         const AttentionPlanOptions& options) {
-  if (options.reusable || batch_size == 0) return INT64_MAX;
-  if (!lengths.kv_indptr) return lengths.uniform_kv_len;
-  return problem.page_size && lengths.kv_indices ? lengths.kv_indices.size(0) * problem.page_size / batch_size : INT64_MAX;
-}
+static_assert(AttentionPlans::kMost == 1 + std::size(kDecodeTiles));
 
 /// The kernel for a problem, and the shape of its plan. Workers depend on the device alone, not on the batch.
-inline PlannedAttention shape_plan(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size,
-                                   const AttentionPlanOptions& options, const Context& context) {
-  PlannedAttention planned;
-  planned.problem = problem;
-  planned.device = context.device;
-  planned.reusable = options.reusable;
+inline PlannedKernel shape_kernel(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size,
+                                  const AttentionPlanOptions& options, const Context& context) {
+  PlannedKernel planned;
+  planned.tile_qo_len = problem.max_qo_len;
   AttentionPlan& plan = planned.plan;
   plan.batch_size = batch_size;
   plan.num_qo_heads = problem.num_qo_heads;
@@ -74,7 +65,7 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
         throw Unsupported(std::string(options.op) + ": " + reason + " (" + text_of(config) + " on " + to_string(info.arch) + ")");
       plan.q_tile = config.q_tile;
       plan.kv_tile = config.kv_tile;
-      plan.max_workers = (options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms) * gpu::workers_per_sm(config, info);
+      plan.max_workers = gpu::workers_at_once(config, options.num_sms > 0 ? min(options.num_sms, info.num_sms) : info.num_sms, info);
       plan.num_vo_tiles = gpu::vo_tiles(config);
       plan.min_units = ceil_div(gpu::min_keys_per_worker(config), plan.kv_tile);
       plan.item_units = gpu::item_units(config, int64_t(batch_size) * problem.num_kv_heads, plan.max_workers);
@@ -86,9 +77,7 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
       if (const char* reason = gpu::why_not_decode(problem, info)) throw Unsupported(std::string(options.op) + ": " + reason);
       planned.decode = gpu::tune_decode(problem, info);
       // The shares of a cluster depend on how many segments there are.
-      if (!problem.batch_invariant)
-        planned.decode = gpu::tune_cluster(planned.decode, int64_t(batch_size) * problem.num_kv_heads,
-                                           most_keys(problem, lengths, batch_size, options), info);
+      if (!problem.batch_invariant) planned.decode = gpu::tune_cluster(planned.decode, int64_t(batch_size) * problem.num_kv_heads, info);
       shape(planned.decode);
     } else {
       shape(planned.config = gpu::tune(problem, info));
@@ -97,6 +86,39 @@ inline PlannedAttention shape_plan(const AttentionProblem& problem, const Attent
   if (problem.batch_invariant && problem.cut_len > 0) plan.cut_tiles = ceil_div(round_up(problem.cut_len, 64), plan.kv_tile);
   planned.max_workers = plan.max_workers;
   return planned;
+}
+
+/// The kernels for a problem, and the shapes of their plans. `tile_qo_len` chooses the first; problem.max_qo_len 0: nobody knows how long
+/// queries are, and the decode kernel's tiles that a caller who knew might get are there too.
+inline PlannedAttention shape_plan(const AttentionProblem& problem, int32_t tile_qo_len, const AttentionLengths& lengths,
+                                   int32_t batch_size, const AttentionPlanOptions& options, const Context& context) {
+  AttentionProblem of_tile = problem;
+  of_tile.max_qo_len = tile_qo_len;
+  PlannedAttention planned;
+  static_cast<PlannedKernel&>(planned) = shape_kernel(of_tile, lengths, batch_size, options, context);
+  planned.problem = problem;
+  planned.device = context.device;
+  planned.reusable = options.reusable;
+  if (problem.max_qo_len > 0 || problem.batch_invariant || problem.backend != AttentionBackend::automatic ||
+      planned.device.type == DeviceType::cpu)
+    return planned;
+  of_tile.max_qo_len = 0;
+  for (const int32_t rows : kDecodeTiles) {
+    const int32_t qo_len = rows / planned.plan.group_size();
+    if (qo_len == of_tile.max_qo_len) continue;  // none, or those of the tile before
+    of_tile.max_qo_len = qo_len;
+    if (!gpu::prefers_decode(of_tile, context.kernels->device_info(context.device.index))) continue;
+    PlannedKernel& kernel = planned.short_plans[planned.num_short_plans++] = shape_kernel(of_tile, lengths, batch_size, options, context);
+    kernel.plan.mean_qo_len = qo_len;
+  }
+  return planned;
+}
+
+/// Makes the plans where the lengths are.
+inline void plan_on_device(const PlannedAttention& planned, const Context& context) {
+  AttentionPlans plans;
+  for_each_plan(planned, [&](const PlannedKernel& kernel, int32_t i) { plans.plans[i] = kernel.plan; });
+  gpu::plan_on_device(plans, 1 + planned.num_short_plans, context);
 }
 
 /// Copies device arrays to the host, so that they are checked like the host's. Synchronises.
@@ -152,12 +174,11 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
   const int32_t most_qo_len = problem.max_qo_len || again ? problem.max_qo_len : qo_len_known ? max(host.max_qo_len, int32_t(1)) : 0;
   // A batch-invariant plan takes its tiles from the problem alone.
   const bool tiles_of_batch = given.max_qo_len || (qo_len_known && !(given.batch_invariant && lengths.qo_indptr));
-  problem.max_qo_len = again ? options.tile_qo_len : tiles_of_batch ? most_qo_len : kLongQoLen;
-  PreparedPlan prepared{
-      shape_plan(problem, lengths, batch_size, options, context), {}, lengths_on_host(lengths) && (on_cpu || !uniform), one_mask};
+  problem.max_qo_len = most_qo_len;
+  const int32_t tile_qo_len = again ? options.tile_qo_len : tiles_of_batch ? most_qo_len : kLongQoLen;
+  PreparedPlan prepared{shape_plan(problem, tile_qo_len, lengths, batch_size, options, context), {}, false, one_mask};
   PlannedAttention& planned = prepared.planned;
-  planned.tile_qo_len = problem.max_qo_len;
-  planned.problem.max_qo_len = most_qo_len;
+  prepared.on_host = lengths_on_host(lengths) && (on_cpu || !uniform) && planned.num_short_plans == 0;
   AttentionPlan& plan = planned.plan;
   if (known) {
     if (!host.qo_indptr.empty()) plan.qo_indptr = host.qo_indptr.data();
@@ -176,8 +197,8 @@ inline PreparedPlan prepare_plan(const Check& check, const AttentionProblem& giv
     num_slots = known && !options.reusable ? count_slots(plan) : most_slots(planned, num_indices, !lengths.qo_indptr);
   }
   if (uniform && !plan.batch_invariant) drop_idle_workers(planned);
-  size_plan(check, planned, num_slots, float_bytes);
-  prepared.layout = layout_of(plan, planned.vo_tile, problem.flags.custom_mask, uploaded_indices(lengths, homes, context.device));
+  for_each_plan(planned, [&](PlannedKernel& kernel, int32_t) { size_plan(check, kernel, num_slots, float_bytes); });
+  prepared.layout = layout_of(planned, problem.flags.custom_mask, uploaded_indices(lengths, homes, context.device));
   planned.workspace = prepared.layout.size;
   return prepared;
 }
@@ -190,11 +211,12 @@ inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const 
                                          const AttentionPlanOptions& options = {}, const Context& context = {}) {
   const Check check(options.op);
   check_problem(check, problem);
-  PlannedAttention planned = detail::shape_plan(problem, {}, capacity.batch_size, options, context);
+  PlannedAttention planned =
+      detail::shape_plan(problem, problem.max_qo_len ? problem.max_qo_len : detail::kLongQoLen, {}, capacity.batch_size, options, context);
   const bool cut = planned.plan.batch_invariant && planned.plan.cut_tiles > 0;
-  detail::size_plan(check, planned, cut ? detail::most_slots(planned, capacity.num_indices, false) : 0, -1);
-  return detail::layout_of(planned.plan, planned.vo_tile, problem.flags.custom_mask, capacity.upload_indices ? capacity.num_indices : 0)
-      .size;
+  const int64_t num_slots = cut ? detail::most_slots(planned, capacity.num_indices, false) : 0;
+  detail::for_each_plan(planned, [&](PlannedKernel& kernel, int32_t) { detail::size_plan(check, kernel, num_slots, -1); });
+  return detail::layout_of(planned, problem.flags.custom_mask, capacity.upload_indices ? capacity.num_indices : 0).size;
 }
 
 /// Workspace of plan_attention() with the same arguments.
@@ -205,7 +227,8 @@ inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const 
 }
 
 /// Plans a batch.
-///   problem          max_qo_len 0: taken from qo_indptr on the host, else taken as long
+///   problem          max_qo_len 0: taken from qo_indptr on the host, else unknown: planned for long queries and for short ones, and
+///                    attention() takes the one or the other by the rows of q
 ///   lengths          on the host: checked, planned here, one copy to the device. On the device: planned there, nothing is copied back, and
 ///                    the call can be captured; qo_indptr's last entry may then be anything up to the rows of q at run. Mixed: planned
 ///                    there
@@ -249,10 +272,11 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
     if (bytes) std::memcpy(touch(offset, int64_t(bytes)), data, bytes);
   };
   if (prepared.on_host) {
-    PlanHeader& header = *reinterpret_cast<PlanHeader*>(touch(layout.header, sizeof(PlanHeader)));
-    plan_work(plan, header, reinterpret_cast<WorkerStart*>(image + layout.starts),
-              reinterpret_cast<int32_t*>(touch(layout.counters, plan.max_slots * int64_t(sizeof(int32_t)))));
-    touch(layout.starts, header.num_workers / plan.head_lanes * int64_t(sizeof(WorkerStart)));
+    const PlanLayout& here = layout.plans[0];
+    PlanHeader& header = *reinterpret_cast<PlanHeader*>(touch(here.header, sizeof(PlanHeader)));
+    plan_work(plan, header, reinterpret_cast<WorkerStart*>(image + here.starts),
+              reinterpret_cast<int32_t*>(touch(here.counters, plan.max_slots * int64_t(sizeof(int32_t)))));
+    touch(here.starts, header.num_workers / plan.head_lanes * int64_t(sizeof(WorkerStart)));
     // A reusable plan was sized for max_qo_len.
     check.that(
         header.num_slots <= plan.max_slots || !plan.batch_invariant, "qo_indptr",
@@ -307,18 +331,23 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
   if (!on_cpu && image_end > image_begin)
     context.kernels->copy_to_device(int_workspace.as<char>() + image_begin, image + image_begin, size_t(image_end - image_begin), context);
 
-  plan.header = at_offset<PlanHeader>(int_workspace.data, layout.header);
-  plan.starts = at_offset<WorkerStart>(int_workspace.data, layout.starts);
-  plan.counters = at_offset<int32_t>(int_workspace.data, layout.counters);
-  plan.partial_out = at_offset<float>(float_workspace.data, layout.partial_out);
-  plan.partial_max = at_offset<float>(float_workspace.data, layout.partial_max);
-  plan.partial_sum = at_offset<float>(float_workspace.data, layout.partial_sum);
+  for_each_plan(planned, [&](PlannedKernel& kernel, int32_t i) {
+    const PlanLayout& here = layout.plans[i];
+    AttentionPlan& placed = kernel.plan;
+    placed.qo_indptr = plan.qo_indptr, placed.kv_indptr = plan.kv_indptr, placed.last_page_len = plan.last_page_len;
+    placed.header = at_offset<PlanHeader>(int_workspace.data, here.header);
+    placed.starts = at_offset<WorkerStart>(int_workspace.data, here.starts);
+    placed.counters = at_offset<int32_t>(int_workspace.data, here.counters);
+    placed.partial_out = at_offset<float>(float_workspace.data, here.partial_out);
+    placed.partial_max = at_offset<float>(float_workspace.data, here.partial_max);
+    placed.partial_sum = at_offset<float>(float_workspace.data, here.partial_sum);
+  });
   if (!prepared.on_host) {
     if (planned.backend == AttentionBackend::decode)  // to be built beside the planner, if neither is there yet
       prefetch(planned.decode, context);
     else
       prefetch(planned.config, context);
-    gpu::plan_on_device(plan, context);
+    plan_on_device(planned, context);
   }
   return planned;
 }
@@ -335,12 +364,24 @@ inline void plan_mask(PlannedAttention& planned, bool causal, int32_t window_lef
     check.that(causal_now >= plan.causal && (plan.window_left < 0 || (window_left >= 0 && window_left <= plan.window_left)), "causal",
                "a mask as narrow as the planned one", "a wider one: plan with it");
   planned.problem.causal = causal, planned.problem.window_left = window_left;
-  plan.causal = causal_now, plan.window_left = window_left;
-  plan.max_workers = planned.max_workers;
+  detail::for_each_plan(planned, [&](PlannedKernel& kernel, int32_t) {
+    kernel.plan.causal = causal_now, kernel.plan.window_left = window_left;
+    kernel.plan.max_workers = kernel.max_workers;
+  });
   if (planned.device.type == DeviceType::cpu)
     plan_work(plan, *plan.header, plan.starts, plan.counters);
   else
-    gpu::plan_on_device(plan, context);
+    detail::plan_on_device(planned, context);
+}
+
+/// What attention() runs for a q of so many rows. The decode kernel is for requests that all have the same few queries, as in speculative
+/// decoding. Where lengths differ, the rows seldom divide evenly: a long request among short ones would take it longer than it saves.
+inline const PlannedKernel& kernel_for(const PlannedAttention& planned, int64_t rows) {
+  const int64_t batch_size = planned.plan.batch_size;
+  if (rows == 0 || batch_size == 0 || rows % batch_size) return planned;
+  for (int32_t i = 0; i < planned.num_short_plans; ++i)
+    if (rows / batch_size <= planned.short_plans[i].tile_qo_len) return planned.short_plans[i];
+  return planned;
 }
 
 /// Runs a plan.
@@ -455,23 +496,31 @@ void attention(const PlannedAttention& planned, const TensorView& q, const Tenso
     return cpu::attention<Variant>(params, p);
   }
   const bool rope = variant.rope_log2_theta > 0.0f;
-  const auto run = [&](auto config) {
+  const DeviceInfo& device = context.kernels->device_info(context.device.index);
+  const auto configured = [&](auto config) {
     config.limits = plan.causal || plan.window_left >= 0;
     config.soft_cap = variant.soft_cap > 0.0f;
     config.alibi = variant.alibi_slopes != nullptr;
     config.custom_mask = variant.custom_mask != nullptr;
     config.sinks = variant.sinks != nullptr;
     if (params.scales.any_of_heads() || params.scales.any_of_tokens())
-      config = gpu::with_scales(config, params.scales.any_of_heads(), params.scales.any_of_tokens(),
-                                context.kernels->device_info(context.device.index));
+      config = gpu::with_scales(config, params.scales.any_of_heads(), params.scales.any_of_tokens(), device);
     if constexpr (requires { config.rope; }) config.rope = rope;
-    gpu::attention(params, config, context, args.user_variant);
+    return config;
   };
+  if (const PlannedKernel& kernel = kernel_for(planned, rows); &kernel != &planned && !rope) {
+    const DecodeConfig config = configured(kernel.decode);
+    params.plan = kernel.plan;
+    // The generic kernel takes a few strides more.
+    if (!gpu::why_invalid(config, device) && !gpu::why_unfit(params, config))
+      return gpu::attention(params, config, context, args.user_variant);
+    params.plan = plan;
+  }
   if (planned.backend == AttentionBackend::decode) {
     if (rope) throw Unsupported(std::string(args.op) + ": the planned kernel has no RoPE in attention: plan with it");
-    run(planned.decode);
+    gpu::attention(params, configured(planned.decode), context, args.user_variant);
   } else {
-    run(planned.config);
+    gpu::attention(params, configured(planned.config), context, args.user_variant);
   }
 }
 

@@ -7,15 +7,16 @@
 // A worker (a CTA, or a CPU thread's turn) takes one contiguous piece of the line. Nothing else is stored: the items of a worker follow
 // from where it starts and the lengths (WorkIterator). Two ways to cut the line:
 //   balanced         unit = one kv tile, and item_units in front of every segment for what beginning an item costs: a worker with many
-//                    short segments gets fewer keys. Equal pieces, of at least min_units; a segment cut by a border has partial results, of which a
-//                    worker has at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the batch.
-//                    Stream-K.
+//                    short segments gets fewer keys. Equal pieces, of at least min_units; a segment cut by a border has partial results, of
+//                    which a worker has at most two (its first and its last segment), so scratch is 2 * num_workers slots whatever the
+//                    batch. Stream-K.
 //   batch-invariant  unit = cut_tiles kv tiles, counted from key 0 of the request. Every unit of a segment with several has its own slot,
 //                    merged in key order: what a request gets does not depend on its neighbours, bit for bit. cut_tiles = 0: never cut.
 // Workers may come in lanes: head_lanes of them share a piece of a line of (request, q_tile, group of head_lanes heads, keys), one head
 // each, and go over the same keys at the same time. The rows of a token's heads lie side by side in memory, so DRAM pages are read as a
-// whole: on an H200 bare copies of a paged cache take 497 us in eight lanes and 538 in one, the decode kernel 491 and 496. Partials are (o, m, d) in fp32. The last worker to arrive at a segment's counter merges them
-// in slot order and resets the counter, so results do not depend on timing and a captured launch can be replayed.
+// whole: on an H200 bare copies of a paged cache take 497 us in eight lanes and 538 in one, the decode kernel 491 and 496. Partials are (o,
+// m, d) in fp32. The last worker to arrive at a segment's counter merges them in slot order and resets the counter, so results do not
+// depend on timing and a captured launch can be replayed.
 #pragma once
 
 #include <flashinfer/attention/variant.hpp>
@@ -75,6 +76,7 @@ struct AttentionPlan {
   int32_t causal = 0;
   int32_t window_left = -1;
   int32_t uniform_qo_len = 1, uniform_kv_len = 0;  // of every request, where the indptr is null
+  int32_t mean_qo_len = 0;                         // above 0: the plan is empty where queries are longer on average
 
   const int32_t* qo_indptr = nullptr;      // [batch_size + 1] tokens
   const int32_t* kv_indptr = nullptr;      // [batch_size + 1] pages, or tokens when ragged
@@ -94,6 +96,8 @@ struct AttentionPlan {
     const bool only = !qo_indptr && int64_t(uniform_qo_len) * num_qo_heads <= int64_t(q_tile) * num_kv_heads;
     return window_left < 0 && (!causal || only);
   }
+  /// A plan for short queries is run where q has few rows. Where it has many, walking over so many small tiles would be for nothing.
+  FLASHINFER_HOST_DEVICE bool is_empty() const { return mean_qo_len > 0 && qo_begin(batch_size) > int64_t(batch_size) * mean_qo_len; }
   FLASHINFER_HOST_DEVICE int32_t qo_begin(int32_t r) const { return qo_indptr ? qo_indptr[r] : r * uniform_qo_len; }
   FLASHINFER_HOST_DEVICE int32_t qo_len(int32_t r) const { return qo_indptr ? qo_indptr[r + 1] - qo_indptr[r] : uniform_qo_len; }
   /// First page (paged) or token (ragged) of a request's keys.
@@ -110,12 +114,20 @@ struct AttentionPlan {
   }
 };
 
+/// What the planner on the device takes: plans of one batch for several kernels.
+struct AttentionPlans {
+  static constexpr int32_t kMost = 5;
+  AttentionPlan plans[kMost];
+};
+
 /// The segments of one request: they differ by query tile only, heads are alike.
 struct RequestWork : RequestLengths {
   int32_t group_size, num_q_tiles;
 
+  FLASHINFER_HOST_DEVICE RequestWork(const RequestLengths& lengths, int32_t group_size, int32_t q_tile)
+      : RequestLengths(lengths), group_size(group_size), num_q_tiles(ceil_div(qo_len * group_size, q_tile)) {}
   FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, const RequestLengths& lengths)
-      : RequestLengths(lengths), group_size(plan.group_size()), num_q_tiles(ceil_div(qo_len * group_size, plan.q_tile)) {}
+      : RequestWork(lengths, plan.group_size(), plan.q_tile) {}
   FLASHINFER_HOST_DEVICE RequestWork(const AttentionPlan& plan, int32_t request) : RequestWork(plan, plan.lengths(request)) {}
 
   /// Keys that any row of the tile may see.
@@ -229,6 +241,9 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
   const bool alike = plan.tiles_are_alike(), cuts = plan.batch_invariant && plan.cut_tiles > 0;
   const int32_t num_head_groups = plan.num_head_groups(), item_units = RequestWork::item_units(plan);
   const AlikeRequests requests(plan);
+  for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
+  header = {0, 0, 0};
+  if (plan.is_empty()) return;
 
   int64_t num_units = 0, num_slots = 0;
   for (int32_t r = 0; r < plan.batch_size; ++r) {
@@ -245,7 +260,6 @@ FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& hea
   }
   const int32_t num_pieces = num_units ? count_pieces(plan, num_units) : 0;
   header = {num_units, num_pieces * plan.head_lanes, int32_t(num_slots)};
-  for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
   if (num_pieces == 0) return;
 
   // Pieces are found in the order of the line, as locate() finds each by itself.

@@ -2,6 +2,8 @@
 // workspaces. The walk that lays them out is the one that tells their sizes.
 #pragma once
 
+#include <iterator>
+
 #include <flashinfer/attention/attention_lengths.hpp>
 #include <flashinfer/attention/decode_params.hpp>
 #include <flashinfer/core/workspace.hpp>
@@ -31,18 +33,27 @@ struct AttentionCapacity {
   bool upload_indices = false;  // page ids come from the host and have no home on the device
 };
 
-/// A plan and what attention() checks its tensors against: a value, whose arrays lie in the workspaces and in the caller's tensors.
-struct PlannedAttention {
+/// A plan and the kernel that it is for.
+struct PlannedKernel {
   AttentionPlan plan;
-  AttentionProblem problem;
   AttentionBackend backend = AttentionBackend::generic;  // the GPU's kernel, and its config
   AttentionConfig config;
   DecodeConfig decode;
   int32_t vo_tile = 0;
+  int32_t tile_qo_len = 0;  // the max_qo_len that chose the kernel
+  int32_t max_workers = 0;  // capacity; plan.max_workers is what this batch needs
+};
+
+/// A plan and what attention() checks its tensors against: a value, whose arrays lie in the workspaces and in the caller's tensors.
+struct PlannedAttention : PlannedKernel {
+  /// Of the same batch for tiles of the decode kernel, the smallest first, where nobody has said how long queries are. attention() sees
+  /// how many rows q has and takes one of them or the plan for long queries. All lie there from the start, so that nothing is left to
+  /// run(): it may be captured, and come from any thread and stream.
+  PlannedKernel short_plans[std::size(kDecodeTiles)];
+  int32_t num_short_plans = 0;
+  AttentionProblem problem;
   Device device;
   bool reusable = false;
-  int32_t tile_qo_len = 0;    // the max_qo_len that chose the kernel
-  int32_t max_workers = 0;    // capacity; plan.max_workers is what this batch needs
   int64_t total_qo_len = -1;  // rows of q; -1: known on the device alone
   int64_t total_kv_len = -1;  // ragged: rows of k
   int32_t max_page = -1;      // paged: the largest page id; -1: known on the device alone
@@ -57,14 +68,25 @@ struct PlannedAttention {
 
 namespace detail {
 
+/// visit(kernel, index) for the plan and those for short queries.
+template <class Planned, class Visit>
+void for_each_plan(Planned& planned, Visit&& visit) {
+  visit(planned, 0);
+  for (int32_t i = 0; i < planned.num_short_plans; ++i) visit(planned.short_plans[i], 1 + i);
+}
+
 /// Where everything lies in the two buffers.
-struct AttentionLayout {
-  int64_t header, counters, qo_indptr, kv_indptr, last_page_len, mask_elements, mask_indptr, starts, kv_indices;
+struct PlanLayout {
+  int64_t header, counters, starts;
   int64_t partial_out, partial_max, partial_sum;
+};
+struct AttentionLayout {
+  PlanLayout plans[AttentionPlans::kMost];  // in the order of for_each_plan()
+  int64_t qo_indptr, kv_indptr, last_page_len, mask_elements, mask_indptr, kv_indices;
   AttentionWorkspace size;
 };
 
-inline int64_t partial_bytes(const AttentionPlan& plan, int32_t vo_tile, int64_t num_slots, AttentionLayout* layout = nullptr) {
+inline int64_t partial_bytes(const AttentionPlan& plan, int32_t vo_tile, int64_t num_slots, PlanLayout* layout = nullptr) {
   WorkspaceLayout walk;
   const int64_t out = walk.add<float>(num_slots * plan.q_tile * vo_tile);
   const int64_t max = walk.add<float>(num_slots * plan.q_tile);
@@ -73,19 +95,34 @@ inline int64_t partial_bytes(const AttentionPlan& plan, int32_t vo_tile, int64_t
   return walk.size;
 }
 
-inline AttentionLayout layout_of(const AttentionPlan& plan, int32_t vo_tile, bool custom_mask, int64_t uploaded_indices) {
+inline AttentionLayout layout_of(const PlannedAttention& planned, bool custom_mask, int64_t uploaded_indices) {
+  const AttentionPlan& plan = planned.plan;
   AttentionLayout layout{};
   WorkspaceLayout walk;
-  layout.header = walk.add<PlanHeader>(1);
-  layout.counters = walk.add<int32_t>(plan.max_slots);
+  const auto add_counts = [&](const PlannedKernel& kernel, int32_t i) {
+    layout.plans[i].header = walk.add<PlanHeader>(1);
+    layout.plans[i].counters = walk.add<int32_t>(kernel.plan.max_slots);
+  };
+  const auto add_starts = [&](const PlannedKernel& kernel, int32_t i) {
+    layout.plans[i].starts = walk.add<WorkerStart>(kernel.plan.max_workers);
+  };
+  // In front, so that they are not uploaded: only the device writes them.
+  for (int32_t i = 0; i < planned.num_short_plans; ++i)
+    add_counts(planned.short_plans[i], 1 + i), add_starts(planned.short_plans[i], 1 + i);
+  add_counts(planned, 0);
   layout.qo_indptr = walk.add<int32_t>(plan.batch_size + 1);
   layout.kv_indptr = walk.add<int32_t>(plan.batch_size + 1);
   layout.last_page_len = walk.add<int32_t>(plan.batch_size);
   layout.mask_elements = walk.add<int64_t>(custom_mask ? plan.batch_size + 1 : 0);
   layout.mask_indptr = walk.add<int32_t>(custom_mask ? plan.batch_size + 1 : 0);
-  layout.starts = walk.add<WorkerStart>(plan.max_workers);  // here, so that what follows the last busy worker is not uploaded
+  add_starts(planned, 0);                                   // here, so that what follows the last busy worker is not uploaded
   layout.kv_indices = walk.add<int32_t>(uploaded_indices);  // last: the only part whose size may differ between plans of one capacity
-  layout.size = {partial_bytes(plan, vo_tile, plan.max_slots, &layout), walk.size};
+  // One of the plans runs at a time: their partial results share the other buffer.
+  layout.size.int_bytes = walk.size;
+  for_each_plan(planned, [&](const PlannedKernel& kernel, int32_t i) {
+    const int64_t bytes = partial_bytes(kernel.plan, kernel.vo_tile, kernel.plan.max_slots, &layout.plans[i]);
+    layout.size.float_bytes = max(layout.size.float_bytes, bytes);
+  });
   return layout;
 }
 
@@ -102,7 +139,7 @@ inline int64_t most_slots(const PlannedAttention& planned, int64_t num_indices, 
 
 /// Decides max_workers and max_slots. `num_slots`: what a batch-invariant plan needs, -1 where nothing bounds it.
 /// `float_bytes` < 0: as much as it takes.
-inline void size_plan(const Check& check, PlannedAttention& planned, int64_t num_slots, int64_t float_bytes) {
+inline void size_plan(const Check& check, PlannedKernel& planned, int64_t num_slots, int64_t float_bytes) {
   AttentionPlan& plan = planned.plan;
   const int32_t vo_tile = planned.vo_tile;
   const auto fits = [&](int64_t slots) { return float_bytes < 0 || partial_bytes(plan, vo_tile, slots) <= float_bytes; };

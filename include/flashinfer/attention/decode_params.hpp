@@ -5,6 +5,9 @@
 
 namespace flashinfer {
 
+/// Query rows that its tiles have.
+inline constexpr int32_t kDecodeTiles[] = {8, 16, 32, 64};
+
 /// Compile-time choices of the decode kernel (gpu/decode_kernel.cuh).
 struct DecodeConfig {
   DType q = DType::bf16, kv = DType::bf16, out = DType::bf16;

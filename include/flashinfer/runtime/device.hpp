@@ -1,6 +1,7 @@
 // What tuning and planning may know of a GPU. A POD, so that both run and are tested on a machine without one.
 #pragma once
 
+#include <flashinfer/core/math.hpp>
 #include <flashinfer/runtime/arch.hpp>
 
 namespace flashinfer {
@@ -26,6 +27,16 @@ constexpr DeviceInfo device_info_of(Arch arch) {
     case 90: return {arch, 132, 227 << 10, 228 << 10, 50 << 20};
     default: return {arch, 148, 227 << 10, 228 << 10, 126 << 20};
   }
+}
+
+/// Clusters of a launch that run at the same time, at least, where `blocks` of them fit on an SM. A cluster lies within a GPC, which has 16
+/// or 18 SMs, but one of an H200's has 8 to 10: measured there, 15 clusters of 8 blocks fit with a block an SM, and 30 of 4; a 16th waits
+/// for another to end, as long as all before it took together. The same on an H100, and with two blocks an SM 62 of 4, 30 of 8, 14 of 16:
+/// none in the small GPC.
+constexpr int64_t clusters_at_once(int32_t cluster, int32_t blocks, const DeviceInfo& device) {
+  if (cluster <= 2) return int64_t(device.num_sms) * blocks / cluster;
+  const int64_t whole = max((device.num_sms - 10) / 17, 1), rest = device.num_sms >= 34 && cluster <= 8 ? 8 : 0;
+  return max(whole * (16 * blocks / cluster) + rest * blocks / cluster, int64_t(1));
 }
 
 }  // namespace flashinfer

@@ -79,6 +79,13 @@ struct UserKernel {
 
 }  // namespace detail
 
+/// Why a kernel can not read or write tensors that lie like these, or null.
+template <class Config>
+const char* why_unfit(const AttentionParams& params, const Config& config) {
+  if (const char* reason = detail::why_unaligned(params, config)) return reason;
+  return detail::why_too_far(params, config);
+}
+
 /// Runs a plan. The plan was made for this config: its q_tile, kv_tile and number of output parts. `variant` replaces the built-in one.
 /// Throws Unsupported for rows that are not aligned to the vectors that they are copied in.
 template <class Config>
@@ -92,8 +99,7 @@ void attention(const AttentionParams& params, const Config& config, const Contex
     throw InvalidArgument("attention", "plan", "one made for " + text_of(config),
                           "q_tile " + std::to_string(plan.q_tile) + ", kv_tile " + std::to_string(plan.kv_tile) + ", num_vo_tiles " +
                               std::to_string(plan.num_vo_tiles) + ", page_size " + std::to_string(plan.page_size));
-  if (const char* reason = detail::why_unaligned(params, config)) throw Unsupported("attention: " + std::string(reason));
-  if (const char* reason = detail::why_too_far(params, config)) throw Unsupported("attention: " + std::string(reason));
+  if (const char* reason = why_unfit(params, config)) throw Unsupported("attention: " + std::string(reason));
   if (plan.max_workers <= 0) return;
   const LaunchShape shape = {
       {uint32_t(num_blocks(plan, config))}, {uint32_t(num_threads(config))}, smem_bytes(config), {blocks_of_cluster(config)}, context.pdl};
@@ -104,10 +110,10 @@ void attention(const AttentionParams& params, const Config& config, const Contex
   }
 }
 
-/// Plans from lengths in device memory: fills header, starts and counters as plan_work() does, bit for bit. One block, capture-safe.
-inline void plan_on_device(const AttentionPlan& plan, const Context& context) {
+/// Plans from lengths in device memory: fills header, starts and counters as plan_work() does, bit for bit. One block a plan, capture-safe.
+inline void plan_on_device(const AttentionPlans& plans, int32_t num_plans, const Context& context) {
   const AttentionPlanConfig config;
-  launch(config, LaunchShape{{1}, {uint32_t(config.threads)}, 0, {}, context.pdl}, plan, context);
+  launch(config, LaunchShape{{uint32_t(num_plans)}, {uint32_t(config.threads)}, 0, {}, context.pdl}, plans, context);
 }
 
 }  // namespace flashinfer::gpu

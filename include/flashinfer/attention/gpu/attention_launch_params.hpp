@@ -110,7 +110,7 @@ FLASHINFER_HOST_DEVICE constexpr int min_blocks(const AttentionConfig& c) {
   return clamp(min(by_registers, by_smem), 1, 1024 / num_threads(c));
 }
 
-/// The planner on the device (gpu/attention_plan_kernel.cuh): one block.
+/// The planner on the device (gpu/attention_plan_kernel.cuh): one block a plan.
 struct AttentionPlanConfig {
   int threads = 512;  // 1024 would leave 64 registers, too few for its 64-bit counts
 

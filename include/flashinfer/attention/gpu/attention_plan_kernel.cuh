@@ -1,5 +1,5 @@
-// Plans attention where the lengths are: what plan_work() computes, bit for bit, by one block. Called by gpu/attention.hpp; its twin is
-// plan_work() of attention/attention_plan.hpp.
+// Plans attention where the lengths are: what plan_work() computes, bit for bit, each plan by one block. Called by gpu/attention.hpp; its
+// twin is plan_work() of attention/attention_plan.hpp.
 //
 // Bound by: latency. One round trip for all lengths, a scan over the requests, a search and a second look at the lengths per piece.
 // Threads:  requests are taken kChunk at a time, up to kPerThread a thread; where query tiles differ, a team of threads counts the units
@@ -17,7 +17,7 @@ namespace flashinfer::gpu {
 
 template <AttentionPlanConfig kConfig>
 struct AttentionPlanKernel {
-  using Params = AttentionPlan;
+  using Params = AttentionPlans;
   static constexpr int kThreads = kConfig.threads;
   static constexpr int kMinBlocks = 1;
   static constexpr int kChunk = 1024;
@@ -35,11 +35,16 @@ struct AttentionPlanKernel {
     Counts of_warp[kWarps];
   };
 
-  static FLASHINFER_DEVICE void run(const Params& plan) {
+  static FLASHINFER_DEVICE void run(const Params& params) {
+    const AttentionPlan& plan = params.plans[blockIdx.x];
     __shared__ Smem smem;
     ptx::griddep_wait();
     ptx::griddep_launch_dependents();  // who reads the plan waits for the end of this grid
     for (int i = int(threadIdx.x); i < plan.max_slots; i += kThreads) plan.counters[i] = 0;
+    if (plan.is_empty()) {
+      if (threadIdx.x == 0) *plan.header = {0, 0, 0};
+      return;
+    }
 
     Counts total = {0, 0};
     for (int first = 0; first < plan.batch_size; first += kChunk) total = total + count(plan, first, smem);

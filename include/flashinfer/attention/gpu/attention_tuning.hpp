@@ -22,6 +22,9 @@ constexpr int workers_per_sm(const AttentionConfig& c, const DeviceInfo& device)
   const int by_smem = device.smem_per_sm / (smem_bytes(c) + (device.arch.number >= 80 ? kReserved : 0));
   return clamp(by_smem, 1, min_blocks(c));
 }
+constexpr int32_t workers_at_once(const AttentionConfig& c, int32_t num_sms, const DeviceInfo& device) {
+  return num_sms * workers_per_sm(c, device);
+}
 
 /// What beginning and ending an item costs a block, in key tiles: it looks rows up, fills its ring, writes its result. On the H200
 /// (8 x 2048 causal, 16 tiles a segment on average) the blocks with the short first segments took twice the mean without it.

@@ -10,9 +10,16 @@ FLASHINFER_HOST_DEVICE constexpr int consumer_threads(const DecodeConfig& c) { r
 FLASHINFER_HOST_DEVICE constexpr int num_threads(const DecodeConfig& c) { return consumer_threads(c) + 32 * c.load_warps; }
 FLASHINFER_HOST_DEVICE constexpr int vo_tiles(const DecodeConfig&) { return 1; }
 FLASHINFER_HOST_DEVICE constexpr int rows_per_warp(const DecodeConfig& c) { return c.q_tile / c.warps_q; }
+/// Registers of a thread that computes for the accumulators of the output and of the scores, and q. The rest needs about 60.
+FLASHINFER_HOST_DEVICE constexpr int accumulators(const DecodeConfig& c) {
+  return rows_per_warp(c) * (c.head_dim_vo + c.kv_tile + c.head_dim_qk / 2) / 32;
+}
 /// Bytes of a row of keys or values in memory, and of its place in a stage: whole blocks of 128 bytes.
 FLASHINFER_HOST_DEVICE constexpr int row_bytes(DType dtype, int head_dim) { return head_dim * (is_float8(dtype) ? 1 : 2); }
 FLASHINFER_HOST_DEVICE constexpr int row_blocks(DType dtype, int head_dim) { return ceil_div(row_bytes(dtype, head_dim), 128); }
+
+/// Keys of a block at least, where several clusters divide a segment.
+inline constexpr int kClusterPartKeys = 128;
 
 /// What all strides of a cache are multiples of, in bytes: a power of two up to 4096.
 FLASHINFER_HOST_DEVICE constexpr int64_t stride_unit(const KvView& kv, int32_t element_bytes) {
@@ -31,9 +38,7 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
   if (c.load_warps < 1 || c.load_warps > 4) return "1 to 4 warps load";
   if (c.q_tile % (8 * c.warps_q)) return "a warp's rows are a multiple of 8";
   if (c.kv_tile != 16 && c.kv_tile != 32 && c.kv_tile != 64) return "a stage has 16, 32 or 64 keys";
-  // Accumulators of the output and of the scores, and q; the rest needs about 60 registers.
-  if (rows_per_warp(c) * (c.head_dim_vo + c.kv_tile + c.head_dim_qk / 2) > 32 * 192)
-    return "more accumulators than a thread has registers for";
+  if (accumulators(c) > 192) return "more accumulators than a thread has registers for";
   if (!is_power_of_two(c.cluster_blocks) || c.cluster_blocks > 16 || c.head_dim_vo % (4 * c.cluster_blocks))
     return "a cluster has 1, 2, 4, 8 or 16 blocks, which share the output's columns by fours";
   if (c.token_scales && !is_float8(c.kv)) return "tokens of e4m3 and e5m2 caches have scales, others have none";

@@ -34,7 +34,7 @@ FLASHINFER_DEVICE void merge_groups(const AttentionParams& p, const DecodeWork& 
   for (int task = ptx::opaque(int(threadIdx.x)); task < kConfig.q_tile * kVecs; task += Tile::kThreads) {
     const int row = task / kVecs, column = task % kVecs * 4;
     const OutRow at = out_row<Tile>(p, work, row);
-    if (!at.valid) continue;
+    if (!at.valid && !(kConfig.cluster_blocks > 1 && work.in_cluster)) continue;  // whole tiles are sent: their bytes are counted
     float most = -kInfinity, sum = 0.0f;
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) most = fmaxf(most, maxima[g * kConfig.q_tile + row]);

@@ -4,7 +4,7 @@
 
 #include <flashinfer/attention/gpu/attention_tile.cuh>
 #include <flashinfer/attention/gpu/decode_launch_params.hpp>
-#include <flashinfer/gpu/ptx/mbarrier_sm80.cuh>
+#include <flashinfer/gpu/ptx/mbarrier_sm90.cuh>
 #include <flashinfer/gpu/ptx/named_barrier.cuh>
 
 namespace flashinfer::gpu {
@@ -74,6 +74,9 @@ struct DecodeTile {
   static FLASHINFER_DEVICE ptx::Mbarrier* item_full(int32_t slot) { return barriers() + 2 * kStages + slot; }
   static FLASHINFER_DEVICE ptx::Mbarrier* item_empty(int32_t slot) { return barriers() + 2 * kStages + kItems + slot; }
 
+  /// What the blocks of the cluster have of this block's columns is there.
+  static FLASHINFER_DEVICE ptx::Mbarrier* cluster_full() { return reinterpret_cast<ptx::Mbarrier*>(dynamic_smem() + kSmem.is_last + 8); }
+
   /// By one thread, before any other looks at a barrier.
   static FLASHINFER_DEVICE void make_barriers() {
     for (int i = 0; i < kStages; ++i) {
@@ -83,6 +86,13 @@ struct DecodeTile {
     for (int i = 0; i < kItems; ++i) {
       ptx::mbarrier_init(item_full(i), kWarpSize + 1);
       ptx::mbarrier_init(item_empty(i), kConsumerWarps);
+    }
+    if constexpr (kConfig.cluster_blocks > 1) {
+      constexpr uint32_t kBytes =
+          kConfig.q_tile * (kConfig.head_dim_vo * 4 + kConfig.cluster_blocks * 8);  // that the cluster's blocks send
+      ptx::mbarrier_init(cluster_full(), 1);
+      ptx::mbarrier_init_fence();
+      ptx::mbarrier_arrive_expect(cluster_full(), kBytes);
     }
   }
 

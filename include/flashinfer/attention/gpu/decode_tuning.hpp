@@ -18,15 +18,20 @@ constexpr const char* why_invalid(const DecodeConfig& c, const DeviceInfo& devic
 }
 constexpr const char* why_invalid(const DecodeConfig& c, Arch arch) { return why_invalid(c, device_info_of(arch)); }
 
-/// Blocks that run on a multiprocessor at a time.
-constexpr int workers_per_sm(const DecodeConfig& c, const DeviceInfo&) { return c.blocks_per_sm; }
+/// Blocks that run at a time on so many multiprocessors. A cluster more than fit would begin when others end: 1 x 8192 keys x 8 heads take
+/// 24.6 us where 66 clusters of 4 are launched and 62 fit, 19.5 with 32 (H100).
+constexpr int32_t workers_at_once(const DecodeConfig& c, int32_t num_sms, const DeviceInfo& device) {
+  const int64_t blocks = clusters_at_once(c.cluster_blocks, c.blocks_per_sm, device) * c.cluster_blocks;
+  return int32_t(min(blocks, int64_t(num_sms) * c.blocks_per_sm));
+}
 
 /// What beginning and ending an item costs a block, in key tiles, where workers have several: 16 x 1024 keys x 8 heads take 25.9 us with 4,
 /// 26.3 with 2, and large batches the same with 0 to 8. Where a worker has a part of one segment, it would but leave workers idle:
 /// 1 x 1024 takes 9.4 us with 0, 10.5 with 2 (H200).
 constexpr int item_units(const DecodeConfig&, int64_t num_segments, int32_t max_workers) { return 2 * num_segments > max_workers ? 4 : 0; }
-/// A worker is not worth its merge below this many keys: 1 x 1024 keys take 9.6 us with 64, 11 with 32 and 9.8 with 128 (H200).
-constexpr int min_keys_per_worker(const DecodeConfig&) { return 64; }
+/// A worker is not worth its merge below this many keys: 1 x 1024 keys take 9.6 us with 64, 11 with 32 and 9.8 with 128 (H200). Clusters
+/// share a segment by as many keys a block at least: others need not be launched.
+constexpr int min_keys_per_worker(const DecodeConfig& c) { return c.cluster_blocks > 1 ? kClusterPartKeys : 64; }
 
 /// Where one block has a multiprocessor for itself mma bounds as much as memory: none may be idle. 64 rows take 277 us with 4 lanes and
 /// with 1 (H200).
@@ -95,18 +100,20 @@ constexpr DecodeConfig with_clusters(const DecodeConfig& c, int blocks, const De
   DecodeConfig with = c;
   with.cluster_blocks = blocks;
   with.kv_tile = max(c.kv_tile / 2, 16);  // a share is short: the warps begin sooner
+  // 1 x 1024 keys x 8 heads take 5.95 us with 4 loading warps, 6.2 with 2 (H100). Two such blocks leave a thread 128 registers: too few for
+  // more accumulators, where keys are converted, and for ptxas on other architectures.
+  if (blocks == 8 && accumulators(with) <= 60 && !is_float8(c.kv) && device.arch.number == 90) with.load_warps = 4;
   take_shared_memory(with, device, 2 * c.num_stages);
   return with.blocks_per_sm == c.blocks_per_sm && why_invalid(with, device) == nullptr ? with : c;
 }
 
 /// The same with clusters of blocks that share a segment, where there are so few segments that cutting them and merging through global
-/// memory takes longer. `most_keys`: what requests have on average at most, as far as the host knows. On the H200, us with and without:
-/// 16 x 1024 keys x 8 heads 22.7 and 25.4, 16 x 8192 127 and 130 (clusters of 2, which are always resident); 1 x 1024 x 8 7.4 and 8.9 (of
-/// 8). Longer keys are better cut: clusters of 8 leave multiprocessors idle where their number in a GPC is no multiple of theirs, 1 x 8192
-/// takes 19.1 with them and 18.2 without.
-constexpr DecodeConfig tune_cluster(const DecodeConfig& c, int64_t num_segments, int64_t most_keys, const DeviceInfo& device) {
+/// memory takes longer. On the H100, us with and without: 1 x 1024 keys x 8 heads 5.95 and 9.6, 1 x 8192 17.5 and 21.1, 1 x 32768 54.05 and
+/// 54.5 (clusters of 8; of 16: 7.7, 19.7, 55.9), 16 x 1024 26.8 and 29.7 (of 2). On the H200 16 x 8192 takes 127 with clusters of 2, else
+/// 130.
+constexpr DecodeConfig tune_cluster(const DecodeConfig& c, int64_t num_segments, const DeviceInfo& device) {
+  if (8 * num_segments <= device.num_sms) return with_clusters(c, 8, device);
   if (2 * num_segments > device.num_sms && num_segments <= device.num_sms) return with_clusters(c, 2, device);
-  if (8 * num_segments <= device.num_sms && most_keys <= 2048) return with_clusters(c, 8, device);
   return c;
 }
 /// All configs that a problem may get, for those who compile kernels ahead.
@@ -157,8 +164,9 @@ constexpr void for_each_tuned_decode(Arch arch, Visit&& visit) {
   for (DType dtype : {DType::bf16, DType::f16})
     for (int32_t causal : {0, 1}) tuned({.q = dtype, .kv = dtype, .out = dtype, .causal = causal});
   for (int32_t head_dim : {64, 96, 256}) tuned({.head_dim_qk = head_dim, .head_dim_vo = head_dim, .causal = 1});
-  for (const DecodeConfig& config : decode_configs({.max_qo_len = 1}, device))
-    if (config.cluster_blocks > 1) visit(config);
+  for (DType kv : {DType::bf16, DType::e4m3})
+    for (const DecodeConfig& config : decode_configs({.kv = kv, .max_qo_len = 1}, device))
+      if (config.cluster_blocks > 1) visit(config);
   for (int32_t causal : {0, 1}) {
     tuned({.kv = DType::e4m3, .causal = causal});
     const AttentionProblem p = {.kv = DType::e4m3, .causal = causal, .max_qo_len = causal ? 4 : 1};

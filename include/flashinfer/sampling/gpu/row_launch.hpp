@@ -20,7 +20,7 @@ LaunchShape cluster_a_row(const Config& config, int64_t num_rows, bool pdl) {
 }
 
 inline LaunchShape shape_of(const RowSplit& split, int64_t num_rows, const DeviceInfo& device, bool pdl) {
-  const int64_t turns = ceil_div(num_rows, clusters_at_once(split, device));
+  const int64_t turns = ceil_div(num_rows, clusters_at_once(split.cluster, split.blocks, device));
   LaunchShape shape;
   shape.grid.x = uint32_t(ceil_div(num_rows, turns) * split.cluster);
   shape.block.x = uint32_t(split.threads);

@@ -7,15 +7,6 @@
 
 namespace flashinfer::gpu {
 
-/// Clusters of a launch that run at the same time, at least. A cluster lies within a GPC, which has 16 or 18 SMs, but one of an H200's has
-/// 8 to 10: measured there, 15 clusters of 8 blocks fit with a block an SM, and 30 of 4; a 16th waits for another to end, as long as all
-/// before it took together.
-constexpr int64_t clusters_at_once(const RowSplit& split, const DeviceInfo& device) {
-  if (split.cluster <= 2) return int64_t(device.num_sms) * split.blocks / split.cluster;
-  const int64_t whole = max((device.num_sms - 10) / 17, 1), rest = device.num_sms >= 34 ? 8 : 0;
-  return max(whole * (16 * split.blocks / split.cluster) + rest * split.blocks / split.cluster, int64_t(1));
-}
-
 /// `threads` of a block, where two fit on an SM: 512 if 64 registers a thread suffice, else 256.
 constexpr RowSplit split_rows(DType dtype, int64_t num_rows, int64_t vocab_size, const DeviceInfo& device, int32_t threads = 512) {
   const int64_t vecs = vocab_size / (16 / size_of(dtype)) + 2;  // a row may begin and end within a vector
@@ -33,7 +24,7 @@ constexpr RowSplit split_rows(DType dtype, int64_t num_rows, int64_t vocab_size,
     const int32_t smem = min(device.smem_per_sm / split.blocks - 1024, device.smem_per_block);
     for (RowSplit wider = split; wider.cluster <= most; wider.cluster *= 2) {
       const int64_t needed = ceil_div(ceil_div(vecs, int64_t(wider.cluster)), int64_t(wider.threads));
-      const bool one_row = num_rows <= clusters_at_once(wider, device);
+      const bool one_row = num_rows <= clusters_at_once(wider.cluster, wider.blocks, device);
       if (wider.cluster == 16 && !one_row && split.blocks > 1) break;  // few of them fit
       wider.chunks = 0;
       wider.chunks = (smem - wider.smem_bytes()) / (wider.threads * 16 + 8);

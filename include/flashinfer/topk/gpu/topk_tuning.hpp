@@ -31,8 +31,8 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   // One block an SM. Eight for a row: registers hold up to 128 K elements of it, which are read once (H200, 1 and 16 rows: 17.0 and 21.7
   // us, with twice the threads 19.2 and 28.4). Fewer: threads enough to keep the memory busy (64 and 128 rows: 25.7 and 32.4 us, with half
   // of them 26.2 and 34.3). More rows: two blocks an SM, so that one's selection hides behind the other's loads.
-  // An H100 has room for 15 clusters of 8 at one block an SM (row_tuning.hpp): a 16th would wait for another to end.
-  const bool held = config.cluster == 8 && problem.input == DType::f32 && problem.num_rows * 9 <= device.num_sms;
+  // Not where a cluster would wait for another to end.
+  const bool held = config.cluster == 8 && problem.input == DType::f32 && problem.num_rows <= clusters_at_once(8, 1, device);
   const bool few = config.cluster < 8 && problem.num_rows * config.cluster <= device.num_sms;
   if (few && device.arch.number != 75) config.threads = 1024;
   // Rings keep more under way than registers: with three loads a thread DRAM was busy for 46 % of the time at 512 rows (H100, ncu).

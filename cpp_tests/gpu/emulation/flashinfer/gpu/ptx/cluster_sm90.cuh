@@ -1,13 +1,14 @@
 // Emulated gpu/ptx/cluster_sm90.cuh.
 #pragma once
 
-#include <cpp_tests/gpu/emulation/emulator.hpp>
+#include <cpp_tests/gpu/emulation/flashinfer/gpu/ptx/mbarrier_sm90.cuh>
 
 namespace flashinfer::gpu::ptx {
 
 inline uint32_t cluster_rank() { return uint32_t(emulation::Block::current().fiber().rank); }
 inline uint32_t cluster_size() { return uint32_t(emulation::Block::current().cluster_size()); }
 inline void cluster_arrive() { emulation::Block::current().arrive_at_cluster(); }
+inline void cluster_arrive_relaxed() { cluster_arrive(); }
 inline void cluster_wait() { emulation::Block::current().wait_for_cluster(); }
 inline void cluster_sync() { cluster_arrive(), cluster_wait(); }
 template <class T>
@@ -18,5 +19,12 @@ T* cluster_map(T* shared, uint32_t rank) {
   if (byte < block.smem() || byte >= block.smem() + block.smem_bytes()) std::fprintf(stderr, "emulation: cluster_map\n"), std::abort();
   return reinterpret_cast<T*>(byte - block.smem() + block.smem_of(int(rank)));
 }
+
+template <class T>
+void cluster_send(T* to, T x, Mbarrier* barrier, uint32_t rank) {
+  *cluster_map(to, rank) = x;
+  emulation::Block::current().arrive_at(cluster_map(barrier, rank), 0, 0, sizeof(T));
+}
+inline void cluster_receive(Mbarrier* barrier, uint32_t parity) { mbarrier_wait(barrier, parity); }
 
 }  // namespace flashinfer::gpu::ptx
