@@ -53,7 +53,7 @@ template <int i>
 void add(CompiledKernels& kernels) {
   constexpr Case c = kCases[i];
   constexpr AttentionConfig generic = gpu::tune(c.problem, kDevice);
-  constexpr DecodeConfig decode = gpu::tune_cluster(gpu::tune_decode(c.problem, kDevice), c.segments(), kDevice);
+  constexpr DecodeConfig decode = gpu::tune_cluster(gpu::tune_decode(c.problem, kDevice), c.segments(), c.kv_len, kDevice);
   kernels.add<gpu::AttentionKernel<generic>>(kernel_id(generic).hash);
   kernels.add<gpu::DecodeKernel<decode>>(kernel_id(decode).hash);
 }
@@ -172,7 +172,7 @@ constexpr int kNumVariants = int(std::size(kVariants));
 
 constexpr DecodeConfig config_of(const Case& c, const Variant& v) {
   const DecodeConfig d = gpu::tune_decode(c.problem, kDevice);
-  DecodeConfig with = v.cluster_blocks ? gpu::with_clusters(d, v.cluster_blocks, kDevice) : gpu::tune_cluster(d, c.segments(), kDevice);
+  DecodeConfig with = v.cluster_blocks ? gpu::with_clusters(d, v.cluster_blocks, kDevice) : gpu::tune_cluster(d, c.segments(), c.kv_len, kDevice);
   if (v.load_warps) with.load_warps = v.load_warps;
   return with;
 }

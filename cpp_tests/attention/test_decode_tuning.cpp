@@ -44,7 +44,7 @@ TEST(DecodeTuning, WhatIsChosenFits) {
       ASSERT_GE(config.q_tile, problem.max_qo_len * (problem.num_qo_heads / problem.num_kv_heads)) << "one tile a request";
       ASSERT_EQ(64 % config.kv_tile, 0) << "cuts are multiples of 64 keys";
       for (int64_t segments : {1, 8, 16, 20, 64, 67, 100, 132, 133, 1000}) {
-        const DecodeConfig with = tune_cluster(config, segments, device);
+        const DecodeConfig with = tune_cluster(config, segments, segments % 3 ? 1024 : INT64_MAX, device);
         ASSERT_EQ(why_invalid(with, device), nullptr) << text_of(with);
         ASSERT_LE(with.blocks_per_sm * (smem_bytes(with) + 1024), device.smem_per_sm) << text_of(with);
         ASSERT_LE(with.blocks_per_sm * num_threads(with), 1024);
@@ -94,18 +94,21 @@ TEST(DecodeTuning, HeadLanes) {
 TEST(DecodeTuning, ClustersAsMeasured) {
   const DeviceInfo device = device_info_of({90, 'a'});
   const DecodeConfig config = tune_decode({.max_qo_len = 1}, device);
-  const auto blocks = [&](int64_t segments) { return tune_cluster(config, segments, device).cluster_blocks; };
-  EXPECT_EQ(blocks(8), 8);
-  EXPECT_EQ(blocks(16), 8);
-  EXPECT_EQ(blocks(64), 1);
-  EXPECT_EQ(blocks(128), 2);
-  EXPECT_EQ(blocks(512), 1);
-  EXPECT_EQ(tune_cluster(config, 8, device).load_warps, 4);
-  EXPECT_EQ(tune_cluster(config, 128, device).load_warps, 2);
-  EXPECT_EQ(workers_at_once(tune_cluster(config, 8, device), 132, device), 240) << "30 clusters run at a time";
-  EXPECT_EQ(workers_at_once(tune_cluster(config, 128, device), 132, device), 264);
+  const auto blocks = [&](int64_t segments, int64_t keys) { return tune_cluster(config, segments, keys, device).cluster_blocks; };
+  EXPECT_EQ(blocks(8, 1024), 8);
+  EXPECT_EQ(blocks(8, 8192), 2);
+  EXPECT_EQ(blocks(8, INT64_MAX), 2);
+  EXPECT_EQ(blocks(16, 2048), 8);
+  EXPECT_EQ(blocks(64, 1024), 2);
+  EXPECT_EQ(blocks(128, 1024), 2);
+  EXPECT_EQ(blocks(512, 1024), 1);
+  const DecodeConfig of_8 = tune_cluster(config, 8, 1024, device), of_2 = tune_cluster(config, 128, 1024, device);
+  EXPECT_EQ(of_8.load_warps, 4);
+  EXPECT_EQ(of_2.load_warps, 2);
+  EXPECT_EQ(workers_at_once(of_8, 132, device), 240) << "30 clusters run at a time";
+  EXPECT_EQ(workers_at_once(of_2, 132, device), 264);
   EXPECT_EQ(workers_at_once(config, 132, device), 264);
-  EXPECT_EQ(workers_at_once(tune_cluster(config, 8, device), 10, device), 20);
+  EXPECT_EQ(workers_at_once(of_8, 10, device), 20);
 }
 
 /// No more clusters than share the keys, where the host knows how many there are, nor than run at a time.
@@ -122,13 +125,13 @@ TEST(DecodeTuning, BlocksOfOneRequestAsMeasured) {
     const PlannedAttention planned =
         plan_attention({.max_qo_len = 1}, lengths, {}, TensorView(floats.data(), DType::i64, {int64_t(floats.size())}, gpu),
                        TensorView(ints.data(), DType::i64, {int64_t(ints.size())}, gpu), {}, context);
-    EXPECT_EQ(planned.decode.cluster_blocks, 8);
+    EXPECT_EQ(planned.decode.cluster_blocks, kv_len > 2048 ? 2 : 8);
     return num_blocks(planned.plan, planned.decode);
   };
   EXPECT_EQ(blocks(16, {}), 64);
   EXPECT_EQ(blocks(1024, {}), 64);
   EXPECT_EQ(blocks(2048, {}), 128);
-  EXPECT_EQ(blocks(8192, {}), 240);
+  EXPECT_EQ(blocks(8192, {}), 264);
   EXPECT_EQ(blocks(1024, gpu), 240);
 }
 

@@ -28,7 +28,7 @@ constexpr AttentionConfig kInvariantConfig = gpu::tune(invariant(), kDevice);
 constexpr DecodeConfig kDecode = gpu::tune_decode(kProblem, kDevice);
 static_assert(gpu::choose_backend(kProblem, kDevice) == AttentionBackend::decode);
 /// One request has two segments: a cluster each.
-constexpr DecodeConfig kCluster = gpu::tune_cluster(kDecode, 2, kDevice);
+constexpr DecodeConfig kCluster = gpu::tune_cluster(kDecode, 2, INT64_MAX, kDevice);
 static_assert(kCluster.cluster_blocks == 2);
 
 /// Of queries whose lengths nobody knows: what long ones get, and more than 4 tokens each.

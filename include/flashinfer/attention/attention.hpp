@@ -34,6 +34,14 @@ namespace detail {
 inline constexpr int32_t kLongQoLen = 512;
 static_assert(AttentionPlans::kMost == 1 + std::size(kDecodeTiles));
 
+/// Keys of a request on average, at most, as far as the host knows whatever lies on the device. Captured kernels serve any lengths.
+inline int64_t most_keys(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size,
+                         const AttentionPlanOptions& options) {
+  if (options.reusable || batch_size == 0) return INT64_MAX;
+  if (!lengths.kv_indptr) return lengths.uniform_kv_len;
+  return problem.page_size && lengths.kv_indices ? lengths.kv_indices.size(0) * problem.page_size / batch_size : INT64_MAX;
+}
+
 /// The kernel for a problem, and the shape of its plan. Workers depend on the device alone, not on the batch.
 inline PlannedKernel shape_kernel(const AttentionProblem& problem, const AttentionLengths& lengths, int32_t batch_size,
                                   const AttentionPlanOptions& options, const Context& context) {
@@ -77,7 +85,9 @@ inline PlannedKernel shape_kernel(const AttentionProblem& problem, const Attenti
       if (const char* reason = gpu::why_not_decode(problem, info)) throw Unsupported(std::string(options.op) + ": " + reason);
       planned.decode = gpu::tune_decode(problem, info);
       // The shares of a cluster depend on how many segments there are.
-      if (!problem.batch_invariant) planned.decode = gpu::tune_cluster(planned.decode, int64_t(batch_size) * problem.num_kv_heads, info);
+      if (!problem.batch_invariant)
+        planned.decode = gpu::tune_cluster(planned.decode, int64_t(batch_size) * problem.num_kv_heads,
+                                           most_keys(problem, lengths, batch_size, options), info);
       shape(planned.decode);
     } else {
       shape(planned.config = gpu::tune(problem, info));

@@ -108,13 +108,13 @@ constexpr DecodeConfig with_clusters(const DecodeConfig& c, int blocks, const De
 }
 
 /// The same with clusters of blocks that share a segment, where there are so few segments that cutting them and merging through global
-/// memory takes longer. On the H100, us with and without: 1 x 1024 keys x 8 heads 5.95 and 9.6, 1 x 8192 17.5 and 21.1, 1 x 32768 54.05 and
-/// 54.5 (clusters of 8; of 16: 7.7, 19.7, 55.9), 16 x 1024 26.8 and 29.7 (of 2). On the H200 16 x 8192 takes 127 with clusters of 2, else
-/// 130.
-constexpr DecodeConfig tune_cluster(const DecodeConfig& c, int64_t num_segments, const DeviceInfo& device) {
-  if (8 * num_segments <= device.num_sms) return with_clusters(c, 8, device);
-  if (2 * num_segments > device.num_sms && num_segments <= device.num_sms) return with_clusters(c, 2, device);
-  return c;
+/// memory takes longer. On the H100, us in pieces, with clusters of 2, 4 and 8: 1 x 1024 keys x 8 heads 9.9, 7.8, 8.0 and 6.1, 1 x
+/// 8192 21.3, 17.2, 17.3 and 17.8, 1 x 32768 54.9, 50.7, 51.5 and 53.9, 2 x 8192 31.5, 28.7, 30.3 and 38, 4 x 2048 19.3, 16.5, 19.3 and 22,
+/// 16 x 1024 29.9, 26.7, 34.6 and 43, 64 x 8192 keys of one head 98.0, 96.6, 111 and 105.
+///   most_keys  of a request on average, or INT64_MAX where nobody knows
+constexpr DecodeConfig tune_cluster(const DecodeConfig& c, int64_t num_segments, int64_t most_keys, const DeviceInfo& device) {
+  if (8 * num_segments <= device.num_sms && most_keys <= 2048) return with_clusters(c, 8, device);
+  return num_segments <= device.num_sms ? with_clusters(c, 2, device) : c;
 }
 /// All configs that a problem may get, for those who compile kernels ahead.
 constexpr std::array<DecodeConfig, 3> decode_configs(const AttentionProblem& p, const DeviceInfo& device) {
