@@ -21,7 +21,7 @@
 namespace flashinfer {
 
 struct BatchShape {
-  int batch_size = 3, most_qo = 40, most_kv = 300, most_group = 5;
+  int batch_size = 3, most_qo = 40, most_kv = 300, most_group = 5, least_kv = 0;
   int page_size = 16;
   bool causal = false, batch_invariant = false;
   int window_left = -1, cut_tiles = 1, max_workers = 7;
@@ -148,7 +148,7 @@ class AttentionBatch {
   void draw_lengths(const BatchShape& shape) {
     for (int r = 0; r < shape.batch_size; ++r) {
       const int qo_len = shape.most_qo == 1 ? 1 : draw(1, 8) == 1 ? 0 : draw(1, shape.most_qo);
-      const int kv_len = draw(1, 8) == 1 ? 0 : draw(1, shape.most_kv);
+      const int kv_len = shape.least_kv ? draw(shape.least_kv, shape.most_kv) : draw(1, 8) == 1 ? 0 : draw(1, shape.most_kv);
       qo_indptr_.push_back(qo_indptr_.back() + qo_len);
       kv_lens_.push_back(kv_len);
       kv_indptr_.push_back(kv_indptr_.back() + (params.plan.page_size ? ceil_div(kv_len, params.plan.page_size) : kv_len));

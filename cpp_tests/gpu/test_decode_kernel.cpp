@@ -80,6 +80,8 @@ TEST(DecodeKernel, ClustersMergeParts) {
   expect_attention<kConfig>({.batch_size = 2, .most_qo = 2, .most_kv = 900, .most_group = 4, .causal = true, .max_workers = 40}, 224, 4);
   expect_attention<kConfig>({.batch_size = 1, .most_qo = 2, .most_kv = 1500, .most_group = 4, .window_left = 700, .max_workers = 31}, 228,
                             3);
+  // Segments of different numbers of parts.
+  expect_attention<kConfig>({.batch_size = 2, .most_qo = 1, .most_kv = 3000, .most_group = 8, .least_kv = 1500, .max_workers = 64}, 234, 4);
   constexpr DecodeConfig kSinks = {.head_dim_qk = 64,
                                    .head_dim_vo = 128,
                                    .q_tile = 16,

@@ -76,7 +76,7 @@ struct ClusterShare {
     item.kv_begin = first * kConfig.kv_tile;
     item.kv_end = min(last * kConfig.kv_tile, max(keys.end, item.kv_begin));
     if (parts > 1) {
-      item.first_slot = (segment * kBlocks + rank) * parts, item.num_slots = parts;
+      item.first_slot = (segment * kBlocks + rank) * most_parts, item.num_slots = parts;  // other segments may have more parts
       item.slot = item.first_slot + part;
     }
     return item;
