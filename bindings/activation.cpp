@@ -1,5 +1,6 @@
 // The gated activations, bound under FlashInfer's names and argument orders.
 #include <bindings/module.hpp>
+#include <bindings/xla_ffi.hpp>
 #include <flashinfer/activation/act_and_mul.hpp>
 
 namespace flashinfer::bindings {
@@ -43,6 +44,11 @@ out: [..., dim], may be a half of input itself; made if None.)");
 }};
 
 const Tuned act_and_mul_kernels{"act_and_mul", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_act_and_mul(arch, add); }};
+
+// Under jax.jit (flashinfer/jax.py).
+const XlaOp silu_and_mul_op{"silu_and_mul", [](XlaCall& c) { flashinfer::silu_and_mul(c.in(0), c.out(0), c.context()); }};
+const XlaOp gelu_and_mul_op{"gelu_and_mul", [](XlaCall& c) { flashinfer::gelu_and_mul(c.in(0), c.out(0), c.context()); }};
+const XlaOp gelu_tanh_and_mul_op{"gelu_tanh_and_mul", [](XlaCall& c) { flashinfer::gelu_tanh_and_mul(c.in(0), c.out(0), c.context()); }};
 
 }  // namespace
 }  // namespace flashinfer::bindings

@@ -1,5 +1,6 @@
 // Merging of attention states, bound under FlashInfer's names and argument orders.
 #include <bindings/module.hpp>
+#include <bindings/xla_ffi.hpp>
 #include <flashinfer/attention/merge_state.hpp>
 
 #include <nanobind/stl/pair.h>
@@ -19,7 +20,8 @@ TensorPair merge_state(const Tensor& v_a, const Tensor& s_a, const Tensor& v_b, 
   return {v.result(), s.result()};
 }
 
-void merge_state_in_place(const Tensor& v, const Tensor& s, const Tensor& v_other, const Tensor& s_other, const std::optional<Tensor>& mask) {
+void merge_state_in_place(const Tensor& v, const Tensor& s, const Tensor& v_other, const Tensor& s_other,
+                          const std::optional<Tensor>& mask) {
   Call call("merge_state_in_place");
   const TensorView va = call.out("v", v), sa = call.out("s", s), vb = call.in("v_other", v_other), sb = call.in("s_other", s_other);
   const TensorView m = call.in("mask", mask);
@@ -54,6 +56,12 @@ v: [num_tokens, num_states, num_heads, head_dim], s: [num_tokens, num_states, nu
 }};
 
 const Tuned merge_state_kernels{"merge_state", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_merge_state(arch, add); }};
+
+// Under jax.jit (flashinfer/jax.py).
+const XlaOp merge_state_op{
+    "merge_state", [](XlaCall& c) { flashinfer::merge_state(c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), c.context()); }};
+const XlaOp merge_states_op{"merge_states",
+                            [](XlaCall& c) { flashinfer::merge_states(c.in(0), c.in(1), c.out(0), c.out(1), c.context()); }};
 
 }  // namespace
 }  // namespace flashinfer::bindings

@@ -1,5 +1,6 @@
 // RMSNorm, its relatives and LayerNorm, bound under FlashInfer's names and argument orders.
 #include <bindings/module.hpp>
+#include <bindings/xla_ffi.hpp>
 #include <flashinfer/norm/layernorm.hpp>
 #include <flashinfer/norm/rmsnorm.hpp>
 
@@ -106,6 +107,20 @@ input's dtype or float32. out: as input, may be input itself; made if None. All 
 
 const Tuned rmsnorm_kernels{"rmsnorm", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_rmsnorm(arch, add); }};
 const Tuned layernorm_kernels{"layernorm", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_layernorm(arch, add); }};
+
+// Under jax.jit (flashinfer/jax.py).
+float eps(const XlaCall& c) { return float(c.number("eps")); }
+
+const XlaOp rmsnorm_op{"rmsnorm", [](XlaCall& c) { flashinfer::rmsnorm(c.in(0), c.in(1), c.out(0), eps(c), c.context()); }};
+const XlaOp gemma_rmsnorm_op{"gemma_rmsnorm",
+                             [](XlaCall& c) { flashinfer::gemma_rmsnorm(c.in(0), c.in(1), c.out(0), eps(c), c.context()); }};
+const XlaOp fused_add_rmsnorm_op{"fused_add_rmsnorm", [](XlaCall& c) {
+                                   flashinfer::fused_add_rmsnorm(c.in_place(0, 0), c.in_place(1, 1), c.in(2), eps(c), c.context());
+                                 }};
+const XlaOp gemma_fused_add_rmsnorm_op{
+    "gemma_fused_add_rmsnorm",
+    [](XlaCall& c) { flashinfer::gemma_fused_add_rmsnorm(c.in_place(0, 0), c.in_place(1, 1), c.in(2), eps(c), c.context()); }};
+const XlaOp layernorm_op{"layernorm", [](XlaCall& c) { flashinfer::layernorm(c.in(0), c.in(1), c.in(2), c.out(0), eps(c), c.context()); }};
 
 }  // namespace
 }  // namespace flashinfer::bindings

@@ -1,5 +1,6 @@
 // The page ops, bound under FlashInfer's names and argument orders.
 #include <bindings/module.hpp>
+#include <bindings/xla_ffi.hpp>
 #include <flashinfer/page/append_paged_kv_cache.hpp>
 #include <flashinfer/page/get_batch_indices_positions.hpp>
 #include <flashinfer/page/get_seq_lens.hpp>
@@ -97,23 +98,24 @@ Tensor get_seq_lens(const Tensor& kv_indptr, const Tensor& kv_last_page_len, int
 }
 
 const Family family{[](nb::module_& m) {
-  m.def("append_paged_kv_cache", &append_paged_kv_cache, "append_key"_a, "append_value"_a, "batch_indices"_a, "positions"_a, "paged_kv_cache"_a,
-        "kv_indices"_a, "kv_indptr"_a, "kv_last_page_len"_a, "kv_layout"_a = "NHD",
+  m.def("append_paged_kv_cache", &append_paged_kv_cache, "append_key"_a, "append_value"_a, "batch_indices"_a, "positions"_a,
+        "paged_kv_cache"_a, "kv_indices"_a, "kv_indptr"_a, "kv_last_page_len"_a, "kv_layout"_a = "NHD",
         R"(Copies new keys and values to their places in a paged KV cache: token t is the positions[t]-th of request batch_indices[t].
 
 append_key: [num_tokens, num_kv_heads, head_dim], append_value: [num_tokens, num_kv_heads, head_dim_vo]. paged_kv_cache: a pair of
 [num_pages, page_size, num_kv_heads, head_dim] (NHD) or [num_pages, num_kv_heads, page_size, head_dim] (HND), or both stacked in
 dimension 1, of append_key's dtype; all strides but the innermost are free, and V's are its own. batch_indices, positions:
 [num_tokens], kv_indices, kv_indptr: [batch_size + 1], kv_last_page_len: [batch_size], int32. Negative batch indices are padding.)");
-  m.def("append_paged_mla_kv_cache", &append_paged_mla_kv_cache, "append_ckv"_a, "append_kpe"_a, "batch_indices"_a, "positions"_a, "ckv_cache"_a,
-        "kpe_cache"_a, "kv_indices"_a, "kv_indptr"_a, "kv_last_page_len"_a,
+  m.def("append_paged_mla_kv_cache", &append_paged_mla_kv_cache, "append_ckv"_a, "append_kpe"_a, "batch_indices"_a, "positions"_a,
+        "ckv_cache"_a, "kpe_cache"_a, "kv_indices"_a, "kv_indptr"_a, "kv_last_page_len"_a,
         R"(As append_paged_kv_cache, for the cache of multi-head latent attention, which has no heads.
 
 append_ckv: [num_tokens, ckv_dim], append_kpe: [num_tokens, kpe_dim], ckv_cache: [num_pages, page_size, ckv_dim], kpe_cache:
 [num_pages, page_size, kpe_dim].)");
-  m.def("get_batch_indices_positions", &get_batch_indices_positions, "append_indptr"_a, "seq_lens"_a, "nnz"_a, "batch_indices"_a = nb::none(),
-        "positions"_a = nb::none(),
-        R"((batch_indices, positions) of new tokens: request r's, append_indptr[r] to append_indptr[r + 1] - 1, are the last of its seq_lens[r].
+  m.def(
+      "get_batch_indices_positions", &get_batch_indices_positions, "append_indptr"_a, "seq_lens"_a, "nnz"_a, "batch_indices"_a = nb::none(),
+      "positions"_a = nb::none(),
+      R"((batch_indices, positions) of new tokens: request r's, append_indptr[r] to append_indptr[r + 1] - 1, are the last of its seq_lens[r].
 
 append_indptr: [batch_size + 1], seq_lens: [batch_size], int32 or int64. Results: [nnz], int32; entries behind append_indptr's last
 become -1 and 0.)");
@@ -128,6 +130,17 @@ const Tuned append_kernels{"append_paged_kv_cache",
 const Tuned position_kernels{"get_batch_indices_positions",
                              [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_get_batch_indices_positions(arch, add); }};
 const Tuned length_kernels{"get_seq_lens", [](Arch arch, const Tuned::Add& add) { gpu::for_each_tuned_get_seq_lens(arch, add); }};
+
+// Under jax.jit (flashinfer/jax.py).
+const XlaOp append_paged_kv_cache_op{"append_paged_kv_cache", [](XlaCall& c) {
+                                       flashinfer::append_paged_kv_cache(c.in(0), c.in(1), c.in(2), c.in(3), c.pages(c.in_place(0, 4)),
+                                                                         c.pages(c.in_place(1, 5)), c.in(6), c.in(7), c.in(8), c.context());
+                                     }};
+const XlaOp get_batch_indices_positions_op{"get_batch_indices_positions", [](XlaCall& c) {
+                                             flashinfer::get_batch_indices_positions(c.in(0), c.in(1), c.out(0), c.out(1), c.context());
+                                           }};
+const XlaOp get_seq_lens_op{
+    "get_seq_lens", [](XlaCall& c) { flashinfer::get_seq_lens(c.in(0), c.in(1), int64_t(c.number("page_size")), c.out(0), c.context()); }};
 
 }  // namespace
 }  // namespace flashinfer::bindings

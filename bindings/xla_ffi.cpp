@@ -174,6 +174,16 @@ double XlaCall::number(const char* name) const {
   }
 }
 
+TensorView XlaCall::nhd(TensorView t, int token) const {
+  if (flag("hnd")) std::swap(t.shape[token], t.shape[token + 1]), std::swap(t.strides[token], t.strides[token + 1]);
+  return t;
+}
+
+TensorView XlaCall::pages(const TensorView& t) const {
+  Check(op()).rank("paged_kv_cache", t, 4);
+  return nhd(t, 1);
+}
+
 TensorView XlaCall::scratch(int64_t bytes) {
   TensorView memory(nullptr, DType::u8, {max(bytes, int64_t(1))}, context_.device);
   if (memory.is_cpu()) {

@@ -1,6 +1,6 @@
 // JAX under jit: XLA calls an op as a custom call, through its C interface for foreign functions. Own declarations of the part that is
 // used, so that no header of XLA is needed; python_tests/test_jax.py compares them with jaxlib's. One handler serves all ops: the attribute
-// `op` names one, other attributes are its numbers. What an op is for XLA stands in xla_ops.cpp, what it is for Python in
+// `op` names one, other attributes are its numbers. What an op is for XLA stands beside its binding, what it is for Python in
 // flashinfer/jax.py.
 #pragma once
 
@@ -169,8 +169,12 @@ class XlaCall {
   int num_outputs() const { return int(frame_.results.size); }
   TensorView in(int i) const { return view_of(frame_.arguments, i); }
   TensorView out(int i) const { return view_of(frame_.results, i); }
-  /// An output that shares the memory of input `i`, so that the op works in place.
+  /// An output that shares the memory of input `i`, so that the op works in place: other inputs are read-only.
   TensorView in_place(int output, int input) const;
+  /// With dimensions `token` and `token` + 1 in the other order if the caller's layout is HND.
+  TensorView nhd(TensorView t, int token) const;
+  /// A cache as [num_pages, page_size, num_kv_heads, head_dim].
+  TensorView pages(const TensorView& t) const;
   /// An attribute; an error if there is none.
   double number(const char* name) const;
   bool flag(const char* name) const { return number(name) != 0; }
