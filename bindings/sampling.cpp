@@ -94,18 +94,32 @@ RowArgument<uint64_t> read_random(Call& call, const char* argument, const nb::ob
   return view;
 }
 
-/// The seed and offset given, else those of the generator given, else those of the default one.
-SamplingSeed read_seed(Call& call, nb::handle input, const nb::object& generator, const nb::object& seed,
-                       const nb::object& offset) {
-  SamplingSeed random;
+/// What a call draws with, and the tensor that it lies in, if it is torch's.
+struct Random : SamplingSeed {
+  nb::object tensor;
+};
+
+/// The seed and offset given, else those of the generator given, else those of the default one. While a CUDA graph is captured a generator
+/// does not tell its offset, for every replay has another: then a kernel of torch's draws the seed.
+Random read_seed(Call& call, nb::handle input, const nb::object& generator, const nb::object& seed, const nb::object& offset) {
+  Random random;
   if (!seed.is_none()) {
     random.seed = read_random(call, "seed", seed);
     if (!offset.is_none()) random.offset = read_random(call, "offset", offset);
     return random;
   }
-  const auto [next_seed, next_offset] = next_of(generator.is_none() ? default_generator(call.context(), input) : generator);
-  random.seed = next_seed;
-  random.offset = offset.is_none() ? RowArgument<uint64_t>(next_offset) : read_random(call, "offset", offset);
+  const nb::object source = generator.is_none() ? default_generator(call.context(), input) : generator;
+  try {
+    const auto [next_seed, next_offset] = next_of(source);
+    random.seed = next_seed, random.offset = next_offset;
+  } catch (const nb::python_error&) {
+    const Torch* torch = Torch::get();
+    if (!torch || !nb::cast<bool>(torch->cuda.attr("is_current_stream_capturing")())) throw;
+    random.tensor = torch->empty(nb::make_tuple(1), "dtype"_a = torch->int64, "device"_a = source.attr("device"));
+    random.tensor.attr("random_")("generator"_a = source);
+    random.seed = read_random(call, "seed", random.tensor);
+  }
+  if (!offset.is_none()) random.offset = read_random(call, "offset", offset);
   return random;
 }
 
@@ -153,7 +167,7 @@ nb::object draw(const char* op, bool from_logits, const Tensor& input, const nb:
   if (return_probs) views.probs = output(DType::f32, {num_rows, x.shape[1]});
   views.raw_logprobs = raw_logprobs;
   // Last: a call that is refused before leaves the generator as it was.
-  const SamplingSeed random = read_seed(call, input.object, generator, seed, offset);
+  const Random random = read_seed(call, input.object, generator, seed, offset);
   call.run([&](const Context& context) { flashinfer::sampling(values, x, indices, filters, random, views, context, op); });
 
   if (count == 1) return outputs[0].result().object;
@@ -198,9 +212,10 @@ Tensor filter_top_k(const char* op, FilterTopK f, const char* input_name, const 
   return y.result();
 }
 
-std::tuple<Tensor, Tensor, Tensor> chain_speculative_sampling(const Tensor& draft_probs, const Tensor& draft_token_ids, const Tensor& target_probs,
-                                                              const std::optional<Tensor>& accepted, const std::optional<Tensor>& emitted, bool,
-                                                              const nb::object& generator, const nb::object& seed, const nb::object& offset) {
+std::tuple<Tensor, Tensor, Tensor> chain_speculative_sampling(const Tensor& draft_probs, const Tensor& draft_token_ids,
+                                                              const Tensor& target_probs, const std::optional<Tensor>& accepted,
+                                                              const std::optional<Tensor>& emitted, bool, const nb::object& generator,
+                                                              const nb::object& seed, const nb::object& offset) {
   const char* op = "chain_speculative_sampling";
   const Check check(op);
   Call call(op);
@@ -213,7 +228,7 @@ std::tuple<Tensor, Tensor, Tensor> chain_speculative_sampling(const Tensor& draf
                       call.out("maybe_output_emitted_draft_token_num", emitted, DType::i32, {batch_size})};
   if (!accepted) counts[0].object.attr("__imul__")(0);
   if (!emitted) counts[1].object.attr("__imul__")(0);
-  const SamplingSeed random = read_seed(call, draft_probs.object, generator, seed, offset);
+  const Random random = read_seed(call, draft_probs.object, generator, seed, offset);
   call.run([&](const Context& context) {
     flashinfer::chain_speculative_sampling(draft, tokens, target, random, out.view, counts[0].view, counts[1].view, context);
   });
@@ -221,9 +236,9 @@ std::tuple<Tensor, Tensor, Tensor> chain_speculative_sampling(const Tensor& draf
 }
 
 const Family family{[](nb::module_& m) {
-  m.def("_draw", &draw, "op"_a, "from_logits"_a, "input"_a.none(), "temperature"_a.none(), "top_k"_a.none(), "top_p"_a.none(), "min_p"_a.none(),
-        "filter_apply_order"_a, "indices"_a.none(), "generator"_a.none(), "check_nan"_a, "seed"_a.none(), "offset"_a.none(), "return_valid"_a,
-        "return_logprobs"_a, "num_top_logprobs"_a, "raw_logprobs"_a, "return_probs"_a);
+  m.def("_draw", &draw, "op"_a, "from_logits"_a, "input"_a.none(), "temperature"_a.none(), "top_k"_a.none(), "top_p"_a.none(),
+        "min_p"_a.none(), "filter_apply_order"_a, "indices"_a.none(), "generator"_a.none(), "check_nan"_a, "seed"_a.none(),
+        "offset"_a.none(), "return_valid"_a, "return_logprobs"_a, "num_top_logprobs"_a, "raw_logprobs"_a, "return_probs"_a);
   m.def("softmax", &softmax, "logits"_a, "temperature"_a = nb::none(), "enable_pdl"_a = nb::none(), "out"_a = nb::none(),
         R"(softmax(logits / temperature) over the last dimension, in float32.
 

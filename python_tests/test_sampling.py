@@ -428,6 +428,31 @@ def test_graph_draws_anew(generator):
         assert torch.equal(tokens, draw(values, True, top_k=50, seed=seed.clone(), offset=step))
 
 
+@pytest.mark.gpu
+def test_graph_without_seed(generator):
+    """A captured call draws anew at every replay, as torch's own do: from the default generator, or one that the graph knows."""
+    values = torch.zeros(64, 3000, device="cuda")
+    mine = torch.Generator("cuda").manual_seed(5)
+    call = lambda: [sampling.sampling_from_logits(values, generator=g) for g in (None, mine)] + [draw(values, True, top_k=50)]
+    call()
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(mine)
+    with torch.cuda.graph(graph):
+        captured = call()
+    seen = []
+    for _ in range(3):
+        graph.replay()
+        seen += [t.tolist() for t in captured]
+    assert len({tuple(t) for t in seen}) == len(seen)
+    assert all(0 <= token < 3000 for tokens in seen for token in tokens)
+    torch.cuda.manual_seed(11), mine.manual_seed(12)
+    graph.replay()
+    once = [t.tolist() for t in captured]
+    torch.cuda.manual_seed(11), mine.manual_seed(12)
+    graph.replay()
+    assert [t.tolist() for t in captured] == once
+
+
 # ------------------------------------------------------------------------------------------------------------------------ speculative
 
 

@@ -9,7 +9,7 @@ Every sampler draws one token for each row of logits or probs, [num_rows, vocab_
 * The draw depends on seed, offset and token, and on the number of the row unless every row has its own seed: not on the batch, the
   filters that keep the token, the machine or the launch. seed and offset are ints or int64 tensors of 1 or batch_size entries, read
   on the device when the kernel runs, so a CUDA graph draws anew when they change. Without a seed, generator gives one, or the default
-  generator of the device; each call moves it on.
+  generator of the device; each call moves it on, and each replay of a CUDA graph, where it is the default one or registered with the graph.
 * A row with a NaN, or with nothing to draw from, gives token 0, and False in `valid`.
 
 They return the tokens, or a tuple: tokens, then what is asked for, in this order: valid (return_valid), logprobs [batch_size]
