@@ -78,11 +78,13 @@ void expect_same_tokens(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
     float p, min_p, temperature;
     bool joint;
   };
+  uint32_t at = 0;
   for (const Case& c :
        {Case{0, 1, 0, 1, false}, Case{1, 1, 0, 1, false}, Case{7, 1, 0, 0.7f, false}, Case{50, 0.9f, 0, 1, false},
         Case{50, 0.6f, 0, 1, true}, Case{0, 0.9f, 0, 1, false}, Case{0, 0.999f, 0, 1, false}, Case{0, 0.3f, 0.01f, 0.5f, false},
         Case{0, 1, 0.1f, 1, false}, Case{int32_t(vocab_size / 2), 0.95f, 0, 1, false}, Case{int32_t(vocab_size - 1), 0.5f, 0.001f, 2, true},
         Case{int32_t(vocab_size / 3), 1, 0.002f, 1, false}, Case{0, 0, 0, 1, false}, Case{0, 1, 0, 0, false}}) {
+    if (++at % 2 == seed % 2) continue;  // the next config has it
     SamplingParams p;
     p.input = rows.row(0);
     p.input_stride = rows.stride;
@@ -181,8 +183,8 @@ TEST(SamplingKernel, RowsInL2) {
 
 TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kLogits, .threads = 256, .cluster = 2, .chunks = 5}>(9, 6001, 4);
-  expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 4, .chunks = 7}>(9, 20000, 5);
-  expect_same_tokens<SamplingConfig{.input = DType::f16, .values = kLogits, .threads = 256, .cluster = 2, .chunks = 3}>(9, 7777, 6);
+  expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 4, .chunks = 7}>(9, 9000, 5);
+  expect_same_tokens<SamplingConfig{.input = DType::f16, .values = kLogits, .threads = 256, .cluster = 2, .chunks = 3}>(9, 4777, 6);
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
 }
 
@@ -223,9 +225,9 @@ void expect_same_topk_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed
 }
 
 TEST(TopkRenormKernel, MatchesItsTwin) {
-  expect_same_topk_renorm<TopkRenormConfig{.values = kProbs}, RenormConfig{.values = kProbs, .mixed = true, .threads = 256}>(9, 5003, 1);
+  expect_same_topk_renorm<TopkRenormConfig{.values = kProbs}, RenormConfig{.values = kProbs, .mixed = true, .threads = 256}>(9, 2003, 1);
   expect_same_topk_renorm<TopkRenormConfig{.values = kLogits, .vecs = 3, .stages = 0, .cluster = 4},
-                          RenormConfig{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6}>(9, 9001, 2);
+                          RenormConfig{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6}>(9, 4001, 2);
   expect_same_topk_renorm<TopkRenormConfig{
                               .input = DType::bf16, .output = DType::bf16, .values = kLogits, .vecs = 3, .stages = 0, .cluster = 2},
                           RenormConfig{.input = DType::bf16, .output = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(
@@ -247,6 +249,7 @@ void expect_same_topk(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
   for (const Case& c : {Case{1, 1, 0, 1}, Case{7, 1, 0, 0.7f}, Case{50, 0.9f, 0, 1}, Case{50, 0.3f, 0.01f, 0.5f}, Case{300, 0.95f, 0, 2},
                         Case{512, 0.5f, 0.1f, 1}, Case{40, 0, 0, 1}, Case{40, 0.9f, 0, 0}, Case{100, 1, 2, 1}, Case{0, 0.8f, 0, 1}}) {
     if (kConfig.joint && c.k > 0 && (c.p == 1 || c.p == 0 || c.temperature == 0)) continue;  // the same as without
+    if (!kConfig.joint && c.k > 0 && uint32_t(c.k) % 3 != seed % 3) continue;                // each by some config
     std::vector<int32_t> k(static_cast<size_t>(num_rows), c.k);
     const bool mixed = c.k == 0;
     const std::vector<float> temperature = {0.7f, 1, 0, 1.5f, 1, -1, 1, 1, 0};
@@ -289,9 +292,9 @@ TEST(TopkSamplingKernel, MatchesItsTwin) {
   constexpr SamplingConfig kLogitsInL2{.values = kLogits, .mixed = true, .threads = 256},
       kProbsInL2{.values = kProbs, .mixed = true, .threads = 256};
   constexpr SamplingConfig kClusters{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6};
-  expect_same_topk<TopkSamplingConfig{.values = kLogits}, kClusters>(9, 4003, 1);
-  expect_same_topk<TopkSamplingConfig{.values = kProbs, .vecs = 3, .stages = 0}, kProbsInL2>(9, 6099, 2);
-  expect_same_topk<TopkSamplingConfig{.values = kLogits, .vecs = 8, .stages = 0, .cluster = 4}, kLogitsInL2>(9, 9001, 3);
+  expect_same_topk<TopkSamplingConfig{.values = kLogits}, kClusters>(9, 3003, 1);
+  expect_same_topk<TopkSamplingConfig{.values = kProbs, .vecs = 3, .stages = 0}, kProbsInL2>(9, 3099, 2);
+  expect_same_topk<TopkSamplingConfig{.values = kLogits, .vecs = 8, .stages = 0, .cluster = 4}, kLogitsInL2>(9, 5001, 3);
   expect_same_topk<TopkSamplingConfig{.input = DType::bf16, .values = kLogits, .vecs = 3, .stages = 0, .cluster = 2},
                    SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 7001, 4);
   expect_same_topk<TopkSamplingConfig{.input = DType::f16, .values = kProbs, .threads = 1024, .vecs = 3, .stages = 0},
@@ -302,9 +305,9 @@ TEST(TopkSamplingKernel, MatchesItsTwin) {
 TEST(TopkSamplingKernel, JointTopP) {
   constexpr SamplingConfig kLogitsInL2{.values = kLogits, .mixed = true, .threads = 256};
   constexpr SamplingConfig kProbsInL2{.values = kProbs, .mixed = true, .threads = 256};
-  expect_same_topk<TopkSamplingConfig{.values = kLogits, .joint = true, .cluster = 2}, kLogitsInL2>(9, 5003, 6);
-  expect_same_topk<TopkSamplingConfig{.values = kProbs, .joint = true}, kProbsInL2>(9, 4099, 7);
-  expect_same_topk<TopkSamplingConfig{.values = kProbs, .joint = true, .vecs = 8, .stages = 0, .cluster = 4}, kProbsInL2>(9, 5001, 8);
+  expect_same_topk<TopkSamplingConfig{.values = kLogits, .joint = true, .cluster = 2}, kLogitsInL2>(9, 3003, 6);
+  expect_same_topk<TopkSamplingConfig{.values = kProbs, .joint = true}, kProbsInL2>(9, 2099, 7);
+  expect_same_topk<TopkSamplingConfig{.values = kProbs, .joint = true, .vecs = 8, .stages = 0, .cluster = 4}, kProbsInL2>(9, 3001, 8);
   expect_same_topk<TopkSamplingConfig{.input = DType::bf16, .values = kLogits, .joint = true, .vecs = 3, .stages = 0},
                    SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 999, 9);
 }

@@ -6,6 +6,7 @@
 
 #include <setjmp.h>
 #include <ucontext.h>
+#include <array>
 
 #include <cmath>
 #include <cstdint>
@@ -56,6 +57,7 @@ struct Fiber {
   std::vector<PendingArrival> arrivals;  // oldest first
   Index index, block;
   unsigned cluster_round = 0;        // of the cluster's barrier, when this thread arrived
+  unsigned counted = 0;              // calls of __syncthreads_count
   int lane = 0, warp = 0, rank = 0;  // warp: of all in the cluster; rank: of the block in the cluster
   const void* argument = nullptr;
   void* result = nullptr;
@@ -171,14 +173,13 @@ class Block {
     }
   }
   int count_in_block(bool predicate) {
-    int& count = counts_[fiber().rank];
-    count += predicate;
+    // Three in turn: what the next call adds to was read before every thread came to this one.
+    std::array<int, 3>& counts = counts_[fiber().rank];
+    const unsigned turn = fiber().counted++;
+    counts[turn % 3] += predicate;
+    if (fiber().index.x == 0) counts[(turn + 1) % 3] = 0;
     sync_block();
-    const int total = count;
-    sync_block();
-    if (fiber().index.x == 0) count = 0;
-    sync_block();
-    return total;
+    return counts[turn % 3];
   }
   /// The cluster's barrier, in two steps.
   /// Whether the blocks of the cluster have met: before that one may not have begun.
@@ -309,7 +310,7 @@ class Block {
   std::unordered_map<int, Named> named_;
   Named cluster_barrier_;
   std::unordered_map<const void*, MbarrierState> mbarriers_;
-  std::unordered_map<int, int> counts_;  // of __syncthreads_count, by the block's rank
+  std::unordered_map<int, std::array<int, 3>> counts_;  // of __syncthreads_count, by the block's rank
   const std::function<void()>* body_ = nullptr;
   Fiber* running_ = nullptr;
   jmp_buf scheduler_;
