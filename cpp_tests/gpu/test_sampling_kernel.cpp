@@ -194,7 +194,7 @@ void expect_same_topk_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed
   using T = number_t<kConfig.input>;
   using Out = number_t<kConfig.output>;
   constexpr bool kInPlace = std::is_same_v<T, Out>;
-  for (int32_t k : {1, 50, 300, 512, 0}) {
+  for (int32_t k : {1, 300, 0}) {
     Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
     std::vector<int32_t> of_rows(static_cast<size_t>(num_rows), k);
     const bool mixed = k == 0;
