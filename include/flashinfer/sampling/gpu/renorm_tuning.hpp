@@ -36,17 +36,15 @@ constexpr TopkRenormConfig tune_topk(const RenormProblem& problem, const DeviceI
 template <class Visit>
 constexpr void for_each_tuned_renorm(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
-  for (int64_t vocab_size : {128256, 151936})
-    for (int64_t num_rows : {1, 16, 256}) {
-      const auto tuned = [&](DType dtype, RowValues values, bool mixed) {
-        const RenormProblem problem{dtype, dtype, values, mixed, num_rows, vocab_size};
-        visit(tune(problem, device));
-        visit(tune_topk(problem, device));
-      };
-      tuned(DType::f32, RowValues::probs, false);
-      for (DType dtype : {DType::f32, DType::bf16}) tuned(dtype, RowValues::logits, false);
-      if (vocab_size == 128256) tuned(DType::f32, RowValues::probs, true);
-    }
+  for (int64_t num_rows : {1, 16, 256}) {
+    const auto tuned = [&](DType dtype, RowValues values, bool mixed) {
+      const RenormProblem problem{dtype, dtype, values, mixed, num_rows, 128256};
+      visit(tune(problem, device));
+      visit(tune_topk(problem, device));
+    };
+    for (bool mixed : {false, true}) tuned(DType::f32, RowValues::probs, mixed);
+    for (DType dtype : {DType::f32, DType::bf16}) tuned(dtype, RowValues::logits, false);
+  }
 }
 
 }  // namespace flashinfer::gpu

@@ -72,18 +72,18 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
 template <class Visit>
 constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
-  for (int64_t vocab_size : {128256, 151936})
-    for (int64_t num_rows : {1, 16, 256}) {
-      const auto tuned = [&](DType dtype, RowValues values) {
-        for (bool top_p : {false, true}) visit(tune(RaceProblem{dtype, values, top_p, num_rows, vocab_size}, device));
-        visit(tune(TopkSamplingProblem{dtype, values, values == RowValues::probs, num_rows, vocab_size}, device));
-        visit(tune(SamplingProblem{dtype, values, false, false, num_rows, vocab_size}, device));
-      };
-      for (DType dtype : {DType::f32, DType::bf16}) tuned(dtype, RowValues::logits);
-      tuned(DType::f32, RowValues::probs);
-      visit(tune(SamplingProblem{DType::f32, RowValues::logits, true, false, num_rows, vocab_size}, device));
-      if (vocab_size == 128256) visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, true, num_rows, vocab_size}, device));
-    }
+  constexpr int64_t kVocabSize = 128256;
+  for (int64_t num_rows : {1, 16, 256}) {
+    const auto tuned = [&](DType dtype, RowValues values) {
+      for (bool top_p : {false, true}) visit(tune(RaceProblem{dtype, values, top_p, num_rows, kVocabSize}, device));
+      visit(tune(TopkSamplingProblem{dtype, values, values == RowValues::probs, num_rows, kVocabSize}, device));
+      visit(tune(SamplingProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
+    };
+    for (DType dtype : {DType::f32, DType::bf16}) tuned(dtype, RowValues::logits);
+    tuned(DType::f32, RowValues::probs);
+    visit(tune(SamplingProblem{DType::f32, RowValues::logits, true, false, num_rows, kVocabSize}, device));
+    visit(tune(SamplingProblem{DType::f32, RowValues::logits, false, true, num_rows, kVocabSize}, device));
+  }
 }
 
 }  // namespace flashinfer::gpu
