@@ -126,14 +126,12 @@ FLASHINFER_DEVICE void block_sort(int count, const Order& order) {
 }
 
 /// Sorts different ranks in shared memory, greatest first. Few: every place is the number of ranks above, counted by a team of lanes. Where
-/// `room` has place for twice their number: in bins of equal width between
-/// the extremes, then each within its bin by counting, which takes a fifth of the time of a sorting network (H200: 17 us for 2048 ranks).
-/// Ranks of equal values are spread by their indices.
+/// `room` has place for twice their number: in bins of equal width between the extremes, then each within its bin by counting, which takes
+/// a fifth of the time of a sorting network (H200: 17 us for 2048 ranks). Ranks of equal values are spread by their indices.
 template <int kThreads>
 FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSelectSmem<kThreads>& smem) {
   constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads, kWarps = kThreads / kWarpSize, kMostInBin = 256;
-  constexpr int kFew =
-      min(160, kThreads / 2);  // a place takes count / team comparisons, and all of them count^2 / 32 of the memory's cycles
+  constexpr int kFew = min(160, kThreads / 2);  // counting takes count^2 / 32 of the memory's cycles
   const int thread = int(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
   __syncthreads();  // the ranks are there
   if (count <= kFew) {

@@ -16,8 +16,7 @@ struct RenormParams {
   int32_t vocab_size = 0;
   RowParam<int32_t> top_k{nullptr, 0};
   RowParam<float> top_p{nullptr, 1.0f};
-  bool mixed =
-      false;  // GPU: top_k of rows lie in device memory; topk_renorm_kernel.cuh filters those that is_topk(), renorm_kernel.cuh others
+  bool mixed = false;  // GPU: rows have top_k's of their own: those that is_topk() are topk_renorm_kernel.cuh's, others renorm_kernel.cuh's
 
   FLASHINFER_HOST_DEVICE constexpr bool is_topk(int32_t k) const { return k > 0 && k <= kMostTopk && k < vocab_size; }
 };
