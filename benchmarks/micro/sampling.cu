@@ -147,7 +147,7 @@ template <int64_t kNumRows, int kCluster = 0>
 void print_race(const std::vector<Set>& sets) {
   auto time = [&]<RowValues kValues, bool kTopP>() {
     constexpr RaceConfig kConfig = [] {
-      RaceConfig config = gpu::tune(gpu::RaceProblem{DType::f32, kValues, kTopP, kNumRows, kVocabSize}, device_info_of({90, 'a'}));
+      RaceConfig config = gpu::tune(gpu::RaceProblem{DType::f32, kValues, kTopP, false, kNumRows, kVocabSize}, device_info_of({90, 'a'}));
       if (kCluster) config.cluster = kCluster;
       return config;
     }();

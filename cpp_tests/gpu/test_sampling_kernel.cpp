@@ -275,7 +275,7 @@ void expect_same_topk(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
           [&] { TopkSamplingKernel<kConfig>::run(p); }, kConfig.cluster);
       if (!mixed) continue;
       for (size_t r = 0; r < k.size(); ++r) EXPECT_EQ(tokens[i][r] != -7, p.sampler_of(int64_t(r)) == RowSampler::topk) << r;
-      constexpr RaceConfig kRace{.input = kConfig.input, .values = kConfig.values, .top_p = true};
+      constexpr RaceConfig kRace{.input = kConfig.input, .values = kConfig.values, .top_p = true, .min_p = true};
       emulation::Block::run_grid(unsigned(num_rows), kRace.threads, size_t(kRace.smem_bytes()), seed, [&] { RaceKernel<kRace>::run(p); });
       for (size_t r = 0; r < k.size(); ++r) EXPECT_EQ(tokens[i][r] != -7, p.sampler_of(int64_t(r)) != RowSampler::filter) << r;
       emulation::Block::run_grid(
@@ -312,7 +312,7 @@ TEST(TopkSamplingKernel, JointTopP) {
                    SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 999, 9);
 }
 
-/// Rows that nothing cuts, or top_p alone, by another share in each row.
+/// Rows that nothing cuts, or top_p and min_p, by another share in each row.
 template <RaceConfig kConfig>
 void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1) {
   using T = number_t<kConfig.input>;
@@ -320,13 +320,15 @@ void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float
   std::vector<int64_t> tokens[2];
   std::vector<char> valid[2];
   constexpr float top_p[] = {0.9f, 0.1f, 0.5f, 0.99f, 0.9f, 1, 0, 0.9f, 0.9f};
+  constexpr float min_p[] = {0.1f, 0, 0.5f, 1e-3f, 1, 0.05f, 0.3f, 2, 0.01f};
   for (int i = 0; i < 2; ++i) {
     tokens[i].assign(size_t(num_rows), -7), valid[i].assign(size_t(num_rows), 7);
     SamplingParams p;
     p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = p.num_inputs = num_rows, p.vocab_size = int32_t(vocab_size);
     p.tokens = tokens[i].data(), p.tokens_64 = true, p.valid = reinterpret_cast<bool*>(valid[i].data());
     p.seed.value = seed, p.offset.value = 5, p.temperature.value = temperature;
-    if (kConfig.top_p) p.top_p.values = top_p;
+    if (kConfig.top_p) p.top_p.values = top_p, p.joint = seed % 2;
+    if (kConfig.min_p) p.min_p.values = min_p;
     if (i == 0)
       cpu::sampling(p, kConfig.values, kConfig.input);
     else
@@ -350,6 +352,12 @@ TEST(RaceKernel, MatchesItsTwin) {
     expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2}>(9, 5003, seed, 0.8f);
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true}>(9, 4099, seed);
     expect_same_race<RaceConfig{.input = DType::bf16, .values = kProbs, .top_p = true, .cluster = 4}>(9, 3001, seed);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2}>(9, 9001, seed);
+    expect_same_race<RaceConfig{.input = DType::f16, .values = kLogits, .top_p = true}>(9, 4003, seed);
+    expect_same_race<RaceConfig{.values = kLogits, .min_p = true, .cluster = 2}>(9, 5003, seed, 0.9f);
+    expect_same_race<RaceConfig{.values = kProbs, .min_p = true}>(9, 3099, seed);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .min_p = true, .cluster = 4}>(9, 5001, seed);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .top_p = true, .min_p = true}>(9, 3003, seed, 2.0f);
   }
 }
 

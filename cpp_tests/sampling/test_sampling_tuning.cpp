@@ -74,7 +74,7 @@ TEST(SamplingLaunch, IsOneKernel) {
     const TensorView logits = on_gpu(1 << 20, DType::bf16, {64, 128256}), none;
     const TensorView tokens = on_gpu(1 << 30, DType::i32, {64});
     const RecordingKernels::Launch launch = launch_of(arch, [&](const Context& context) {
-      sampling(RowValues::logits, logits, none, {.top_p = 0.9f, .min_p = 0.1f}, {}, {.tokens = tokens}, context);
+      sampling(RowValues::logits, logits, none, {.top_k = 1000, .top_p = 0.9f, .min_p = 0.1f}, {}, {.tokens = tokens}, context);
     });
     EXPECT_EQ(launch.text.header, "sampling/gpu/sampling_kernel.cuh");
     EXPECT_NE(launch.text.kernel.find(
@@ -92,7 +92,7 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   SamplingOutputs outputs{.tokens = on_gpu(1 << 30, DType::i64, {2})};
   auto text = [&] {
     return launch_of({90, 'a'},
-                     [&](const Context& context) { sampling(RowValues::probs, probs, none, {.min_p = 0.1f}, {}, outputs, context); })
+                     [&](const Context& context) { sampling(RowValues::probs, probs, none, {.top_k = 600}, {}, outputs, context); })
         .text.kernel;
   };
   EXPECT_NE(text().find(".extras=false"), std::string::npos);
@@ -102,7 +102,7 @@ TEST(SamplingLaunch, ReportsOnlyWhereAsked) {
   EXPECT_NE(text().find(".extras=true"), std::string::npos);
 }
 
-/// Rows that nothing cuts, or top_p alone, race as they are read; of the first few top_k, those are selected; filters are for the rest.
+/// Rows that nothing cuts, or top_p and min_p, race as they are read; of the first few top_k, those are selected; filters are for the rest.
 /// Where the host cannot tell, all that may have rows to draw are launched, and ask.
 TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
   const TensorView logits = on_gpu(1 << 20, DType::f32, {16, 128256}), none, tokens = on_gpu(1 << 30, DType::i32, {16});
@@ -126,6 +126,7 @@ TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
         }
         names += (names.empty() ? "" : " ") + kernel.substr(0, kernel.find("Kernel"));
         if (kernel.find(".top_p=true") != std::string::npos) names += "(top_p)";
+        if (kernel.find(".min_p=true") != std::string::npos) names += "(min_p)";
         if (kernel.find(".joint=true") != std::string::npos) names += "(joint)";
       }
       return names;
@@ -139,12 +140,14 @@ TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
     EXPECT_EQ(kernels({.temperature = 0.0f}), "TopkSampling");
     EXPECT_EQ(kernels({.top_k = 513}), "Sampling");
     EXPECT_EQ(kernels({.top_k = 5, .top_p = 0.9f, .joint = true}), "TopkSampling(joint)");
-    EXPECT_EQ(kernels({.min_p = 0.1f}), "Sampling");
+    EXPECT_EQ(kernels({.min_p = 0.1f}), "Race(min_p)");
+    EXPECT_EQ(kernels({.top_p = 0.9f, .min_p = 0.1f}), "Race(top_p)(min_p)");
+    EXPECT_EQ(kernels({.top_k = 513, .min_p = 0.1f}), "Sampling");
     EXPECT_EQ(kernels({.temperature = x}), "Race TopkSampling");
     EXPECT_EQ(kernels({.top_k = k}), "Race TopkSampling Sampling");
     EXPECT_EQ(kernels({.top_k = k, .top_p = x}), "Race(top_p) TopkSampling Sampling");
     EXPECT_EQ(kernels({.top_k = k, .top_p = x, .joint = true}), "Race(top_p) TopkSampling(joint) Sampling");
-    EXPECT_EQ(kernels({.min_p = x}), "Race Sampling");
+    EXPECT_EQ(kernels({.min_p = x}), "Race(min_p)");
   }
 }
 

@@ -58,7 +58,7 @@ struct TopkSamplingConfig {
   }
 };
 
-/// Sampling without filters, or with top_p alone.
+/// Sampling without filters, or with top_p and min_p.
 struct RaceConfig {
   static constexpr const char *kName = "RaceConfig", *kKernel = "RaceKernel", *kHeader = "sampling/gpu/race_kernel.cuh";
 
@@ -66,15 +66,18 @@ struct RaceConfig {
 
   DType input = DType::f32;
   RowValues values = RowValues::logits;
-  bool top_p = false;
+  bool top_p = false, min_p = false;
   int32_t threads = 256;
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
   int32_t blocks = 3;   // on an SM
 
-  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return kStages * threads * 16 + 2048; }
+  /// Whether probabilities are counted as they are read, for top_p of the whole row.
+  FLASHINFER_HOST_DEVICE constexpr bool counts() const { return values == RowValues::probs && top_p && !min_p; }
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return kStages * threads * 16 + 2048 + (counts() ? 10 * 1024 : 0); }
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("values", values), f("top_p", top_p), f("threads", threads), f("cluster", cluster), f("blocks", blocks);
+    f("input", input), f("values", values), f("top_p", top_p), f("min_p", min_p);
+    f("threads", threads), f("cluster", cluster), f("blocks", blocks);
   }
 };
 

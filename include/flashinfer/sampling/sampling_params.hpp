@@ -144,8 +144,8 @@ struct RowParam {
   FLASHINFER_HOST_DEVICE constexpr bool per_row() const { return values && !one_for_all; }
 };
 
-/// GPU: who draws a row. topk: from the first k, read once (topk_sampling_kernel.cuh). race: all, or what top_p alone keeps, as it is read
-/// (race_kernel.cuh). filter: anything else (sampling_kernel.cuh).
+/// GPU: who draws a row. topk: from the first k, read once (topk_sampling_kernel.cuh). race: from all, or what top_p and min_p keep, as it is
+/// read (race_kernel.cuh). filter: by a large top_k (sampling_kernel.cuh).
 enum class RowSampler : uint8_t { race, topk, filter };
 inline constexpr int32_t kMostTopk = 512;  // an element a thread
 
@@ -182,15 +182,15 @@ struct SamplingParams {
     return clamp(index, int64_t(0), num_inputs - 1);
   }
   /// The kernel that draws a row whose filters are these.
-  FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_for(float temperature, int32_t k, float least) const {
+  FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_for(float temperature, int32_t k) const {
     const bool by_count = k > 0 && k < vocab_size;
     if (is_greedy(temperature) || (by_count && k <= kMostTopk)) return RowSampler::topk;
-    return by_count || least > 0 ? RowSampler::filter : RowSampler::race;
+    return by_count ? RowSampler::filter : RowSampler::race;
   }
   /// Where the host does not know.
   FLASHINFER_HOST_DEVICE constexpr RowSampler sampler_of(int64_t row) const {
     const int64_t input = input_row(row);
-    return sampler_for(temperature.at(row, input), top_k.at(row, input), min_p.at(row, input));
+    return sampler_for(temperature.at(row, input), top_k.at(row, input));
   }
   /// The `draw` of noise_bits.
   FLASHINFER_HOST_DEVICE constexpr uint32_t draw(int64_t row) const { return seed.per_row() ? 0u : uint32_t(row); }

@@ -113,29 +113,6 @@ class RowFilter {
     }
   }
 
-  /// The rank of the least element that min_p keeps, which is off at 0.
-  __device__ uint64_t floor_of(const Weight& weight, float min_p) const {
-    if (!(min_p > 0)) return kLowestRank;
-    if constexpr (kValues == RowValues::probs) {
-      return uint64_t(order_key(least_prob(min_p, weight.max))) << 32;
-    } else {
-      // The exponent is monotone in the value: the least key that passes is found 32 keys at a time, by every warp for itself.
-      const float limit = least_exponent(min_p);
-      uint32_t low = order_key(-kInfinity), high = order_key(weight.max);  // low fails, high passes
-      const uint32_t lane = threadIdx.x % kWarpSize;
-      while (high - low > 1) {
-        const uint32_t step = (high - low) / 33 + 1, key = min(low + (lane + 1) * step, high);
-        const bool passes = logit_exponent(value_of_order_key<float>(key), weight.max, weight.scale) >= limit;
-        const uint32_t passing = __ballot_sync(0xffffffffu, passes);
-        const int first = passing ? __ffs(int(passing)) - 1 : 32;
-        const uint32_t base = low;
-        if (first < 32) high = min(base + uint32_t(first + 1) * step, high);
-        low = min(base + uint32_t(first) * step, high - 1);
-      }
-      return uint64_t(high) << 32;
-    }
-  }
-
   /// The largest element that is not NaN, -inf without one; for a row with a NaN, NaN if it `counts`. The first pass over a row.
   template <bool kNanCounts>
   __device__ float look() {

@@ -1,9 +1,13 @@
 // What elements of a row weigh in kernels, prefixes of its order, and sums of masses (sampling_params.hpp, 1 to 3).
 #pragma once
 
+#include <flashinfer/gpu/warp_reduce.cuh>
 #include <flashinfer/sampling/sampling_params.hpp>
 
 namespace flashinfer::gpu {
+
+/// The rank of -inf: nothing that is not NaN lies below.
+inline constexpr uint64_t kLowestRank = uint64_t(order_key(-kInfinity)) << 32;
 
 /// What elements of a row weigh: f of sampling_params.hpp. -inf weighs nothing: what does not count is replaced by it before its weight is
 /// computed, for then there is no branch.
@@ -38,6 +42,28 @@ struct RowWeight {
       return float(int32_t(bit_cast<uint32_t>(finite_prob(x) * scale) - 0x3f800000u)) * 1.1920929e-7f;
     }
   }
+  /// The rank of the least element that min_p keeps, which is off at 0. By whole warps.
+  __device__ uint64_t floor(float min_p) const {
+    if (!(min_p > 0)) return kLowestRank;
+    if constexpr (kValues == RowValues::probs) {
+      return uint64_t(order_key(least_prob(min_p, max))) << 32;
+    } else {
+      // The exponent is monotone in the value: the least key that passes is found 32 keys at a time, by every warp for itself.
+      const float limit = least_exponent(min_p);
+      uint32_t low = order_key(-kInfinity), high = order_key(max);  // low fails, high passes
+      const uint32_t lane = threadIdx.x % kWarpSize;
+      while (high - low > 1) {
+        const uint32_t step = (high - low) / 33 + 1, key = min(low + (lane + 1) * step, high);
+        const bool passes = logit_exponent(value_of_order_key<float>(key), max, scale) >= limit;
+        const uint32_t passing = __ballot_sync(0xffffffffu, passes);
+        const int first = passing ? __ffs(int(passing)) - 1 : 32;
+        const uint32_t base = low;
+        if (first < 32) high = min(base + uint32_t(first + 1) * step, high);
+        low = min(base + uint32_t(first) * step, high - 1);
+      }
+      return uint64_t(high) << 32;
+    }
+  }
   /// About the value of that exponent.
   __device__ float value_at(float exponent) const {
     if constexpr (kValues == RowValues::logits) {
@@ -47,9 +73,6 @@ struct RowWeight {
     }
   }
 };
-
-/// The rank of -inf: nothing that is not NaN lies below.
-inline constexpr uint64_t kLowestRank = uint64_t(order_key(-kInfinity)) << 32;
 
 /// Elements of rank `rank` and above, and their mass.
 struct RowPrefix {

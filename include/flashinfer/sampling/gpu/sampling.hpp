@@ -13,12 +13,11 @@ struct RowSamplers {
 
   constexpr explicit RowSamplers(const SamplingParams& p) {
     for (float temperature : {1.0f, 0.0f})
-      for (int32_t k : {0, 1, kMostTopk + 1})
-        for (float min_p : {0.0f, 0.5f}) {
-          const RowSampler sampler = p.sampler_for(p.temperature.values ? temperature : p.temperature.value,
-                                                   p.top_k.values ? k : p.top_k.value, p.min_p.values ? min_p : p.min_p.value);
-          race |= sampler == RowSampler::race, topk |= sampler == RowSampler::topk, filter |= sampler == RowSampler::filter;
-        }
+      for (int32_t k : {0, 1, kMostTopk + 1}) {
+        const RowSampler sampler =
+            p.sampler_for(p.temperature.values ? temperature : p.temperature.value, p.top_k.values ? k : p.top_k.value);
+        race |= sampler == RowSampler::race, topk |= sampler == RowSampler::topk, filter |= sampler == RowSampler::filter;
+      }
   }
   constexpr int count() const { return race + topk + filter; }
 };
@@ -31,8 +30,8 @@ inline void sampling(SamplingParams params, RowValues values, DType input, const
   const RowSamplers samplers(params);
   params.mixed = !extras && samplers.count() > 1;
   if (!extras && samplers.race) {
-    const bool top_p = params.top_p.values || !(params.top_p.value >= 1);
-    draw(tune(RaceProblem{input, values, top_p, params.num_rows, params.vocab_size}, device));
+    const bool top_p = params.top_p.values || !(params.top_p.value >= 1), min_p = params.min_p.values || params.min_p.value > 0;
+    draw(tune(RaceProblem{input, values, top_p, min_p, params.num_rows, params.vocab_size}, device));
   }
   if (!extras && samplers.topk) {
     const bool joint = params.joint && (params.top_p.values || params.top_p.value < 1);

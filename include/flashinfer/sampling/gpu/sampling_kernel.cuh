@@ -85,7 +85,7 @@ struct SamplingKernel {
     const float largest = filter_.template look<true>();
     if (!weight.set(largest, temperature) || largest != largest) return write_invalid(row);
 
-    const uint64_t floor = filter_.floor_of(weight, min_p);
+    const uint64_t floor = weight.floor(min_p);
     uint64_t total = 0;  // of the row, where it is known
     if constexpr (!kConfig.extras) {
       const Prefix prefix = filter_.keep(weight, filters, floor, total, false);

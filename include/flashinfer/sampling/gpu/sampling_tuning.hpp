@@ -44,27 +44,32 @@ constexpr TopkSamplingConfig tune(const TopkSamplingProblem& problem, const Devi
 struct RaceProblem {
   DType input = DType::f32;
   RowValues values = RowValues::logits;
-  bool top_p = false;
+  bool top_p = false, min_p = false;
   int64_t num_rows = 0, vocab_size = 0;
 };
 
 constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) {
-  RaceConfig config{.input = problem.input, .values = problem.values, .top_p = problem.top_p};
-  const bool clusters = device.arch.has_tma();
+  RaceConfig config{.input = problem.input, .values = problem.values, .top_p = problem.top_p, .min_p = problem.min_p};
   const int64_t vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
-  // Few rows do not fill the GPU: then the threads of an SM have few vectors each, and wait for little else than their first loads.
-  if (problem.num_rows * 16 <= device.num_sms) config.threads = 512;
-  // As registers allow.
-  const int32_t threads = problem.input == DType::f32 ? (problem.top_p ? 768 : 1280) : problem.top_p ? 512 : 768;
+  // Two blocks of 512 threads an SM where 64 registers a thread suffice. Blocks of 256 where clusters of 16 of them fill the GPU: at 16
+  // rows 9.5 us, of 8 with 512 threads 10.6 (H100).
+  const bool narrow = problem.input == DType::f32 && (!problem.top_p || config.counts());
+  config.threads = problem.num_rows * 16 <= device.num_sms || (narrow && problem.num_rows * 4 > device.num_sms) ? 512 : 256;
+  const bool filters = problem.top_p || problem.min_p, wide = problem.input != DType::f32 || (problem.top_p && problem.min_p);
+  const int32_t threads = narrow && config.threads == 512 ? 1024 : filters ? (wide ? 512 : 768) : wide ? 768 : 1280;  // as registers allow
   config.blocks = threads / config.threads;
-  const int32_t most = !clusters ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
-  // Two blocks an SM; a row that races again under top_p takes twice as long, so there rows are cut into more pieces than run at a time.
-  // H100, us at 128 rows with clusters of 2 / 4 / 8: 28 / 33 / 33, top_p 84 / 72 / 66; at 512 with 1 / 2 / 4 / 8: 107 / 103 / 100 / 110,
-  // top_p 260 / 210 / 194 / 219.
-  const auto blocks = [&](int32_t cluster) { return int64_t(device.num_sms) * (!problem.top_p ? 2 : cluster < 4 ? 16 : 8); };
-  while (config.cluster < most && (config.cluster == 1 || problem.num_rows * config.cluster * 2 <= blocks(config.cluster)) &&
-         vecs > 2 * int64_t(config.cluster) * config.threads)
-    config.cluster *= 2;
+  const int32_t most = !device.arch.has_tma() ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
+  // Pairs of blocks for as many rows as SMs, larger clusters as long as each block has an SM for itself. H100, us at 512 rows with 1 / 2 /
+  // 4 blocks a row: 91 (the read alone: 87) / 100 / 101, at 64 with 2 / 4: 16.4 / 22.9. A row that races again under top_p holds up the end
+  // of the launch: with 1 / 2 / 4 blocks 181 / 170 / 174. Of logits all rows are read again, and are cut into more pieces than run at a
+  // time: 260 / 210 / 194, with 8 219.
+  const bool again = problem.top_p && !config.counts();
+  const auto fits = [&](int32_t cluster) {
+    if (problem.top_p && cluster == 2) return true;
+    if (again) return problem.num_rows * cluster <= int64_t(device.num_sms) * (cluster < 8 ? 16 : 8);
+    return problem.num_rows * cluster * config.threads <= int64_t(device.num_sms) * (cluster == 2 ? 1024 : 512);
+  };
+  while (config.cluster < most && fits(2 * config.cluster) && vecs > 2 * int64_t(config.cluster) * config.threads) config.cluster *= 2;
   return config;
 }
 
@@ -75,7 +80,9 @@ constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
   constexpr int64_t kVocabSize = 128256;
   for (int64_t num_rows : {1, 16, 256}) {
     const auto tuned = [&](DType dtype, RowValues values) {
-      for (bool top_p : {false, true}) visit(tune(RaceProblem{dtype, values, top_p, num_rows, kVocabSize}, device));
+      visit(tune(RaceProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
+      visit(tune(RaceProblem{dtype, values, true, false, num_rows, kVocabSize}, device));
+      visit(tune(RaceProblem{dtype, values, false, true, num_rows, kVocabSize}, device));
       visit(tune(TopkSamplingProblem{dtype, values, values == RowValues::probs, num_rows, kVocabSize}, device));
       visit(tune(SamplingProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
     };
