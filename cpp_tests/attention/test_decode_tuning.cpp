@@ -86,7 +86,8 @@ TEST(DecodeTuning, ChoosesByRowsDimensionsAndDtypes) {
 TEST(DecodeTuning, HeadLanes) {
   const DeviceInfo device = device_info_of({90, 'a'});
   EXPECT_EQ(head_lanes(tune_decode({.max_qo_len = 1}, device), 8, 264), 8);
-  EXPECT_EQ(head_lanes(tune_decode({.max_qo_len = 16}, device), 8, 132), 4);
+  EXPECT_EQ(head_lanes(tune_decode({.max_qo_len = 16}, device), 8, 132), 8);
+  EXPECT_EQ(head_lanes(tune_decode({.max_qo_len = 16}, device), 8, 108), 4);
   EXPECT_EQ(head_lanes(tune_decode({.max_qo_len = 16}, device), 2, 132), 2);
   EXPECT_EQ(head_lanes(tune_decode({.max_qo_len = 16}, device), 1, 132), 1);
 }
