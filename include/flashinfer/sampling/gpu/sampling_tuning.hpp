@@ -53,10 +53,11 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
   const int64_t vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
   // Two blocks of 512 threads an SM where 64 registers a thread suffice. Blocks of 256 where clusters of 16 of them fill the GPU: at 16
   // rows 9.5 us, of 8 with 512 threads 10.6 (H100).
-  const bool narrow = problem.input == DType::f32 && (!problem.top_p || config.counts());
+  const bool filters = problem.top_p || problem.min_p;
+  const bool hopper = device.arch.number >= 90, wide = !hopper || problem.input != DType::f32 || (problem.top_p && problem.min_p);
+  const bool narrow = !wide && (problem.values == RowValues::probs || !filters);
   config.threads = problem.num_rows * 16 <= device.num_sms || (narrow && problem.num_rows * 4 > device.num_sms) ? 512 : 256;
-  const bool filters = problem.top_p || problem.min_p, wide = problem.input != DType::f32 || (problem.top_p && problem.min_p);
-  const int32_t threads = narrow && config.threads == 512 ? 1024 : filters ? (wide ? 512 : 768) : wide ? 768 : 1280;  // as registers allow
+  const int32_t threads = narrow && (config.threads == 512 || !filters) ? 1024 : wide && filters ? 512 : 768;
   config.blocks = threads / config.threads;
   const int32_t most = !device.arch.has_tma() ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
   // Pairs of blocks for as many rows as SMs, larger clusters as long as each block has an SM for itself. H100, us at 512 rows with 1 / 2 /
