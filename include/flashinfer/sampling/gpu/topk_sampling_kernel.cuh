@@ -37,6 +37,7 @@ struct TopkSamplingKernel {
 
   static __device__ void run(const Params& p) {
     gpu::ptx::griddep_wait();
+    gpu::ptx::griddep_launch_dependents();
     const int row = int(blockIdx.x) / kCluster;
     if (p.mixed && p.sampler_of(row) != RowSampler::topk) return;
     const int64_t input_row = p.input_row(row);
@@ -49,7 +50,6 @@ struct TopkSamplingKernel {
     const gpu::RaceNoise<false> noise(p.seed.at(row, row), p.offset.at(row, row), p.draw(row));
     if constexpr (kConfig.joint && kLogits) selection.row_sum().scale = logit_scale(temperature);
     selection.collect();
-    gpu::ptx::griddep_launch_dependents();
     const auto chosen = selection.choose([](int, uint64_t) {});
     if (Selection::Group::rank() != 0) return;
     if (chosen == Selection::Chosen::by_index) selection.sort(selection.wanted());

@@ -17,6 +17,7 @@ struct TopkKernel {
 
   static __device__ void run(const Params& p) {
     gpu::ptx::griddep_wait();
+    gpu::ptx::griddep_launch_dependents();  // the next kernel's blocks are there when this one ends
     const int64_t number = int64_t(blockIdx.x) / kCluster;
     TopkKernel(p, number, window_of(p, number)).select();
   }
@@ -36,7 +37,6 @@ struct TopkKernel {
   __device__ void select() {
     const int rank = Selection::Group::rank(), length = selection_.row().length;
     if (wanted() == length && (!p_.sorted || length > p_.capacity)) {  // all of them
-      gpu::ptx::griddep_launch_dependents();
       if (!p_.sorted) {
         write_all(rank, kCluster);
       } else if (rank == 0) {
@@ -46,7 +46,6 @@ struct TopkKernel {
       return;
     }
     if (p_.k <= p_.capacity / 4 || length <= p_.capacity) selection_.collect();
-    gpu::ptx::griddep_launch_dependents();
     const Chosen chosen =
         selection_.choose([&](int place, uint64_t rank) { write(place, topk_index(rank, p_.tie_break), key_of_rank(rank)); });
     if (chosen == Chosen::elsewhere) return;
