@@ -37,7 +37,7 @@ class TopkSelection {
  public:
   using T = number_t<kConfig.input>;
   static constexpr int kThreads = kConfig.threads;
-  static constexpr int kMinBlocks = kConfig.vecs > 4 ? 1 : 1024 / kThreads;
+  static constexpr int kMinBlocks = kConfig.vecs > 4 || kConfig.cluster > 8 ? 1 : 1024 / kThreads;
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
   static constexpr int kVec = RowVectors<T>::kVec;
   static constexpr int kWarps = kThreads / kWarpSize;
