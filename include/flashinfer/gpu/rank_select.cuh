@@ -39,6 +39,48 @@ FLASHINFER_DEVICE uint32_t block_kth_key(uint32_t own, int k, int slack, int& re
   return key;
 }
 
+/// Shared memory of block_about_kth_key.
+template <int kThreads>
+struct KthKeySmem {
+  static constexpr int kMost = 4;                               // keys of a warp
+  static constexpr int kMostWanted = 3 * kThreads / kWarpSize;  // k up to which they are enough
+  uint32_t keys[kMost * (kThreads / kWarpSize)], found;
+};
+
+/// A key that at least k of the threads' keys reach, and few more if they come in no order: the k-th among the two or four greatest of each
+/// warp. `reached`: how many do. In four barriers where block_kth_key() takes one a bit. All threads have the same.
+template <int kThreads>
+FLASHINFER_DEVICE uint32_t block_about_kth_key(uint32_t own, int k, int& reached, KthKeySmem<kThreads>& smem) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+  const int most = k <= kWarps ? 2 : KthKeySmem<kThreads>::kMost, count = most * kWarps;
+  uint32_t rest = own;
+#pragma unroll 1
+  for (int i = warp; i < count; i += kWarps) {
+    const uint32_t greatest = warp_max(rest);
+    if (lane == 0) smem.keys[i] = greatest;
+    if (lane == __ffs(int(__ballot_sync(0xffffffffu, rest == greatest))) - 1) rest = 0;
+  }
+  __syncthreads();  // the keys are there
+  // Every warp finds the places of as many.
+#pragma unroll 1
+  for (int i = warp; i < count; i += kWarps) {
+    const uint32_t key = smem.keys[i];
+    int above = 0, reach = 0;
+#pragma unroll 1
+    for (int j = lane; j - lane < count; j += kWarpSize) {
+      const uint32_t other = j < count ? smem.keys[j] : 0u;
+      above += __popc(__ballot_sync(0xffffffffu, other > key));
+      reach += __popc(__ballot_sync(0xffffffffu, other >= key));
+    }
+    if (lane == 0 && above < k && reach >= k) smem.found = key;  // equal keys may find it too
+  }
+  __syncthreads();  // one is found
+  const uint32_t key = smem.found;
+  reached = __syncthreads_count(own >= key);
+  return key;
+}
+
 inline constexpr int kRankDigitBits = 11;
 
 template <int kThreads>

@@ -53,6 +53,7 @@ class TopkSelection {
   struct Smem {
     conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
     RankSelectSmem<kThreads> select;
+    KthKeySmem<kThreads> kth_key;
     uint64_t bound;                                      // ~0: there is a NaN
     int count;                                           // candidates of this block, also those there was no room for
     uint32_t nans;                                       // not 0: this block has seen one
@@ -204,7 +205,7 @@ class TopkSelection {
     // Few: the largest element of each thread will do. Many: every element, read again, from L1.
     const bool few = 2 * wanted <= min(chunks_, kWarps) * kWarpSize;
     uint64_t bound;
-    int reached;  // elements that reach it
+    int reached = row_.length;  // elements that reach it
     if (few) {
       float best = -kInfinity;
 #pragma unroll
@@ -214,7 +215,13 @@ class TopkSelection {
 #pragma unroll
         for (int j = 0; j < kVec; ++j) best = fmaxf(best, x[j]);
       }
-      bound = uint64_t(block_kth_key(sampled_vec(0) < row_.count ? order_key(best) : 0u, wanted, slack, reached)) << 32;
+      const uint32_t own = sampled_vec(0) < row_.count ? order_key(best) : 0u;
+      if (wanted <= KthKeySmem<kThreads>::kMostWanted) {
+        const uint32_t key = block_about_kth_key(own, wanted, reached, smem_.kth_key);
+        if (reached <= 2 * wanted + 8) return uint64_t(key) << 32;
+      }
+      // Many of one warp, or equal ones.
+      bound = uint64_t(block_kth_key(own, wanted, slack, reached)) << 32;
     } else {
       bound = select_rank<kThreads>(
           wanted, slack, 32,
