@@ -95,6 +95,18 @@ TEST(TopkKernel, Clusters) {
   expect_all_kinds<kFour>(130, 20);  // blocks without elements
 }
 
+/// Some blocks have more candidates than they have room for in the first block: equal or rising elements, or many wanted.
+TEST(TopkKernel, CandidatesThatAreFetched) {
+  constexpr TopkConfig kEight{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 8};
+  constexpr TopkConfig kSixteen{.input = DType::bf16, .threads = 256, .vecs = 2, .stages = 0, .cluster = 16};
+  for (Values kind : {Values::normal, Values::few, Values::flat, Values::ascending}) {
+    expect_top_k<kEight>(1024, kind, 1, 16003, 60, true, TieBreak::small);
+    expect_top_k<kEight>(1024, kind, 1, 16003, 250, false, TieBreak::large);
+  }
+  for (Values kind : {Values::normal, Values::ascending}) expect_top_k<kSixteen>(1024, kind, 1, 40001, 40, false, TieBreak::small);
+  expect_top_k<kSixteen>(1024, Values::few, 1, 900, 40, true, TieBreak::small);  // most blocks have nothing
+}
+
 TEST(TopkKernel, WholeRows) {
   for (int64_t width : {0, 1, 5, 200, 700})
     for (bool sorted : {false, true})

@@ -36,10 +36,11 @@ struct TopkSamplingKernel {
   static_assert(kMostTopk <= kThreads && 4 * kMostTopk <= TopkSamplingConfig::kCapacity);
 
   static __device__ void run(const Params& p) {
+    Selection::begin();
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
     const int row = int(blockIdx.x) / kCluster;
-    if (p.mixed && p.sampler_of(row) != RowSampler::topk) return;
+    if (p.mixed && p.sampler_of(row) != RowSampler::topk) return Selection::meet();
     const int64_t input_row = p.input_row(row);
     const float temperature = kLogits ? p.temperature.at(row, input_row) : 1.0f;
     const float top_p = p.top_p.at(row, input_row), min_p = p.min_p.at(row, input_row);

@@ -16,6 +16,7 @@ struct TopkKernel {
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
 
   static __device__ void run(const Params& p) {
+    Selection::begin();
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();  // the next kernel's blocks are there when this one ends
     const int64_t number = int64_t(blockIdx.x) / kCluster;
@@ -37,6 +38,7 @@ struct TopkKernel {
   __device__ void select() {
     const int rank = Selection::Group::rank(), length = selection_.row().length;
     if (wanted() == length && (!p_.sorted || length > p_.capacity)) {  // all of them
+      Selection::meet();
       if (!p_.sorted) {
         write_all(rank, kCluster);
       } else if (rank == 0) {

@@ -9,7 +9,7 @@
 //           digit. Ranks contain the index, so rows of equal elements are no special case.
 // Memory:   shared: the candidates (dynamic), one histogram, and a ring of what is on its way (RowStream) where registers do not hold the
 //           row.
-// Sync:     barriers of the block; with a cluster two of that: bounds are known, candidates have arrived.
+// Sync:     barriers of the block; the first block of a cluster waits for what the others send it.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -18,6 +18,7 @@
 #include <flashinfer/gpu/rank_select.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_stream.cuh>
+#include <flashinfer/topk/gpu/topk_inbox.cuh>
 #include <flashinfer/topk/topk_params.hpp>
 
 namespace flashinfer::gpu {
@@ -49,18 +50,30 @@ class TopkSelection {
   static constexpr bool kStreams = kConfig.stages > 0;
   using Stream = RowStream<T, kThreads, max(kConfig.stages, 2)>;
   struct NoStream {};
+  struct Sums {
+    float2 sums[RowSum::kSums ? kWarps : 1];  // of warps, and their units
+  };
+  using Inbox = conditional_t<(kCluster > 1), TopkInbox<kThreads, max(kCluster, 2), RowSum::kSums>, Sums>;
 
   struct Smem {
     conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
     RankSelectSmem<kThreads> select;
     KthKeySmem<kThreads> kth_key;
-    uint64_t bound;                                      // ~0: there is a NaN
-    int count;                                           // candidates of this block, also those there was no room for
-    uint32_t nans;                                       // not 0: this block has seen one
-    float2 sums[RowSum::kSums ? kCluster * kWarps : 1];  // in the first block: of all warps, and their units
-    alignas(16) uint64_t candidates[2];                  // in truth as many as there is room for
+    Inbox inbox;
+    int count;                           // candidates of this block, also those there was no room for
+    int kept;                            // in the first block: of the others, too
+    uint32_t nans;                       // not 0: this block has seen one
+    alignas(16) uint64_t candidates[2];  // in truth as many as there is room for
   };
   static_assert(sizeof(Smem) - sizeof(Smem::candidates) <= kConfig.smem_bytes(0));
+
+  /// The blocks of a cluster begin to meet. Every thread, before the dependency wait; who does not choose() meets the others.
+  static __device__ void begin() {
+    if constexpr (kCluster > 1) reinterpret_cast<Smem*>(dynamic_smem())->inbox.begin();
+  }
+  static __device__ void meet() {
+    if constexpr (kCluster > 1) Inbox::meet();
+  }
 
   /// Of the first `k` elements of `row`, all if there are fewer. `capacity`: ranks that shared memory has room for.
   __device__ TopkSelection(const T* row, int length, int k, int capacity, const TieBreak& tie_break)
@@ -76,7 +89,7 @@ class TopkSelection {
   __device__ RowSum& row_sum() { return sum_; }
   __device__ int wanted() const { return wanted_; }
   __device__ T element(int index) const { return row_.base[int64_t(index) + row_.skip]; }
-  /// By every block, after choose().
+  /// By the first block, after choose().
   __device__ bool has_nan() const { return kNan && bound_ == ~0ull; }
 
   /// Where the chosen are.
@@ -85,6 +98,7 @@ class TopkSelection {
   /// overflow(place, rank) has been called for each, in the order of their indices. Other blocks have nothing.
   template <class Overflow>
   __device__ Chosen choose(const Overflow& overflow) {
+    if (!collected_) meet();
     const int total = collected_ ? gather() : -1;
     if (rank_ != 0 || has_nan()) return Chosen::elsewhere;
     bool sure = total >= wanted_ && total <= capacity_;
@@ -101,7 +115,8 @@ class TopkSelection {
   template <class F>
   __device__ float sum(const F& f) const {
     float sum = 0;
-    for (int i = int(threadIdx.x) % kWarpSize; i < kCluster * kWarps; i += kWarpSize) sum += f(smem_.sums[i].x, smem_.sums[i].y);
+    for (int i = int(threadIdx.x) % kWarpSize; i < kCluster * kWarps; i += kWarpSize)
+      sum += f(smem_.inbox.sums[i].x, smem_.inbox.sums[i].y);
     return warp_sum(sum);
   }
   /// Room for a sum of each warp, which choose() no longer needs.
@@ -110,13 +125,14 @@ class TopkSelection {
   /// Collects this block's elements that reach a bound. They contain what is to be chosen of this block if every block's bound is at most
   /// the rank of the last chosen. For at most a fourth of the capacity, or rows that fit; without it choose() selects by radix.
   __device__ void collect() {
-    if (threadIdx.x == 0) smem_.count = 0, smem_.nans = 0;
+    if (threadIdx.x == 0) smem_.count = 0, smem_.kept = 0, smem_.nans = 0;
     const int warp = int(threadIdx.x) / kWarpSize;
     const bool whole = chunks_ <= kSamples;
     Vec held[kVecs];
 #pragma unroll
     for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
     if (!whole && !kStreams) prefetch();
+    meet();
     uint64_t bound = bound_of(held);
     for (bool in_registers = whole;; in_registers = false) {
       const Limits limits = limits_of(bound);
@@ -303,35 +319,29 @@ class TopkSelection {
   }
 
   /// Brings the candidates of all blocks that may be chosen to the first, which gets their number; more than the capacity: some are
-  /// missing. The bound becomes the greatest of all blocks: what does not reach that need not go.
+  /// missing. The bound becomes the greatest of all blocks: what does not reach that need not be kept.
   __device__ int gather() {
-    const float sum = RowSum::kSums ? warp_sum(sum_.sum) : 0.0f;
+    const float2 sum = make_float2(RowSum::kSums ? warp_sum(sum_.sum) : 0.0f, sum_.unit);
     if constexpr (kCluster > 1) {
-      if (threadIdx.x == 0) smem_.bound = bound_;
-      Group::sync();  // every block's bound and candidates are known
-      if constexpr (RowSum::kSums) tell(sum);
-      const int lane = int(threadIdx.x) % kWarpSize;
-      bound_ = warp_max(lane < kCluster ? Group::of(&smem_, lane)->bound : uint64_t(0));
-      if (rank_ > 0) {
-        Smem& first = *Group::of(&smem_, 0);
-#pragma unroll 1
-        for (int i = int(threadIdx.x); i < smem_.count; i += kThreads) {
-          if (smem_.candidates[i] < bound_) continue;
-          const int place = atomicAdd(&first.count, 1);
-          if (place < capacity_) first.candidates[place] = smem_.candidates[i];
-        }
+      smem_.inbox.send(rank_, smem_.candidates, smem_.count, bound_, sum);
+      if (rank_ > 0) return 0;
+      bound_ = smem_.inbox.receive();
+      const int stay = smem_.inbox.stay();
+      smem_.inbox.for_each(smem_.candidates, [&](uint64_t rank) {
+        if (rank < bound_) return;
+        const int place = stay + atomicAdd(&smem_.kept, 1);
+        if (place < capacity_) smem_.candidates[place] = rank;
+      });
+      __syncthreads();  // the list is complete
+      smem_.inbox.let_go();
+      return stay + smem_.kept;
+    } else {
+      if constexpr (RowSum::kSums) {
+        if (threadIdx.x % kWarpSize == 0) smem_.inbox.sums[threadIdx.x / kWarpSize] = sum;
+        __syncthreads();
       }
-      Group::sync();  // the first block has all; nobody reads the others' memory any more
-    } else if constexpr (RowSum::kSums) {
-      tell(sum);
-      __syncthreads();
+      return smem_.count;
     }
-    return smem_.count;
-  }
-
-  __device__ void tell(float sum) const {
-    const int warp = int(threadIdx.x) / kWarpSize;
-    if (threadIdx.x % kWarpSize == 0) Group::of(&smem_, 0)->sums[rank_ * kWarps + warp] = make_float2(sum, sum_.unit);
   }
 
   /// Exact whatever the row holds and however many are wanted, by one block: up to six passes for the last rank chosen, one that
