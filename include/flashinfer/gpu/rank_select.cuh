@@ -167,26 +167,50 @@ FLASHINFER_DEVICE void block_sort(int count, const Order& order) {
   __syncthreads();
 }
 
+/// Ranks whose places are counted: some count^2 / 40 clocks of an SM.
+template <int kThreads>
+inline constexpr int kFewRanks = min(192, kThreads / 2);
+
+/// One of a few different ranks and its place in their order, greatest first; -1: this thread has none.
+struct alignas(16) RankPair {
+  uint64_t first, second;
+};
+struct PlacedRank {
+  uint64_t rank;
+  int place;
+};
+/// Every rank is one thread's, whose lanes are its team: each counts some of the ranks above. `ranks`: aligned to 16 bytes, seen by all.
+template <int kThreads>
+FLASHINFER_DEVICE PlacedRank place_rank(const uint64_t* ranks, int count) {
+  int team = 2;
+  while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
+  const int i = int(threadIdx.x) / team, lane = int(threadIdx.x) % team;
+  const uint64_t own = i < count ? ranks[i] : ~0ull;
+  int place = 0;
+  const auto* pairs = reinterpret_cast<const RankPair*>(ranks);
+#pragma unroll 4
+  for (int j = lane; j < count / 2; j += team) {
+    const RankPair pair = pairs[j];
+    place += pair.first > own;
+    place += pair.second > own;
+  }
+  if (count % 2 && lane == 0) place += ranks[count - 1] > own;
+  for (int offset = team / 2; offset > 0; offset /= 2) place += __shfl_xor_sync(0xffffffffu, place, offset);
+  return {own, i < count && lane == 0 ? place : -1};
+}
+
 /// Sorts different ranks in shared memory, greatest first. Few: every place is the number of ranks above, counted by a team of lanes. Where
 /// `room` has place for twice their number: in bins of equal width between the extremes, then each within its bin by counting, which takes
 /// a fifth of the time of a sorting network (H200: 17 us for 2048 ranks). Ranks of equal values are spread by their indices.
 template <int kThreads>
 FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSelectSmem<kThreads>& smem) {
   constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads, kWarps = kThreads / kWarpSize, kMostInBin = 256;
-  constexpr int kFew = min(160, kThreads / 2);  // counting takes count^2 / 32 of the memory's cycles
   const int thread = int(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
   __syncthreads();  // the ranks are there
-  if (count <= kFew) {
-    int team = 2;
-    while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
-    const int i = thread / team;
-    const uint64_t own = i < count ? ranks[i] : ~0ull;
-    int place = 0;
-#pragma unroll 4
-    for (int j = thread % team; j < count; j += team) place += ranks[j] > own;
-    for (int offset = team / 2; offset > 0; offset /= 2) place += __shfl_xor_sync(0xffffffffu, place, offset);
+  if (count <= kFewRanks<kThreads>) {
+    const PlacedRank placed = place_rank<kThreads>(ranks, count);
     __syncthreads();  // the ranks have been read
-    if (i < count && thread % team == 0) ranks[place] = own;
+    if (placed.place >= 0) ranks[placed.place] = placed.rank;
     __syncthreads();
     return;
   }

@@ -35,7 +35,7 @@ struct TopkRenormKernel {
     const auto chosen = selection.choose([](int, uint64_t) {});
     Element element;
     if (Group::rank() == 0) {
-      if (chosen == Selection::Chosen::by_index) selection.sort(selection.wanted());
+      if (chosen != Selection::Chosen::sorted) selection.sort();
       element = element_of_thread(selection);
     }
     Group::sync();  // the input has been read

@@ -53,7 +53,7 @@ struct TopkSamplingKernel {
     selection.collect();
     const auto chosen = selection.choose([](int, uint64_t) {});
     if (Selection::Group::rank() != 0) return;
-    if (chosen == Selection::Chosen::by_index) selection.sort(selection.wanted());
+    if (chosen != Selection::Chosen::sorted) selection.sort();
     draw(p, row, selection, temperature, top_p, min_p, noise);
   }
 

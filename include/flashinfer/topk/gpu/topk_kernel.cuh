@@ -56,24 +56,40 @@ struct TopkKernel {
       if (p_.sorted) sort_written();
       return;
     }
+    if (chosen == Chosen::among_few) return p_.sorted ? write_few() : write_few_by_index();
     const bool sorted = chosen == Chosen::sorted;
     if (sorted != p_.sorted) {
       if (sorted) turn_candidates();
-      selection_.sort(wanted());
+      selection_.sort();
     }
     write_candidates(sorted && !p_.sorted);
   }
 
-  /// The same candidates as numbers whose order is that of the indices.
+  /// Every thread places its candidate and writes it.
+  __device__ void write_few() const {
+    const gpu::PlacedRank own = selection_.place(0, selection_.num_ranked());
+    if (uint32_t(own.place) < uint32_t(wanted())) write(own.place, topk_index(own.rank, p_.tie_break), key_of_rank(own.rank));
+    write_rest();
+  }
+  __device__ void write_few_by_index() const {
+    const int count = selection_.num_ranked(), first = count + count % 2;  // the chosen go behind the candidates
+    gpu::PlacedRank own = selection_.place(0, count);
+    if (uint32_t(own.place) < uint32_t(wanted())) selection_.ranked()[first + own.place] = turned(own.rank);
+    __syncthreads();  // they are there
+    own = selection_.place(first, wanted());
+    if (own.place >= 0) write(own.place, int(~uint32_t(own.rank >> 32)), uint32_t(own.rank));
+    write_rest();
+  }
+
+  /// The same candidate as a number whose order is that of the indices.
+  __device__ uint64_t turned(uint64_t rank) const {
+    return uint64_t(p_.tie_break == TieBreak::small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank);
+  }
   __device__ void turn_candidates() {
-    const bool small = p_.tie_break == TieBreak::small;
     uint64_t* const ranks = selection_.ranked();
     __syncthreads();  // every thread has compared the last of the chosen with the bound
 #pragma unroll 1
-    for (int i = int(threadIdx.x); i < wanted(); i += kThreads) {
-      const uint64_t rank = ranks[i];
-      ranks[i] = uint64_t(small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank);
-    }
+    for (int i = int(threadIdx.x); i < wanted(); i += kThreads) ranks[i] = turned(ranks[i]);
   }
   __device__ void write_candidates(bool turned) const {
     const uint64_t* const ranks = selection_.ranked();

@@ -1,7 +1,7 @@
 // Which elements of a row are the first k of its order (core/row_order.hpp): found exactly, left in shared memory as ranks.
 // What topk_kernel.cuh writes, and sampling/gpu/topk_sampling_kernel.cuh draws from.
 //
-// Bound by: memory; a row is read once. Few rows: by the chain load, bound, collect, merge, sort.
+// Bound by: memory; a row is read once. Few rows: by the chain load, bound, collect, send, place.
 // Threads:  a cluster of blocks a row (one block below SM90); warps take turns at chunks of 32 16-byte vectors, chunks go round the blocks.
 // Method:   a bound that a few more than k elements reach, from a sample of the row (its largest element of each thread, spread over
 //           the row); one pass collects what reaches it; the first block sorts the candidates of all and cuts at k. That is exact:
@@ -93,24 +93,30 @@ class TopkSelection {
   __device__ bool has_nan() const { return kNan && bound_ == ~0ull; }
 
   /// Where the chosen are.
-  enum class Chosen : uint8_t { elsewhere, sorted, by_index, overflow };
-  /// Chooses. In the first block the ranks are in ranked() then, sorted or in the order of their indices, or there was no room for them:
-  /// overflow(place, rank) has been called for each, in the order of their indices. Other blocks have nothing.
+  enum class Chosen : uint8_t { elsewhere, among_few, sorted, by_index, overflow };
+  /// Chooses. In the first block the ranks are in ranked() then, the first of a few in no order, or sorted, or in the order of their
+  /// indices, or there was no room for them: overflow(place, rank) has been called for each, in the order of their indices. Other blocks
+  /// have nothing.
   template <class Overflow>
   __device__ Chosen choose(const Overflow& overflow) {
     if (!collected_) meet();
     const int total = collected_ ? gather() : -1;
     if (rank_ != 0 || has_nan()) return Chosen::elsewhere;
-    bool sure = total >= wanted_ && total <= capacity_;
-    if (sure) {
-      sort(total);
-      sure = smem_.candidates[wanted_ - 1] >= bound_;
+    if (total >= wanted_ && total <= capacity_) {
+      ranked_ = total;
+      if (all_reach_ && total <= kFewRanks<kThreads> && 2 * total < capacity_) return Chosen::among_few;
+      sort();
+      ranked_ = wanted_;
+      if (all_reach_ || smem_.candidates[wanted_ - 1] >= bound_) return Chosen::sorted;
     }
-    if (sure) return Chosen::sorted;
+    ranked_ = wanted_;
     return select_by_radix(overflow) ? Chosen::by_index : Chosen::overflow;
   }
   __device__ uint64_t* ranked() const { return smem_.candidates; }
-  __device__ void sort(int count) { sort_candidates(count, capacity_); }
+  __device__ int num_ranked() const { return ranked_; }
+  __device__ void sort() { sort_candidates(ranked_, capacity_); }
+  /// Of a few ranks behind ranked(), `first` even, after a barrier.
+  __device__ PlacedRank place(int first, int count) const { return place_candidate(first, count); }
   /// The sum of f(a warp's sum, its unit) over the row, in the first block after choose().
   template <class F>
   __device__ float sum(const F& f) const {
@@ -173,6 +179,8 @@ class TopkSelection {
   const int chunks_;           // of this block
   uint64_t bound_ = 0;
   bool collected_ = false;
+  bool all_reach_ = true;  // the candidates gathered, the bound
+  int ranked_ = 0;
   RowSum sum_;
 
   /// The vector that this lane has of chunk `c` of this block.
@@ -327,6 +335,7 @@ class TopkSelection {
       if (rank_ > 0) return 0;
       bound_ = smem_.inbox.receive();
       const int stay = smem_.inbox.stay();
+      all_reach_ = stay == 0;
       smem_.inbox.for_each(smem_.candidates, [&](uint64_t rank) {
         if (rank < bound_) return;
         const int place = stay + atomicAdd(&smem_.kept, 1);
@@ -384,6 +393,9 @@ class TopkSelection {
   static __device__ __noinline__ void sort_candidates(int count, int capacity) {
     Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
     sort_ranks<kThreads>(smem.candidates, count, capacity, smem.select);
+  }
+  static __device__ __noinline__ PlacedRank place_candidate(int first, int count) {
+    return place_rank<kThreads>(reinterpret_cast<Smem*>(dynamic_smem())->candidates + first, count);
   }
 };
 
