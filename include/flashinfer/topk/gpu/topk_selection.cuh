@@ -42,7 +42,8 @@ class TopkSelection {
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
   static constexpr int kVec = RowVectors<T>::kVec;
   static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kSamples = kWarps * kVecs;  // chunks that registers hold
+  static constexpr int kSamples = kWarps * kVecs;              // chunks that registers hold
+  static constexpr int kStep = kWarps * kCluster * kWarpSize;  // vectors from one of a thread's to its next
   static_assert(kThreads * kVecs * kVec < 1 << 16);
   using Row = RowVectors<T>;
   using Group = RowGroup<kThreads, kCluster>;
@@ -135,8 +136,12 @@ class TopkSelection {
     const int warp = int(threadIdx.x) / kWarpSize;
     const bool whole = chunks_ <= kSamples;
     Vec held[kVecs];
+    if (whole) {
+      row_.load(held, vec_of(warp), kStep);
+    } else {
 #pragma unroll
-    for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
+      for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
+    }
     if (!whole && !kStreams) prefetch();
     meet();
     uint64_t bound = bound_of(held);
@@ -145,10 +150,10 @@ class TopkSelection {
       sum_.begin(limits.limit);
       if (in_registers) {
 #pragma unroll
-        for (int i = 0; i < kVecs; ++i) offer(held[i], sampled_vec(i), limits, bound);
+        for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(warp) + i * kStep, limits, bound);
       } else if constexpr (kStreams) {
         const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
-        Stream::for_each(smem_.stream, row_, vec_of(warp), kWarps * kCluster * kWarpSize, own, Row::kNan,
+        Stream::for_each(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
                          [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
       } else {
 #pragma unroll 1
@@ -305,15 +310,17 @@ class TopkSelection {
     float x[kVec];
     held.to_float(x);
     sum_.add(x);
-    const uint32_t first = uint32_t(max(row_.first_index(vec), 0));
+    const int first_index = row_.first_index(vec);
+    const uint32_t first = uint32_t(max(first_index, 0));
     const bool ties = tie_break_ == TieBreak::small ? first <= limits.last : first + kVec > limits.last;
     const float limit = ties ? limits.limit : limits.above;
     uint32_t hits = 0;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) ? 1u << j : 0u;
+    if (first_index >= row_.length) hits = 0;
 #pragma unroll 1
     for (; hits; hits &= hits - 1) {
-      const int j = __ffs(int(hits)) - 1, index = row_.first_index(vec) + j;
+      const int j = __ffs(int(hits)) - 1, index = first_index + j;
       float value = x[0];
 #pragma unroll
       for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;  // registers have no addresses
