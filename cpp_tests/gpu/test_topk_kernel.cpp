@@ -76,6 +76,13 @@ TEST(TopkKernel, RowsOfManyWaves) {
   expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 256, .vecs = 2, .stages = 4, .cluster = 2}>(40003, 120, 1024);
 }
 
+/// Rings that hold all of a part, and that are begun anew where too many were collected.
+TEST(TopkKernel, LongRings) {
+  constexpr TopkConfig kLong{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 8, .cluster = 2};
+  expect_all_kinds<kLong>(14003, 20);
+  expect_all_kinds<kLong>(20001, 60);
+}
+
 TEST(TopkKernel, ManyOfARow) {
   expect_all_kinds<kSmall>(1501, 64);
   expect_all_kinds<kSmall>(240, 100);   // all are candidates

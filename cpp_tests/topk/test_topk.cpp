@@ -160,7 +160,11 @@ TEST(TopKLaunch, AClusterARow) {
   EXPECT_EQ(one.cluster.x, 16u);
   EXPECT_EQ(one.grid.x, 16u);
   EXPECT_EQ(one.block.x, 512u);
-  EXPECT_EQ(launched({90, 'a'}, 8, 128256, 64).cluster.x, 8u);  // as many of 16 do not fit at once
+  EXPECT_EQ(launched({90, 'a'}, 8, 128256, 64).cluster.x, 8u);      // as many of 16 do not fit at once
+  const LaunchShape sixteen = launched({90, 'a'}, 16, 128256, 64);  // two blocks an SM, each with most of its part in its ring
+  EXPECT_EQ(sixteen.cluster.x, 8u);
+  EXPECT_GT(sixteen.smem_bytes, 8 * 512 * 16);
+  EXPECT_LE(2 * (sixteen.smem_bytes + 1024), device_info_of({90, 'a'}).smem_per_sm);
   EXPECT_EQ(launched({120, 'a'}, 1, 128256, 64).cluster.x, 8u);
   EXPECT_EQ(launched({90, 'a'}, 1, 4096, 64).cluster.x, 1u);
   EXPECT_EQ(launched({80, 0}, 1, 128256, 64).cluster.x, 1u);

@@ -142,7 +142,12 @@ class TopkSelection {
 #pragma unroll
       for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
     }
-    if (!whole && !kStreams) prefetch();
+    if (!whole) {
+      if constexpr (kStreams)
+        Stream::start(smem_.stream, row_, vec_of(warp), kStep);
+      else
+        prefetch();
+    }
     meet();
     uint64_t bound = bound_of(held);
     for (bool in_registers = whole;; in_registers = false) {
@@ -153,8 +158,8 @@ class TopkSelection {
         for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(warp) + i * kStep, limits, bound);
       } else if constexpr (kStreams) {
         const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
-        Stream::for_each(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
-                         [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
+        Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
+                                 [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
       } else {
 #pragma unroll 1
         for (int chunk = warp; chunk < chunks_; chunk += kSamples) {
@@ -167,6 +172,7 @@ class TopkSelection {
       __syncthreads();  // count and candidates are complete
       if (smem_.count <= capacity_) break;
       bound = raised();
+      if constexpr (kStreams) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
     }
     bound_ = kNan && smem_.nans ? ~0ull : bound;
     collected_ = true;

@@ -44,8 +44,13 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   // Not for 16-bit elements: the conversions beside it spill at 64 registers a thread.
   const int smem = config.smem_bytes(topk_capacity(problem, device)) + 1024;
   if (!held && problem.input == DType::f32 && device.arch.number >= 80 && smem <= device.smem_per_block &&
-      smem * (1024 / config.threads) <= device.smem_per_sm)
+      smem * (1024 / config.threads) <= device.smem_per_sm) {
+    // Eight blocks for a row: all but one of a thread's vectors are on their way while the bound is found.
+    const int more = 4 * config.threads * 16;
+    if (config.cluster == 8 && smem + more <= device.smem_per_block && (smem + more) * (1024 / config.threads) <= device.smem_per_sm)
+      config.stages = 8;
     return config;
+  }
   // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too.
   config.stages = 0;
   const bool half = widest && problem.width <= 16 * 512 * 4 * 4 - 1024;  // four vectors a thread are enough
@@ -58,7 +63,7 @@ template <class Visit>
 constexpr void for_each_tuned_topk(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (int64_t num_rows : {1, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
+    for (int64_t num_rows : {1, 16, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
 }
 
 }  // namespace flashinfer::gpu
