@@ -39,6 +39,7 @@ class TopkSelection {
   using T = number_t<kConfig.input>;
   static constexpr int kThreads = kConfig.threads;
   static constexpr int kMinBlocks = kConfig.vecs > 4 || kConfig.cluster > 8 ? 1 : 1024 / kThreads;
+  static constexpr bool kHeld = kMinBlocks * kThreads < 1024;  // more than 64 registers a thread
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
   static constexpr int kVec = RowVectors<T>::kVec;
   static constexpr int kWarps = kThreads / kWarpSize;
@@ -51,6 +52,7 @@ class TopkSelection {
   static constexpr bool kStreams = kConfig.stages > 0;
   using Stream = RowStream<T, kThreads, max(kConfig.stages, 2)>;
   struct NoStream {};
+  static constexpr bool kAhead = kCluster > 1 || kThreads > 512;  // the ring runs while the bound is found: no other block does meanwhile
   struct Sums {
     float2 sums[RowSum::kSums ? kWarps : 1];  // of warps, and their units
   };
@@ -136,16 +138,16 @@ class TopkSelection {
     const int warp = int(threadIdx.x) / kWarpSize;
     const bool whole = chunks_ <= kSamples;
     Vec held[kVecs];
-    if (whole) {
+    if (kHeld && whole) {
       row_.load(held, vec_of(warp), kStep);
     } else {
 #pragma unroll
       for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
     }
     if (!whole) {
-      if constexpr (kStreams)
+      if constexpr (kStreams && kAhead)
         Stream::start(smem_.stream, row_, vec_of(warp), kStep);
-      else
+      else if constexpr (!kStreams)
         prefetch();
     }
     meet();
@@ -155,9 +157,10 @@ class TopkSelection {
       sum_.begin(limits.limit);
       if (in_registers) {
 #pragma unroll
-        for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(warp) + i * kStep, limits, bound);
+        for (int i = 0; i < kVecs; ++i) offer(held[i], kHeld ? vec_of(warp) + i * kStep : sampled_vec(i), limits, bound);
       } else if constexpr (kStreams) {
         const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
+        if constexpr (!kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
         Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
                                  [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
       } else {
@@ -172,7 +175,7 @@ class TopkSelection {
       __syncthreads();  // count and candidates are complete
       if (smem_.count <= capacity_) break;
       bound = raised();
-      if constexpr (kStreams) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
+      if constexpr (kStreams && kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
     }
     bound_ = kNan && smem_.nans ? ~0ull : bound;
     collected_ = true;

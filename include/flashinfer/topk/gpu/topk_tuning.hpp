@@ -51,10 +51,12 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
       config.stages = 8;
     return config;
   }
-  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too.
+  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too, and
+  // before in clusters of such blocks.
   config.stages = 0;
+  const bool four = problem.input != DType::f32 && device.arch.number < 100 && (config.threads == 512 || config.cluster == 1);
   const bool half = widest && problem.width <= 16 * 512 * 4 * 4 - 1024;  // four vectors a thread are enough
-  config.vecs = held ? (half ? 4 : 8) : problem.input != DType::f32 && device.arch.number < 100 ? 4 : 3;
+  config.vecs = held ? (half ? 4 : 8) : four ? 4 : 3;
   return config;
 }
 
