@@ -235,9 +235,13 @@ class TopkSelection {
     }
     const int sampled = min(chunks_, kSamples);
     int wanted = wanted_;
-    if (kCluster > 1 || chunks_ > kSamples) {  // the sample's share of the chosen, and four standard deviations more
+    if (kCluster > 1 || chunks_ > kSamples) {
+      // The sample's share of the chosen, and four standard deviations more. Where rows are few, fewer, for their candidates' places are
+      // counted: that is not enough for one row in 10^4 or less, which is selected by radix then.
+      constexpr float kDeviations = kCluster < 8 ? 4.0f : 3.5f;
+      constexpr int kMore = kCluster < 8 ? 5 : 4;
       const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
-      wanted = min(wanted, int(share + 4 * share * ptx::rsqrt(share + 1)) + 5);
+      wanted = min(wanted, int(share + kDeviations * share * ptx::rsqrt(share + 1)) + kMore);
     }
     const int slack = wanted / 4;
     // Few: the largest element of each thread will do. Many: every element, read again, from L1.

@@ -48,7 +48,7 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
     // Eight blocks for a row: all but one of a thread's vectors are on their way while the bound is found.
     const int more = 4 * config.threads * 16;
     if (config.cluster == 8 && smem + more <= device.smem_per_block && (smem + more) * (1024 / config.threads) <= device.smem_per_sm)
-      config.stages = 8;
+      config.stages = 8, config.vecs = device.arch.number < 100 ? 4 : 2;  // where kernels do not spill
     return config;
   }
   // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too, and
