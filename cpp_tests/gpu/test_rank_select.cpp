@@ -76,6 +76,33 @@ TEST(RankSelect, FindsTheKth) {
         }
 }
 
+/// A key of a thread. Where they come in no order, few more than wanted reach the one found.
+TEST(RankSelect, FindsAboutTheKthKeyOfThreads) {
+  using KeySmem = gpu::KthKeySmem<256>;
+  for (Kind kind : kKinds)
+    for (bool ordered : {false, true})
+      for (int k = 1; k <= KeySmem::kMostWanted; ++k) {
+        std::vector<uint64_t> ranks = make_ranks(kind, 256, uint32_t(k));
+        if (ordered) std::sort(ranks.begin(), ranks.end());
+        std::vector<uint32_t> keys(256), found(256);
+        std::vector<int> reached(256);
+        for (size_t i = 0; i < 256; ++i) keys[i] = uint32_t(ranks[i] >> (kind == Kind::close || kind == Kind::outlier ? 0 : 32));
+        emulation::Block::run_grid(1, 256, sizeof(KeySmem), 4, [&] {
+          found[threadIdx.x] =
+              gpu::block_about_kth_key(keys[threadIdx.x], k, reached[threadIdx.x], *reinterpret_cast<KeySmem*>(gpu::dynamic_smem()));
+        });
+        const auto reach = std::count_if(keys.begin(), keys.end(), [&](uint32_t key) { return key >= found[0]; });
+        for (size_t i = 0; i < 256; ++i) {
+          ASSERT_EQ(found[i], found[0]);
+          ASSERT_EQ(reached[i], reach);
+        }
+        ASSERT_GE(reach, k) << "kind " << int(kind) << ", ordered " << ordered;
+        if (!ordered && kind != Kind::equal_values) {
+          ASSERT_LE(reach, 2 * k + 8) << "kind " << int(kind);
+        }
+      }
+}
+
 TEST(RankSelect, SumsBeforeAThread) {
   std::vector<int> before(256), totals(256);
   emulation::Block::run_grid(1, 256, sizeof(Smem), 5, [&] {

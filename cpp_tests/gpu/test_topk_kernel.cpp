@@ -76,6 +76,13 @@ TEST(TopkKernel, RowsOfManyWaves) {
   expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 256, .vecs = 2, .stages = 4, .cluster = 2}>(40003, 120, 1024);
 }
 
+/// Rings that hold all of a part, and that are begun anew where too many were collected.
+TEST(TopkKernel, LongRings) {
+  constexpr TopkConfig kLong{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 8, .cluster = 2};
+  expect_all_kinds<kLong>(14003, 20);
+  expect_all_kinds<kLong>(20001, 60);
+}
+
 TEST(TopkKernel, ManyOfARow) {
   expect_all_kinds<kSmall>(1501, 64);
   expect_all_kinds<kSmall>(240, 100);   // all are candidates
@@ -93,6 +100,18 @@ TEST(TopkKernel, Clusters) {
   expect_all_kinds<kTwo>(200, 250);
   expect_all_kinds<kFour>(70003, 100, 1024);
   expect_all_kinds<kFour>(130, 20);  // blocks without elements
+}
+
+/// Some blocks have more candidates than they have room for in the first block: equal or rising elements, or many wanted.
+TEST(TopkKernel, CandidatesThatAreFetched) {
+  constexpr TopkConfig kEight{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 8};
+  constexpr TopkConfig kSixteen{.input = DType::bf16, .threads = 256, .vecs = 2, .stages = 0, .cluster = 16};
+  for (Values kind : {Values::normal, Values::few, Values::flat, Values::ascending}) {
+    expect_top_k<kEight>(1024, kind, 1, 16003, 60, true, TieBreak::small);
+    expect_top_k<kEight>(1024, kind, 1, 16003, 250, false, TieBreak::large);
+  }
+  for (Values kind : {Values::normal, Values::ascending}) expect_top_k<kSixteen>(1024, kind, 1, 40001, 40, false, TieBreak::small);
+  expect_top_k<kSixteen>(1024, Values::few, 1, 900, 40, true, TieBreak::small);  // most blocks have nothing
 }
 
 TEST(TopkKernel, WholeRows) {

@@ -157,9 +157,15 @@ TEST(TopKLaunch, AClusterARow) {
     return num_rows ? kernels.launches[0].shape : LaunchShape{};
   };
   const LaunchShape one = launched({90, 'a'}, 1, 128256, 64);
-  EXPECT_EQ(one.cluster.x, 8u);
-  EXPECT_EQ(one.grid.x, 8u);
+  EXPECT_EQ(one.cluster.x, 16u);
+  EXPECT_EQ(one.grid.x, 16u);
   EXPECT_EQ(one.block.x, 512u);
+  EXPECT_EQ(launched({90, 'a'}, 8, 128256, 64).cluster.x, 8u);      // as many of 16 do not fit at once
+  const LaunchShape sixteen = launched({90, 'a'}, 16, 128256, 64);  // two blocks an SM, each with most of its part in its ring
+  EXPECT_EQ(sixteen.cluster.x, 8u);
+  EXPECT_GT(sixteen.smem_bytes, 8 * 512 * 16);
+  EXPECT_LE(2 * (sixteen.smem_bytes + 1024), device_info_of({90, 'a'}).smem_per_sm);
+  EXPECT_EQ(launched({120, 'a'}, 1, 128256, 64).cluster.x, 8u);
   EXPECT_EQ(launched({90, 'a'}, 1, 4096, 64).cluster.x, 1u);
   EXPECT_EQ(launched({80, 0}, 1, 128256, 64).cluster.x, 1u);
   const LaunchShape many = launched({90, 'a'}, 512, 128256, 64);
@@ -179,7 +185,7 @@ TEST(TopKTuning, EveryConfigFits) {
           const int capacity = gpu::topk_capacity(gpu::TopkProblem{DType::f32, num_rows, width, k}, device);
           EXPECT_TRUE(is_power_of_two(capacity) && is_power_of_two(c.cluster));
           EXPECT_LE(c.smem_bytes(capacity), device.smem_per_block);
-          EXPECT_LE(c.cluster, number >= 90 ? 8 : 1);
+          EXPECT_LE(c.cluster, number < 90 ? 1 : number < 110 ? 16 : 8);
           if (k <= 1024) {
             EXPECT_LE(4 * k, capacity);
           }

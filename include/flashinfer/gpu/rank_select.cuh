@@ -39,6 +39,48 @@ FLASHINFER_DEVICE uint32_t block_kth_key(uint32_t own, int k, int slack, int& re
   return key;
 }
 
+/// Shared memory of block_about_kth_key.
+template <int kThreads>
+struct KthKeySmem {
+  static constexpr int kMost = 4;                               // keys of a warp
+  static constexpr int kMostWanted = 3 * kThreads / kWarpSize;  // k up to which they are enough
+  uint32_t keys[kMost * (kThreads / kWarpSize)], found;
+};
+
+/// A key that at least k of the threads' keys reach, and few more if they come in no order: the k-th among the two or four greatest of each
+/// warp. `reached`: how many do. In four barriers where block_kth_key() takes one a bit. All threads have the same.
+template <int kThreads>
+FLASHINFER_DEVICE uint32_t block_about_kth_key(uint32_t own, int k, int& reached, KthKeySmem<kThreads>& smem) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+  const int most = k <= kWarps ? 2 : KthKeySmem<kThreads>::kMost, count = most * kWarps;
+  uint32_t rest = own;
+#pragma unroll 1
+  for (int i = warp; i < count; i += kWarps) {
+    const uint32_t greatest = warp_max(rest);
+    if (lane == 0) smem.keys[i] = greatest;
+    if (lane == __ffs(int(__ballot_sync(0xffffffffu, rest == greatest))) - 1) rest = 0;
+  }
+  __syncthreads();  // the keys are there
+  // Every warp finds the places of as many.
+#pragma unroll 1
+  for (int i = warp; i < count; i += kWarps) {
+    const uint32_t key = smem.keys[i];
+    int above = 0, reach = 0;
+#pragma unroll 1
+    for (int j = lane; j - lane < count; j += kWarpSize) {
+      const uint32_t other = j < count ? smem.keys[j] : 0u;
+      above += __popc(__ballot_sync(0xffffffffu, other > key));
+      reach += __popc(__ballot_sync(0xffffffffu, other >= key));
+    }
+    if (lane == 0 && above < k && reach >= k) smem.found = key;  // equal keys may find it too
+  }
+  __syncthreads();  // one is found
+  const uint32_t key = smem.found;
+  reached = __syncthreads_count(own >= key);
+  return key;
+}
+
 inline constexpr int kRankDigitBits = 11;
 
 template <int kThreads>
@@ -125,26 +167,50 @@ FLASHINFER_DEVICE void block_sort(int count, const Order& order) {
   __syncthreads();
 }
 
+/// Ranks whose places are counted: some count^2 / 40 clocks of an SM.
+template <int kThreads>
+inline constexpr int kFewRanks = min(192, kThreads / 2);
+
+/// One of a few different ranks and its place in their order, greatest first; -1: this thread has none.
+struct alignas(16) RankPair {
+  uint64_t first, second;
+};
+struct PlacedRank {
+  uint64_t rank;
+  int place;
+};
+/// Every rank is one thread's, whose lanes are its team: each counts some of the ranks above. `ranks`: aligned to 16 bytes, seen by all.
+template <int kThreads>
+FLASHINFER_DEVICE PlacedRank place_rank(const uint64_t* ranks, int count) {
+  int team = 2;
+  while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
+  const int i = int(threadIdx.x) / team, lane = int(threadIdx.x) % team;
+  const uint64_t own = i < count ? ranks[i] : ~0ull;
+  int place = 0;
+  const auto* pairs = reinterpret_cast<const RankPair*>(ranks);
+#pragma unroll 4
+  for (int j = lane; j < count / 2; j += team) {
+    const RankPair pair = pairs[j];
+    place += pair.first > own;
+    place += pair.second > own;
+  }
+  if (count % 2 && lane == 0) place += ranks[count - 1] > own;
+  for (int offset = team / 2; offset > 0; offset /= 2) place += __shfl_xor_sync(0xffffffffu, place, offset);
+  return {own, i < count && lane == 0 ? place : -1};
+}
+
 /// Sorts different ranks in shared memory, greatest first. Few: every place is the number of ranks above, counted by a team of lanes. Where
 /// `room` has place for twice their number: in bins of equal width between the extremes, then each within its bin by counting, which takes
 /// a fifth of the time of a sorting network (H200: 17 us for 2048 ranks). Ranks of equal values are spread by their indices.
 template <int kThreads>
 FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSelectSmem<kThreads>& smem) {
   constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads, kWarps = kThreads / kWarpSize, kMostInBin = 256;
-  constexpr int kFew = min(160, kThreads / 2);  // counting takes count^2 / 32 of the memory's cycles
   const int thread = int(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
   __syncthreads();  // the ranks are there
-  if (count <= kFew) {
-    int team = 2;
-    while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
-    const int i = thread / team;
-    const uint64_t own = i < count ? ranks[i] : ~0ull;
-    int place = 0;
-#pragma unroll 4
-    for (int j = thread % team; j < count; j += team) place += ranks[j] > own;
-    for (int offset = team / 2; offset > 0; offset /= 2) place += __shfl_xor_sync(0xffffffffu, place, offset);
+  if (count <= kFewRanks<kThreads>) {
+    const PlacedRank placed = place_rank<kThreads>(ranks, count);
     __syncthreads();  // the ranks have been read
-    if (i < count && thread % team == 0) ranks[place] = own;
+    if (placed.place >= 0) ranks[placed.place] = placed.rank;
     __syncthreads();
     return;
   }

@@ -42,6 +42,27 @@ struct RowVectors {
   __device__ Vec<T, kVec> load(int vec) const {
     return is_whole(vec) ? Vec<T, kVec>::load(base + int64_t(begin + vec) * kVec) : load_part(vec);
   }
+  /// The vectors first, first + step, ...: all loads are under way before one is looked at.
+  template <int kCount>
+  __device__ void load(Vec<T, kVec> (&held)[kCount], int first, int step) const {
+    const T* const from = base + int64_t(begin + first) * kVec;
+    const int skipped = first_whole();
+    const uint32_t whole = uint32_t(end_whole() - skipped);
+    bool parts = false;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int vec = first + i * step;
+      const bool valid = uint32_t(vec - skipped) < whole;
+#pragma unroll
+      for (uint32_t& word : held[i].words) word = kNan;
+      if (valid) held[i] = Vec<T, kVec>::load(from + int64_t(i) * step * kVec);
+      parts |= !valid && vec < count;
+    }
+    if (!parts) return;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      if (!is_whole(first + i * step)) held[i] = load_part(first + i * step);
+  }
 
  private:
   /// Element by element; rare, and there once.

@@ -21,14 +21,40 @@ struct RowStream {
   /// slice reads as `padding`.
   template <class F>
   __device__ static void for_each(Smem& smem, const RowVectors<T>& row, int first, int step, int count, uint32_t padding, const F& f) {
-    constexpr uint32_t kSlot = kThreads * 16, kRing = kStages * kSlot;
-    static_assert((kStages & (kStages - 1)) == 0 && (kThreads & (kThreads - 1)) == 0);
-    unsigned char* const own = smem.ring + threadIdx.x * 16;
-    const int first_whole = row.first_whole();
-    const uint32_t whole = uint32_t(row.end_whole() - first_whole);  // others are put together when they are needed
-    int ahead = first - first_whole, vec = first;
-    const T* from = row.base + (int64_t(row.begin) + first) * kVec;
-    auto copy = [&](uint32_t to) {
+    Copies copies(smem, row, first, step);
+    copies.fill();
+    take(copies, row, first, step, count, padding, f);
+  }
+
+  /// The same in two parts: the first vectors, one less than the ring holds, are on their way while something else is done.
+  __device__ static void start(Smem& smem, const RowVectors<T>& row, int first, int step) { Copies(smem, row, first, step).fill(); }
+  template <class F>
+  __device__ static void for_each_started(Smem& smem, const RowVectors<T>& row, int first, int step, int count, uint32_t padding,
+                                          const F& f) {
+    Copies copies(smem, row, first, step);
+    copies.skip();
+    take(copies, row, first, step, count, padding, f);
+  }
+
+ private:
+  static constexpr uint32_t kSlot = kThreads * 16, kRing = kStages * kSlot;
+  static_assert((kStages & (kStages - 1)) == 0 && (kThreads & (kThreads - 1)) == 0);
+
+  /// Of this thread's vectors, one after another.
+  struct Copies {
+    unsigned char* own;
+    int ahead, step;
+    uint32_t whole;  // vectors that lie within the row, from the first such on; others are put together when they are needed
+    const T* from;
+
+    __device__ Copies(Smem& smem, const RowVectors<T>& row, int first, int step)
+        : own(smem.ring + threadIdx.x * 16),
+          ahead(first - row.first_whole()),
+          step(step),
+          whole(uint32_t(row.end_whole() - row.first_whole())),
+          from(row.base + (int64_t(row.begin) + first) * kVec) {}
+
+    __device__ void copy(uint32_t to) {
       const bool valid = uint32_t(ahead) < whole;
       if constexpr (ptx::kHasCpAsync) {
         ptx::cp_async_16(ptx::smem_address(own + to), from, valid);
@@ -37,16 +63,24 @@ struct RowStream {
         Vector::load(from).store(reinterpret_cast<T*>(own + to));
       }
       ahead += step, from += int64_t(step) * kVec;
-    };
+    }
+    __device__ void fill() {
 #pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) copy(s * kSlot);
+      for (int s = 0; s < kStages - 1; ++s) copy(s * kSlot);
+    }
+    __device__ void skip() { ahead += (kStages - 1) * step, from += int64_t(kStages - 1) * step * kVec; }
+  };
+
+  template <class F>
+  __device__ static void take(Copies& copies, const RowVectors<T>& row, int vec, int step, int count, uint32_t padding, const F& f) {
+    const int first_whole = row.first_whole();
     uint32_t slot = 0;
 #pragma unroll 1
     for (int c = 0; c < count; ++c) {
       ptx::cp_async_wait<kStages - 2>();
-      Vector v = Vector::load(reinterpret_cast<const T*>(own + slot));
-      copy((slot + kRing - kSlot) % kRing);
-      if (uint32_t(vec - first_whole) >= whole) v = row.load_part(vec, padding);
+      Vector v = Vector::load(reinterpret_cast<const T*>(copies.own + slot));
+      copies.copy((slot + kRing - kSlot) % kRing);
+      if (uint32_t(vec - first_whole) >= copies.whole) v = row.load_part(vec, padding);
       f(v, vec);
       vec += step, slot = (slot + kSlot) % kRing;
     }

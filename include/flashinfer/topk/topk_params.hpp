@@ -103,9 +103,11 @@ struct TopkConfig {
   int32_t stages = 4;   // vectors of a thread in its ring (RowStream), where registers do not hold the row; 0: no ring
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
 
-  /// Of shared memory, with room for `capacity` candidates: these, the histogram, sums of warps, the ring.
+  /// Of shared memory, with room for `capacity` candidates: these, what blocks send each other, the histogram, sums and keys of
+  /// warps, the ring.
   FLASHINFER_HOST_DEVICE constexpr int smem_bytes(int capacity) const {
-    return capacity * 8 + (8 << 10) + threads / 8 * 5 + cluster * threads / 4 + 72 + stages * threads * 16;
+    return capacity * 8 + (8 << 10) + threads / 8 * 9 + cluster * threads / 4 + 80 + (cluster > 1 ? (4 << 10) + cluster * 16 + 16 : 0) +
+           stages * threads * 16;
   }
 
   template <class F>

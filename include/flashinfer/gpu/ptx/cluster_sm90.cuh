@@ -53,6 +53,23 @@ FLASHINFER_DEVICE void cluster_send(float2* to, float2 x, Mbarrier* barrier, uin
       "f"(x.x), "f"(x.y), "r"(smem_address(barrier)), "r"(rank)
       : "memory");
 }
+FLASHINFER_DEVICE void cluster_send(uint64_t* to, uint64_t x, Mbarrier* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 there, at;\nmapa.shared::cluster.u32 there, %0, %3;\nmapa.shared::cluster.u32 at, %2, %3;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [there], %1, [at];\n}" ::"r"(smem_address(to)),
+      "l"(x), "r"(smem_address(barrier)), "r"(rank)
+      : "memory");
+}
+/// One arrival at a barrier of the block `rank`. What this thread, and those it has met, did before is visible to who waits there.
+FLASHINFER_DEVICE void cluster_arrive_at(Mbarrier* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 at;\nmapa.shared::cluster.u32 at, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [at];\n}" ::"r"(smem_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+/// What was written before is visible to the blocks that learn of what is sent after.
+FLASHINFER_DEVICE void cluster_fence() { asm volatile("fence.acq_rel.cluster;" ::: "memory"); }
 /// Like mbarrier_wait(), for what other blocks have sent.
 FLASHINFER_DEVICE void cluster_receive(Mbarrier* barrier, uint32_t parity) {
   asm volatile(

@@ -23,18 +23,19 @@ struct TopkRenormKernel {
   static_assert(kMostTopk <= kThreads);
 
   static __device__ void run(const Params& p) {
+    Selection::begin();
     gpu::ptx::griddep_wait();
+    gpu::ptx::griddep_launch_dependents();
     const int row = int(blockIdx.x) / kCluster;
     const int32_t k = p.top_k.at(row, row);
-    if (p.mixed && !p.is_topk(k)) return;  // every block of the cluster
+    if (p.mixed && !p.is_topk(k)) return Selection::meet();  // every block of the cluster
     const TieBreak tie_break = TieBreak::small;
     Selection selection(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, k, TopkSamplingConfig::kCapacity, tie_break);
     selection.collect();
-    gpu::ptx::griddep_launch_dependents();
     const auto chosen = selection.choose([](int, uint64_t) {});
     Element element;
     if (Group::rank() == 0) {
-      if (chosen == Selection::Chosen::by_index) selection.sort(selection.wanted());
+      if (chosen != Selection::Chosen::sorted) selection.sort();
       element = element_of_thread(selection);
     }
     Group::sync();  // the input has been read

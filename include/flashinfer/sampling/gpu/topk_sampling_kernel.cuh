@@ -36,9 +36,11 @@ struct TopkSamplingKernel {
   static_assert(kMostTopk <= kThreads && 4 * kMostTopk <= TopkSamplingConfig::kCapacity);
 
   static __device__ void run(const Params& p) {
+    Selection::begin();
     gpu::ptx::griddep_wait();
+    gpu::ptx::griddep_launch_dependents();
     const int row = int(blockIdx.x) / kCluster;
-    if (p.mixed && p.sampler_of(row) != RowSampler::topk) return;
+    if (p.mixed && p.sampler_of(row) != RowSampler::topk) return Selection::meet();
     const int64_t input_row = p.input_row(row);
     const float temperature = kLogits ? p.temperature.at(row, input_row) : 1.0f;
     const float top_p = p.top_p.at(row, input_row), min_p = p.min_p.at(row, input_row);
@@ -49,10 +51,9 @@ struct TopkSamplingKernel {
     const gpu::RaceNoise<false> noise(p.seed.at(row, row), p.offset.at(row, row), p.draw(row));
     if constexpr (kConfig.joint && kLogits) selection.row_sum().scale = logit_scale(temperature);
     selection.collect();
-    gpu::ptx::griddep_launch_dependents();
     const auto chosen = selection.choose([](int, uint64_t) {});
     if (Selection::Group::rank() != 0) return;
-    if (chosen == Selection::Chosen::by_index) selection.sort(selection.wanted());
+    if (chosen != Selection::Chosen::sorted) selection.sort();
     draw(p, row, selection, temperature, top_p, min_p, noise);
   }
 

@@ -16,7 +16,9 @@ struct TopkKernel {
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
 
   static __device__ void run(const Params& p) {
+    Selection::begin();
     gpu::ptx::griddep_wait();
+    gpu::ptx::griddep_launch_dependents();  // the next kernel's blocks are there when this one ends
     const int64_t number = int64_t(blockIdx.x) / kCluster;
     TopkKernel(p, number, window_of(p, number)).select();
   }
@@ -36,7 +38,7 @@ struct TopkKernel {
   __device__ void select() {
     const int rank = Selection::Group::rank(), length = selection_.row().length;
     if (wanted() == length && (!p_.sorted || length > p_.capacity)) {  // all of them
-      gpu::ptx::griddep_launch_dependents();
+      Selection::meet();
       if (!p_.sorted) {
         write_all(rank, kCluster);
       } else if (rank == 0) {
@@ -46,7 +48,6 @@ struct TopkKernel {
       return;
     }
     if (p_.k <= p_.capacity / 4 || length <= p_.capacity) selection_.collect();
-    gpu::ptx::griddep_launch_dependents();
     const Chosen chosen =
         selection_.choose([&](int place, uint64_t rank) { write(place, topk_index(rank, p_.tie_break), key_of_rank(rank)); });
     if (chosen == Chosen::elsewhere) return;
@@ -55,24 +56,40 @@ struct TopkKernel {
       if (p_.sorted) sort_written();
       return;
     }
+    if (chosen == Chosen::among_few) return p_.sorted ? write_few() : write_few_by_index();
     const bool sorted = chosen == Chosen::sorted;
     if (sorted != p_.sorted) {
       if (sorted) turn_candidates();
-      selection_.sort(wanted());
+      selection_.sort();
     }
     write_candidates(sorted && !p_.sorted);
   }
 
-  /// The same candidates as numbers whose order is that of the indices.
+  /// Every thread places its candidate and writes it.
+  __device__ void write_few() const {
+    const gpu::PlacedRank own = selection_.place(0, selection_.num_ranked());
+    if (uint32_t(own.place) < uint32_t(wanted())) write(own.place, topk_index(own.rank, p_.tie_break), key_of_rank(own.rank));
+    write_rest();
+  }
+  __device__ void write_few_by_index() const {
+    const int count = selection_.num_ranked(), first = count + count % 2;  // the chosen go behind the candidates
+    gpu::PlacedRank own = selection_.place(0, count);
+    if (uint32_t(own.place) < uint32_t(wanted())) selection_.ranked()[first + own.place] = turned(own.rank);
+    __syncthreads();  // they are there
+    own = selection_.place(first, wanted());
+    if (own.place >= 0) write(own.place, int(~uint32_t(own.rank >> 32)), uint32_t(own.rank));
+    write_rest();
+  }
+
+  /// The same candidate as a number whose order is that of the indices.
+  __device__ uint64_t turned(uint64_t rank) const {
+    return uint64_t(p_.tie_break == TieBreak::small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank);
+  }
   __device__ void turn_candidates() {
-    const bool small = p_.tie_break == TieBreak::small;
     uint64_t* const ranks = selection_.ranked();
     __syncthreads();  // every thread has compared the last of the chosen with the bound
 #pragma unroll 1
-    for (int i = int(threadIdx.x); i < wanted(); i += kThreads) {
-      const uint64_t rank = ranks[i];
-      ranks[i] = uint64_t(small ? uint32_t(rank) : ~uint32_t(rank)) << 32 | key_of_rank(rank);
-    }
+    for (int i = int(threadIdx.x); i < wanted(); i += kThreads) ranks[i] = turned(ranks[i]);
   }
   __device__ void write_candidates(bool turned) const {
     const uint64_t* const ranks = selection_.ranked();

@@ -1,7 +1,7 @@
 // Which elements of a row are the first k of its order (core/row_order.hpp): found exactly, left in shared memory as ranks.
 // What topk_kernel.cuh writes, and sampling/gpu/topk_sampling_kernel.cuh draws from.
 //
-// Bound by: memory; a row is read once. Few rows: by the chain load, bound, collect, merge, sort.
+// Bound by: memory; a row is read once. Few rows: by the chain load, bound, collect, send, place.
 // Threads:  a cluster of blocks a row (one block below SM90); warps take turns at chunks of 32 16-byte vectors, chunks go round the blocks.
 // Method:   a bound that a few more than k elements reach, from a sample of the row (its largest element of each thread, spread over
 //           the row); one pass collects what reaches it; the first block sorts the candidates of all and cuts at k. That is exact:
@@ -9,7 +9,7 @@
 //           digit. Ranks contain the index, so rows of equal elements are no special case.
 // Memory:   shared: the candidates (dynamic), one histogram, and a ring of what is on its way (RowStream) where registers do not hold the
 //           row.
-// Sync:     barriers of the block; with a cluster two of that: bounds are known, candidates have arrived.
+// Sync:     barriers of the block; the first block of a cluster waits for what the others send it.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -18,6 +18,7 @@
 #include <flashinfer/gpu/rank_select.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_stream.cuh>
+#include <flashinfer/topk/gpu/topk_inbox.cuh>
 #include <flashinfer/topk/topk_params.hpp>
 
 namespace flashinfer::gpu {
@@ -37,11 +38,13 @@ class TopkSelection {
  public:
   using T = number_t<kConfig.input>;
   static constexpr int kThreads = kConfig.threads;
-  static constexpr int kMinBlocks = kConfig.vecs > 4 ? 1 : 1024 / kThreads;
+  static constexpr int kMinBlocks = kConfig.vecs > 4 || kConfig.cluster > 8 ? 1 : 1024 / kThreads;
+  static constexpr bool kHeld = kMinBlocks * kThreads < 1024;  // more than 64 registers a thread
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
   static constexpr int kVec = RowVectors<T>::kVec;
   static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kSamples = kWarps * kVecs;  // chunks that registers hold
+  static constexpr int kSamples = kWarps * kVecs;              // chunks that registers hold
+  static constexpr int kStep = kWarps * kCluster * kWarpSize;  // vectors from one of a thread's to its next
   static_assert(kThreads * kVecs * kVec < 1 << 16);
   using Row = RowVectors<T>;
   using Group = RowGroup<kThreads, kCluster>;
@@ -49,17 +52,31 @@ class TopkSelection {
   static constexpr bool kStreams = kConfig.stages > 0;
   using Stream = RowStream<T, kThreads, max(kConfig.stages, 2)>;
   struct NoStream {};
+  static constexpr bool kAhead = kCluster > 1 || kThreads > 512;  // the ring runs while the bound is found: no other block does meanwhile
+  struct Sums {
+    float2 sums[RowSum::kSums ? kWarps : 1];  // of warps, and their units
+  };
+  using Inbox = conditional_t<(kCluster > 1), TopkInbox<kThreads, max(kCluster, 2), RowSum::kSums>, Sums>;
 
   struct Smem {
     conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
     RankSelectSmem<kThreads> select;
-    uint64_t bound;                                      // ~0: there is a NaN
-    int count;                                           // candidates of this block, also those there was no room for
-    uint32_t nans;                                       // not 0: this block has seen one
-    float2 sums[RowSum::kSums ? kCluster * kWarps : 1];  // in the first block: of all warps, and their units
-    alignas(16) uint64_t candidates[2];                  // in truth as many as there is room for
+    KthKeySmem<kThreads> kth_key;
+    Inbox inbox;
+    int count;                           // candidates of this block, also those there was no room for
+    int kept;                            // in the first block: of the others, too
+    uint32_t nans;                       // not 0: this block has seen one
+    alignas(16) uint64_t candidates[2];  // in truth as many as there is room for
   };
   static_assert(sizeof(Smem) - sizeof(Smem::candidates) <= kConfig.smem_bytes(0));
+
+  /// The blocks of a cluster begin to meet. Every thread, before the dependency wait; who does not choose() meets the others.
+  static __device__ void begin() {
+    if constexpr (kCluster > 1) reinterpret_cast<Smem*>(dynamic_smem())->inbox.begin();
+  }
+  static __device__ void meet() {
+    if constexpr (kCluster > 1) Inbox::meet();
+  }
 
   /// Of the first `k` elements of `row`, all if there are fewer. `capacity`: ranks that shared memory has room for.
   __device__ TopkSelection(const T* row, int length, int k, int capacity, const TieBreak& tie_break)
@@ -75,32 +92,40 @@ class TopkSelection {
   __device__ RowSum& row_sum() { return sum_; }
   __device__ int wanted() const { return wanted_; }
   __device__ T element(int index) const { return row_.base[int64_t(index) + row_.skip]; }
-  /// By every block, after choose().
+  /// By the first block, after choose().
   __device__ bool has_nan() const { return kNan && bound_ == ~0ull; }
 
   /// Where the chosen are.
-  enum class Chosen : uint8_t { elsewhere, sorted, by_index, overflow };
-  /// Chooses. In the first block the ranks are in ranked() then, sorted or in the order of their indices, or there was no room for them:
-  /// overflow(place, rank) has been called for each, in the order of their indices. Other blocks have nothing.
+  enum class Chosen : uint8_t { elsewhere, among_few, sorted, by_index, overflow };
+  /// Chooses. In the first block the ranks are in ranked() then, the first of a few in no order, or sorted, or in the order of their
+  /// indices, or there was no room for them: overflow(place, rank) has been called for each, in the order of their indices. Other blocks
+  /// have nothing.
   template <class Overflow>
   __device__ Chosen choose(const Overflow& overflow) {
+    if (!collected_) meet();
     const int total = collected_ ? gather() : -1;
     if (rank_ != 0 || has_nan()) return Chosen::elsewhere;
-    bool sure = total >= wanted_ && total <= capacity_;
-    if (sure) {
-      sort(total);
-      sure = smem_.candidates[wanted_ - 1] >= bound_;
+    if (total >= wanted_ && total <= capacity_) {
+      ranked_ = total;
+      if (all_reach_ && total <= kFewRanks<kThreads> && 2 * total < capacity_) return Chosen::among_few;
+      sort();
+      ranked_ = wanted_;
+      if (all_reach_ || smem_.candidates[wanted_ - 1] >= bound_) return Chosen::sorted;
     }
-    if (sure) return Chosen::sorted;
+    ranked_ = wanted_;
     return select_by_radix(overflow) ? Chosen::by_index : Chosen::overflow;
   }
   __device__ uint64_t* ranked() const { return smem_.candidates; }
-  __device__ void sort(int count) { sort_candidates(count, capacity_); }
+  __device__ int num_ranked() const { return ranked_; }
+  __device__ void sort() { sort_candidates(ranked_, capacity_); }
+  /// Of a few ranks behind ranked(), `first` even, after a barrier.
+  __device__ PlacedRank place(int first, int count) const { return place_candidate(first, count); }
   /// The sum of f(a warp's sum, its unit) over the row, in the first block after choose().
   template <class F>
   __device__ float sum(const F& f) const {
     float sum = 0;
-    for (int i = int(threadIdx.x) % kWarpSize; i < kCluster * kWarps; i += kWarpSize) sum += f(smem_.sums[i].x, smem_.sums[i].y);
+    for (int i = int(threadIdx.x) % kWarpSize; i < kCluster * kWarps; i += kWarpSize)
+      sum += f(smem_.inbox.sums[i].x, smem_.inbox.sums[i].y);
     return warp_sum(sum);
   }
   /// Room for a sum of each warp, which choose() no longer needs.
@@ -109,24 +134,35 @@ class TopkSelection {
   /// Collects this block's elements that reach a bound. They contain what is to be chosen of this block if every block's bound is at most
   /// the rank of the last chosen. For at most a fourth of the capacity, or rows that fit; without it choose() selects by radix.
   __device__ void collect() {
-    if (threadIdx.x == 0) smem_.count = 0, smem_.nans = 0;
+    if (threadIdx.x == 0) smem_.count = 0, smem_.kept = 0, smem_.nans = 0;
     const int warp = int(threadIdx.x) / kWarpSize;
     const bool whole = chunks_ <= kSamples;
     Vec held[kVecs];
+    if (kHeld && whole) {
+      row_.load(held, vec_of(warp), kStep);
+    } else {
 #pragma unroll
-    for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
-    if (!whole && !kStreams) prefetch();
+      for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
+    }
+    if (!whole) {
+      if constexpr (kStreams && kAhead)
+        Stream::start(smem_.stream, row_, vec_of(warp), kStep);
+      else if constexpr (!kStreams)
+        prefetch();
+    }
+    meet();
     uint64_t bound = bound_of(held);
     for (bool in_registers = whole;; in_registers = false) {
       const Limits limits = limits_of(bound);
       sum_.begin(limits.limit);
       if (in_registers) {
 #pragma unroll
-        for (int i = 0; i < kVecs; ++i) offer(held[i], sampled_vec(i), limits, bound);
+        for (int i = 0; i < kVecs; ++i) offer(held[i], kHeld ? vec_of(warp) + i * kStep : sampled_vec(i), limits, bound);
       } else if constexpr (kStreams) {
         const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
-        Stream::for_each(smem_.stream, row_, vec_of(warp), kWarps * kCluster * kWarpSize, own, Row::kNan,
-                         [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
+        if constexpr (!kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
+        Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
+                                 [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
       } else {
 #pragma unroll 1
         for (int chunk = warp; chunk < chunks_; chunk += kSamples) {
@@ -139,6 +175,7 @@ class TopkSelection {
       __syncthreads();  // count and candidates are complete
       if (smem_.count <= capacity_) break;
       bound = raised();
+      if constexpr (kStreams && kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
     }
     bound_ = kNan && smem_.nans ? ~0ull : bound;
     collected_ = true;
@@ -156,6 +193,8 @@ class TopkSelection {
   const int chunks_;           // of this block
   uint64_t bound_ = 0;
   bool collected_ = false;
+  bool all_reach_ = true;  // the candidates gathered, the bound
+  int ranked_ = 0;
   RowSum sum_;
 
   /// The vector that this lane has of chunk `c` of this block.
@@ -196,15 +235,19 @@ class TopkSelection {
     }
     const int sampled = min(chunks_, kSamples);
     int wanted = wanted_;
-    if (kCluster > 1 || chunks_ > kSamples) {  // the sample's share of the chosen, and four standard deviations more
+    if (kCluster > 1 || chunks_ > kSamples) {
+      // The sample's share of the chosen, and four standard deviations more. Where rows are few, fewer, for their candidates' places are
+      // counted: that is not enough for one row in 10^4 or less, which is selected by radix then.
+      constexpr float kDeviations = kCluster < 8 ? 4.0f : 3.5f;
+      constexpr int kMore = kCluster < 8 ? 5 : 4;
       const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
-      wanted = min(wanted, int(share + 4 * share * ptx::rsqrt(share + 1)) + 5);
+      wanted = min(wanted, int(share + kDeviations * share * ptx::rsqrt(share + 1)) + kMore);
     }
     const int slack = wanted / 4;
     // Few: the largest element of each thread will do. Many: every element, read again, from L1.
     const bool few = 2 * wanted <= min(chunks_, kWarps) * kWarpSize;
     uint64_t bound;
-    int reached;  // elements that reach it
+    int reached = row_.length;  // elements that reach it
     if (few) {
       float best = -kInfinity;
 #pragma unroll
@@ -214,7 +257,13 @@ class TopkSelection {
 #pragma unroll
         for (int j = 0; j < kVec; ++j) best = fmaxf(best, x[j]);
       }
-      bound = uint64_t(block_kth_key(sampled_vec(0) < row_.count ? order_key(best) : 0u, wanted, slack, reached)) << 32;
+      const uint32_t own = sampled_vec(0) < row_.count ? order_key(best) : 0u;
+      if (wanted <= KthKeySmem<kThreads>::kMostWanted) {
+        const uint32_t key = block_about_kth_key(own, wanted, reached, smem_.kth_key);
+        if (reached <= 2 * wanted + 8) return uint64_t(key) << 32;
+      }
+      // Many of one warp, or equal ones.
+      bound = uint64_t(block_kth_key(own, wanted, slack, reached)) << 32;
     } else {
       bound = select_rank<kThreads>(
           wanted, slack, 32,
@@ -274,15 +323,17 @@ class TopkSelection {
     float x[kVec];
     held.to_float(x);
     sum_.add(x);
-    const uint32_t first = uint32_t(max(row_.first_index(vec), 0));
+    const int first_index = row_.first_index(vec);
+    const uint32_t first = uint32_t(max(first_index, 0));
     const bool ties = tie_break_ == TieBreak::small ? first <= limits.last : first + kVec > limits.last;
     const float limit = ties ? limits.limit : limits.above;
     uint32_t hits = 0;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) ? 1u << j : 0u;
+    if (first_index >= row_.length) hits = 0;
 #pragma unroll 1
     for (; hits; hits &= hits - 1) {
-      const int j = __ffs(int(hits)) - 1, index = row_.first_index(vec) + j;
+      const int j = __ffs(int(hits)) - 1, index = first_index + j;
       float value = x[0];
 #pragma unroll
       for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;  // registers have no addresses
@@ -296,35 +347,30 @@ class TopkSelection {
   }
 
   /// Brings the candidates of all blocks that may be chosen to the first, which gets their number; more than the capacity: some are
-  /// missing. The bound becomes the greatest of all blocks: what does not reach that need not go.
+  /// missing. The bound becomes the greatest of all blocks: what does not reach that need not be kept.
   __device__ int gather() {
-    const float sum = RowSum::kSums ? warp_sum(sum_.sum) : 0.0f;
+    const float2 sum = make_float2(RowSum::kSums ? warp_sum(sum_.sum) : 0.0f, sum_.unit);
     if constexpr (kCluster > 1) {
-      if (threadIdx.x == 0) smem_.bound = bound_;
-      Group::sync();  // every block's bound and candidates are known
-      if constexpr (RowSum::kSums) tell(sum);
-      const int lane = int(threadIdx.x) % kWarpSize;
-      bound_ = warp_max(lane < kCluster ? Group::of(&smem_, lane)->bound : uint64_t(0));
-      if (rank_ > 0) {
-        Smem& first = *Group::of(&smem_, 0);
-#pragma unroll 1
-        for (int i = int(threadIdx.x); i < smem_.count; i += kThreads) {
-          if (smem_.candidates[i] < bound_) continue;
-          const int place = atomicAdd(&first.count, 1);
-          if (place < capacity_) first.candidates[place] = smem_.candidates[i];
-        }
+      smem_.inbox.send(rank_, smem_.candidates, smem_.count, bound_, sum);
+      if (rank_ > 0) return 0;
+      bound_ = smem_.inbox.receive();
+      const int stay = smem_.inbox.stay();
+      all_reach_ = stay == 0;
+      smem_.inbox.for_each(smem_.candidates, [&](uint64_t rank) {
+        if (rank < bound_) return;
+        const int place = stay + atomicAdd(&smem_.kept, 1);
+        if (place < capacity_) smem_.candidates[place] = rank;
+      });
+      __syncthreads();  // the list is complete
+      smem_.inbox.let_go();
+      return stay + smem_.kept;
+    } else {
+      if constexpr (RowSum::kSums) {
+        if (threadIdx.x % kWarpSize == 0) smem_.inbox.sums[threadIdx.x / kWarpSize] = sum;
+        __syncthreads();
       }
-      Group::sync();  // the first block has all; nobody reads the others' memory any more
-    } else if constexpr (RowSum::kSums) {
-      tell(sum);
-      __syncthreads();
+      return smem_.count;
     }
-    return smem_.count;
-  }
-
-  __device__ void tell(float sum) const {
-    const int warp = int(threadIdx.x) / kWarpSize;
-    if (threadIdx.x % kWarpSize == 0) Group::of(&smem_, 0)->sums[rank_ * kWarps + warp] = make_float2(sum, sum_.unit);
   }
 
   /// Exact whatever the row holds and however many are wanted, by one block: up to six passes for the last rank chosen, one that
@@ -367,6 +413,9 @@ class TopkSelection {
   static __device__ __noinline__ void sort_candidates(int count, int capacity) {
     Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
     sort_ranks<kThreads>(smem.candidates, count, capacity, smem.select);
+  }
+  static __device__ __noinline__ PlacedRank place_candidate(int first, int count) {
+    return place_rank<kThreads>(reinterpret_cast<Smem*>(dynamic_smem())->candidates + first, count);
   }
 };
 

@@ -28,22 +28,35 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   if (device.arch.number >= 90)
     while (config.cluster < 8 && problem.num_rows * config.cluster * 2 <= device.num_sms && problem.width >= least * config.cluster * 2)
       config.cluster *= 2;
-  // One block an SM. Eight for a row: registers hold up to 128 K elements of it, which are read once (H200, 1 and 16 rows: 17.0 and 21.7
-  // us, with twice the threads 19.2 and 28.4). Fewer: threads enough to keep the memory busy (64 and 128 rows: 25.7 and 32.4 us, with half
-  // of them 26.2 and 34.3). More rows: two blocks an SM, so that one's selection hides behind the other's loads.
+  // Very few: sixteen, of which each has half as much to bring. Clusters of more than 8 are not on every GPU, and few at a time.
+  const bool widest = config.cluster == 8 && device.arch.number < 110 && problem.num_rows <= clusters_at_once(16, 1, device) &&
+                      problem.width >= least * config.cluster;
+  if (widest) config.cluster = 16;
+  // One block an SM. Eight or more for a row: registers hold it, up to 128 K elements, of sixteen 256 K, which are read once (H200, 1 and
+  // 16 rows with eight: 17.0 and 21.7 us, with twice the threads 19.2 and 28.4). Fewer: threads enough to keep the memory busy (64 and 128
+  // rows: 25.7 and 32.4 us, with half of them 26.2 and 34.3). More rows: two blocks an SM, so that one's selection hides behind the other's
+  // loads.
   // Not where a cluster would wait for another to end.
-  const bool held = config.cluster == 8 && problem.input == DType::f32 && problem.num_rows <= clusters_at_once(8, 1, device);
+  const bool held = problem.input == DType::f32 && (widest || (config.cluster == 8 && problem.num_rows <= clusters_at_once(8, 1, device)));
   const bool few = config.cluster < 8 && problem.num_rows * config.cluster <= device.num_sms;
   if (few && device.arch.number != 75) config.threads = 1024;
   // Rings keep more under way than registers: with three loads a thread DRAM was busy for 46 % of the time at 512 rows (H100, ncu).
   // Not for 16-bit elements: the conversions beside it spill at 64 registers a thread.
   const int smem = config.smem_bytes(topk_capacity(problem, device)) + 1024;
   if (!held && problem.input == DType::f32 && device.arch.number >= 80 && smem <= device.smem_per_block &&
-      smem * (1024 / config.threads) <= device.smem_per_sm)
+      smem * (1024 / config.threads) <= device.smem_per_sm) {
+    // Eight blocks for a row: all but one of a thread's vectors are on their way while the bound is found.
+    const int more = 4 * config.threads * 16;
+    if (config.cluster == 8 && smem + more <= device.smem_per_block && (smem + more) * (1024 / config.threads) <= device.smem_per_sm)
+      config.stages = 8, config.vecs = device.arch.number < 100 ? 4 : 2;  // where kernels do not spill
     return config;
-  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too.
+  }
+  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too, and
+  // before in clusters of such blocks.
   config.stages = 0;
-  config.vecs = held ? 8 : problem.input != DType::f32 && device.arch.number < 100 ? 4 : 3;
+  const bool four = problem.input != DType::f32 && device.arch.number < 100 && (config.threads == 512 || config.cluster == 1);
+  const bool half = widest && problem.width <= 16 * 512 * 4 * 4 - 1024;  // four vectors a thread are enough
+  config.vecs = held ? (half ? 4 : 8) : four ? 4 : 3;
   return config;
 }
 
@@ -52,7 +65,7 @@ template <class Visit>
 constexpr void for_each_tuned_topk(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (int64_t num_rows : {1, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
+    for (int64_t num_rows : {1, 16, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
 }
 
 }  // namespace flashinfer::gpu

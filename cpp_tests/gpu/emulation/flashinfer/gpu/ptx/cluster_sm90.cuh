@@ -25,6 +25,10 @@ void cluster_send(T* to, T x, Mbarrier* barrier, uint32_t rank) {
   *cluster_map(to, rank) = x;
   emulation::Block::current().arrive_at(cluster_map(barrier, rank), 0, 0, sizeof(T));
 }
+inline void cluster_arrive_at(Mbarrier* barrier, uint32_t rank) {
+  emulation::Block::current().arrive_at(cluster_map(barrier, rank), 1, 0, 0);
+}
+inline void cluster_fence() {}
 inline void cluster_receive(Mbarrier* barrier, uint32_t parity) { mbarrier_wait(barrier, parity); }
 
 }  // namespace flashinfer::gpu::ptx

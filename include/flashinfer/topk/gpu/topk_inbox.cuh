@@ -1,0 +1,83 @@
+// What the blocks of a cluster send the first of them: their candidates of top-k, and what follows from all elements they have seen. Of
+// each as many bytes, whatever it has found, so that the first waits for them alone and nobody for the cluster's barrier, whose fences take
+// longer than the way. What a block has more is fetched, and the block stays until then.
+#pragma once
+
+#include <flashinfer/core/math.hpp>
+#include <flashinfer/gpu/ptx/cluster_sm90.cuh>
+#include <flashinfer/gpu/warp_reduce.cuh>
+
+namespace flashinfer::gpu {
+
+/// Shared memory of each block; the first block's is written to.
+template <int kThreads, int kCluster, bool kSums>
+struct TopkInbox {
+  static constexpr int kWarps = kThreads / kWarpSize;
+  static constexpr int kSlots = 512 / kCluster;  // for a block's candidates
+  static_assert(kSlots <= kThreads && kCluster <= kWarpSize);
+  static constexpr int kBytes = kCluster * (kSlots * 8 + 16 + (kSums ? kWarps * 8 : 0));
+
+  uint64_t candidates[kCluster][kSlots];
+  uint64_t counts[kCluster], bounds[kCluster];
+  float2 sums[kSums ? kCluster * kWarps : 1];  // of warps, and their units
+  ptx::Mbarrier full, fetched;
+
+  /// The blocks begin to meet: they may send when all have begun. Every thread, before the dependency wait; meet() follows in each.
+  __device__ void begin() {
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_init(&full, 1);
+      ptx::mbarrier_init(&fetched, 1);
+      ptx::mbarrier_init_fence();
+      ptx::mbarrier_arrive_expect(&full, kBytes);  // in the first block
+    }
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
+  }
+  static __device__ void meet() { ptx::cluster_wait(); }
+
+  /// From block `rank` to the first: the first of its `count` candidates, all elements that reach its bound. When they are complete.
+  __device__ void send(int rank, const uint64_t* list, int count, uint64_t bound, float2 sum) {
+    const int i = int(threadIdx.x);
+    if (i < kSlots) ptx::cluster_send(&candidates[rank][i], i < count ? list[i] : uint64_t(0), &full, 0);
+    if (kSums && i % kWarpSize == 0) ptx::cluster_send(&sums[rank * kWarps + i / kWarpSize], sum, &full, 0);
+    if (i == 0) {
+      if (count > kSlots) ptx::cluster_fence();  // the list is read there
+      ptx::cluster_send(&counts[rank], uint64_t(count), &full, 0);
+      ptx::cluster_send(&bounds[rank], bound, &full, 0);
+    }
+    if (rank > 0 && count > kSlots) ptx::cluster_receive(&fetched, 0);
+  }
+
+  /// In the first block: waits for all. The greatest of the bounds.
+  __device__ uint64_t receive() {
+    ptx::cluster_receive(&full, 0);
+    const int lane = int(threadIdx.x) % kWarpSize;
+    return warp_max(lane < kCluster ? bounds[lane] : uint64_t(0));
+  }
+  /// How many of the first block's own candidates stay in its list, for they have no room here: all or none.
+  __device__ int stay() const { return counts[0] > kSlots ? int(counts[0]) : 0; }
+  /// f(candidate) for the others, each in one thread. `list`: where every block has its own.
+  template <class F>
+  __device__ void for_each(uint64_t* list, const F& f) const {
+    const int lane = int(threadIdx.x) % kWarpSize;
+#pragma unroll 1
+    for (int rank = int(threadIdx.x) / kWarpSize; rank < kCluster; rank += kWarps) {
+      const int count = int(counts[rank]);
+      if (count <= kSlots) {
+#pragma unroll 1
+        for (int i = lane; i < count; i += kWarpSize) f(candidates[rank][i]);
+      } else if (rank > 0) {
+        const uint64_t* theirs = ptx::cluster_map(list, uint32_t(rank));
+#pragma unroll 1
+        for (int i = lane; i < count; i += kWarpSize) f(theirs[i]);
+      }
+    }
+  }
+  /// Blocks whose lists were read may leave. After a barrier.
+  __device__ void let_go() {
+    const int rank = int(threadIdx.x);
+    if (rank > 0 && rank < kCluster && counts[rank] > kSlots) ptx::cluster_arrive_at(&fetched, uint32_t(rank));
+  }
+};
+
+}  // namespace flashinfer::gpu
