@@ -6,6 +6,7 @@
 
 #include <flashinfer/attention/attention_check.hpp>
 #include <flashinfer/attention/attention_lengths.hpp>
+#include <flashinfer/attention/attention_plan_work.hpp>
 #include <flashinfer/attention/attention_workspace.hpp>
 #include <flashinfer/attention/cpu/attention.hpp>
 #include <flashinfer/attention/gpu/attention.hpp>
