@@ -274,12 +274,11 @@ struct WorkIterator : WorkCursor {
   /// of the plan (results are then wrong).
   FLASHINFER_HOST_DEVICE bool next(WorkItem& item) {
     while (unit < end && at.request < plan.batch_size) {
-      RequestWork work(plan, at);
-      while (at.q_tile >= work.num_q_tiles) {  // requests without queries have no segments
+      const RequestWork work(plan, at);
+      if (at.q_tile >= work.num_q_tiles) {  // behind the last, or of a request without queries, which has no segments
         at.q_tile = 0;
-        if (++at.request >= plan.batch_size) return false;
-        work = RequestWork(plan, at.request);
-        static_cast<RequestLengths&>(at) = work;
+        if (++at.request < plan.batch_size) static_cast<RequestLengths&>(at) = plan.lengths(at.request);
+        continue;
       }
       const int32_t n = work.num_units(plan, at.q_tile), before = RequestWork::item_units(plan), length = n + before;
       // Balanced: all of the segment that is this worker's, in one go. Batch-invariant: one unit.

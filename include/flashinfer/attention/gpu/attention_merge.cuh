@@ -244,11 +244,12 @@ FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, i
   for (int first = ptx::opaque(int(threadIdx.x)); first < num_tasks; first += Tile::kThreads * kTasks) {
     float4 sum[kTasks];
     float m[kTasks], d[kTasks];
-    int row[kTasks], column[kTasks];
+    int row[kTasks];
+    const float* part[kTasks];  // of slot 0
 #pragma unroll
     for (int t = 0; t < kTasks; ++t) {
       const int task = min(first + t * Tile::kThreads, num_tasks - 1);  // past the end: the last one again, and not stored
-      row[t] = task / kTasksPerRow, column[t] = task % kTasksPerRow * 4;
+      row[t] = task / kTasksPerRow, part[t] = plan.partial_out + task * 4;
       m[t] = -kInfinity, d[t] = 0.0f;
       sum[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
@@ -259,14 +260,14 @@ FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, i
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const bool there = slot + j < item.num_slots;
-        const int64_t first_row = int64_t(item.slot_at(slot + j)) * Tile::kQTile;
+        const int64_t of_slot = item.slot_at(slot + j);
 #pragma unroll
         for (int t = 0; t < kTasks; ++t) {
           parts[j][t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), maxima[j][t] = -kInfinity, sums[j][t] = 0.0f;
           if (there) {
-            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * Tile::kVoTile + column[t]));
-            maxima[j][t] = __ldcg(plan.partial_max + first_row + row[t]);
-            sums[j][t] = __ldcg(plan.partial_sum + first_row + row[t]);
+            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(part[t] + of_slot * (Tile::kQTile * Tile::kVoTile)));
+            maxima[j][t] = __ldcg(plan.partial_max + of_slot * Tile::kQTile + row[t]);
+            sums[j][t] = __ldcg(plan.partial_sum + of_slot * Tile::kQTile + row[t]);
           }
         }
       }
@@ -286,14 +287,19 @@ FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, i
         m[t] = most;
       }
     }
-#pragma unroll
-    for (int t = 0; t < kTasks; ++t) {
-      if (first + t * Tile::kThreads >= num_tasks) break;
-      const OutRow at = out_row<Tile>(p, work, row[t]);
-      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m[t], d[t], at.qo_head);
-      if (column[t] == 0) store_lse<Tile>(p, work, at, finished.lse);
+    // Code for one task, and the others move up to it: a copy for each would be a fifth of the kernel to compile.
+#pragma unroll 1
+    for (int task = first;;) {
+      const int32_t at_row = task / kTasksPerRow, column = task % kTasksPerRow * 4;
+      const OutRow at = out_row<Tile>(p, work, at_row);
+      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m[0], d[0], at.qo_head);
+      if (column == 0) store_lse<Tile>(p, work, at, finished.lse);
       const float factor = finished.factor;
-      store_out<Tile>(p, work, at, column[t], make_float4(sum[t].x * factor, sum[t].y * factor, sum[t].z * factor, sum[t].w * factor));
+      store_out<Tile>(p, work, at, column, make_float4(sum[0].x * factor, sum[0].y * factor, sum[0].z * factor, sum[0].w * factor));
+      task += Tile::kThreads;
+      if (task >= min(first + Tile::kThreads * kTasks, num_tasks)) break;
+#pragma unroll
+      for (int t = 0; t < kTasks - 1; ++t) sum[t] = sum[t + 1], m[t] = m[t + 1], d[t] = d[t + 1];
     }
   }
 }
