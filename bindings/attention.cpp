@@ -476,6 +476,7 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   made.float_workspace = float_workspace.object, made.int_workspace = object_of(int_workspace);
   made.grow_int_workspace = grow_int_workspace;
   made.make(call, floats, std::move(arrays));
+  prefetch(made.planned, context);  // a model that has just started has other kernels to build before attention
 
   if (masked) {
     const PlannedAttention& planned = made.planned;
