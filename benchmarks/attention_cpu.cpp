@@ -2,6 +2,7 @@
 // threads read from memory in the same minute. Rounds are interleaved, since the machine may be shared: least and median of them.
 //
 //   g++ -std=c++20 -O3 -Iinclude benchmarks/attention_cpu.cpp -o /tmp/attention_cpu -pthread && /tmp/attention_cpu [rounds] [isa]
+#include <flashinfer/attention/attention_plan_work.hpp>
 #include <flashinfer/attention/cpu/attention.hpp>
 
 #include <algorithm>

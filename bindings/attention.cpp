@@ -317,7 +317,7 @@ struct Plan {
   /// the batch is refused: the plan is as it was, and plan() tells why.
   bool again(nb::handle qo_indptr, nb::handle kv_indptr, nb::handle kv_indices, nb::handle last_page_len, nb::tuple arguments,
              nb::dict by_name) {
-    if (!remembers || !same_arguments(arguments, asked) || !same_arguments(by_name, asked_by_name)) return false;
+    if (kv_indptr.is_none() || !remembers || !same_arguments(arguments, asked) || !same_arguments(by_name, asked_by_name)) return false;
     Call call("plan");
     const TensorView floats = call.out("float_workspace", Tensor{float_workspace});
     Arrays given{nb::borrow(qo_indptr), nb::borrow(kv_indptr), nb::borrow(kv_indices), nb::borrow(last_page_len)};
@@ -325,6 +325,8 @@ struct Plan {
     try {
       make(call, floats, std::move(given));
     } catch (const InvalidArgument&) {
+      return false;
+    } catch (const nb::builtin_exception&) {  // TypeError: no tensor
       return false;
     }
     return true;
@@ -474,6 +476,7 @@ nb::object plan(const Tensor& float_workspace, const OptionalTensor& int_workspa
   made.float_workspace = float_workspace.object, made.int_workspace = object_of(int_workspace);
   made.grow_int_workspace = grow_int_workspace;
   made.make(call, floats, std::move(arrays));
+  prefetch(made.planned, context);  // a model that has just started has other kernels to build before attention
 
   if (masked) {
     const PlannedAttention& planned = made.planned;
@@ -637,8 +640,8 @@ const Family family{[](nb::module_& m) {
            "q_scale"_a.none(), "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
       .def("run_ragged", &Plan::run_ragged, "q"_a, "k"_a, "v"_a, "out"_a.none(), "lse"_a.none(), "return_lse"_a, "q_scale"_a.none(),
            "k_scale"_a.none(), "v_scale"_a.none(), "sinks"_a.none(), "enable_pdl"_a.none(), "variant"_a.none())
-      .def("again", &Plan::again, "qo_indptr"_a.none(), "kv_indptr"_a, "kv_indices"_a.none(), "last_page_len"_a.none(), "arguments"_a,
-           "by_name"_a)
+      .def("again", &Plan::again, "qo_indptr"_a.none(), "kv_indptr"_a.none(), "kv_indices"_a.none(), "last_page_len"_a.none(),
+           "arguments"_a, "by_name"_a)
       .def("remember", &Plan::remember, "arguments"_a, "by_name"_a)
       .def("set_options", &Plan::set_options, "causal"_a, "window_left"_a, "rope"_a, "alibi_slopes"_a.none(), "sm_scale"_a.none(),
            "logits_soft_cap"_a.none(), "rope_scale"_a.none(), "rope_theta"_a.none())

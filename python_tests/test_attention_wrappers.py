@@ -55,6 +55,31 @@ def test_sinks(device, check):
         BatchPrefillWithRaggedKVCacheWrapper(workspace(device), jit_args=(*names[:11], "Mine", ""))
 
 
+@pytest.mark.parametrize("lengths", [None, 5, [0, 3], (0, 3, 4)], ids=repr)
+@pytest.mark.parametrize("paged", [True, False])
+def test_a_wrong_batch_after_a_good_one(paged, lengths):
+    """A plan for the last plan's arguments takes a shorter way: what it refuses, it refuses in the same words, and the plan stays."""
+    batch = Batch([2, 1], [9, 30], dtype=torch.bfloat16, device="cpu")
+    kind = flashinfer.BatchPrefillWithPagedKVCacheWrapper if paged else BatchPrefillWithRaggedKVCacheWrapper
+    keys = batch.paged(16)[1:] if paged else (batch.kv_indptr,)
+    options = dict(causal=True, q_data_type=torch.bfloat16)
+
+    def plan(wrapper, qo_indptr):
+        wrapper.plan(qo_indptr, *keys, *(8, 2, 64, 16)[: 4 if paged else 3], **options)
+
+    def refused(wrapper):
+        with pytest.raises((ValueError, TypeError)) as error:
+            plan(wrapper, lengths)
+        return error.type, str(error.value)
+
+    first = refused(kind(workspace("cpu")))
+    wrapper = kind(workspace("cpu"))
+    plan(wrapper, batch.qo_indptr)
+    plan(wrapper, batch.qo_indptr)
+    assert refused(wrapper) == first
+    assert wrapper._plan.batch_size == 2 and wrapper._plan.total_qo_len == 3
+
+
 def test_threads_share_a_workspace(device):
     """Calls of several threads, of one wrapper or of two with one workspace, do not take each other's partial results."""
     batch = Batch([1, 1], [3000, 2500], dtype=torch.float16, device=device)

@@ -153,8 +153,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         num_sms=None. q_len_per_req above 1 is causal within a request's tokens; it needs use_tensor_cores=True as in FlashInfer,
         and lengths on the device are read back to check that every request has that many tokens: fast_decode_plan does not.
         """
-        asked = num_qo_heads, num_kv_heads, head_dim, page_size, *args
-        if self._again(None, indptr, indices, last_page_len, asked, options):
+        asked = (num_qo_heads, num_kv_heads, head_dim, page_size) + args
+        made = self._plan
+        if made is not None and made.again(None, indptr, indices, last_page_len, asked, options):
             if not self._use_cuda_graph:
                 self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = indptr, indices, last_page_len
             return

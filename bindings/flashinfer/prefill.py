@@ -335,12 +335,12 @@ class BatchPrefillWithPagedKVCacheWrapper(_PrefillWrapper):
             *(max_qo_len, num_sms, _size_only),
         )
         arrays = qo, indptr, indices, last = qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len
+        if qo is not None and not self._use_cuda_graph and self._again(*arrays, asked):
+            self._qo_indptr_buf, self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = arrays
+            return
         if count("plan", "qo_indptr", qo) != count("plan", "paged_kv_indptr", indptr):
             text = f"The length of qo_indptr and paged_kv_indptr should be the same: {len(qo)} and {len(indptr)}"
             raise refuse("plan", "paged_kv_indptr", text)
-        if not self._use_cuda_graph and self._again(*arrays, asked):
-            self._qo_indptr_buf, self._paged_kv_indptr_buf, self._paged_kv_indices_buf, self._paged_kv_last_page_len_buf = arrays
-            return
         homes = {}
         if self._use_cuda_graph and not _size_only:
             self._check_batch(len(qo) - 1)
@@ -548,12 +548,12 @@ class BatchPrefillWithRaggedKVCacheWrapper(_PrefillWrapper):
             *(token_pos_in_items_ptr, max_item_len_ptr, fixed_split_size, disable_split_kv, max_token_per_sequence, v_indptr, o_indptr),
             *(batch_invariant, max_qo_len, num_sms, _size_only),
         )
+        if qo_indptr is not None and not self._use_cuda_graph and self._again(qo_indptr, kv_indptr, None, None, asked):
+            self._qo_indptr_buf, self._kv_indptr_buf = qo_indptr, kv_indptr
+            return
         if count("plan", "kv_indptr", kv_indptr) != count("plan", "qo_indptr", qo_indptr):
             text = f"The kv_indptr length should be equal to mask_indptr length: expected {len(qo_indptr)}, got {len(kv_indptr)}"
             raise refuse("plan", "kv_indptr", text)
-        if not self._use_cuda_graph and self._again(qo_indptr, kv_indptr, None, None, asked):
-            self._qo_indptr_buf, self._kv_indptr_buf = qo_indptr, kv_indptr
-            return
         dtypes = dtype_names(q_data_type, kv_data_type, o_data_type)
         if o_data_type is None and dtypes["o_data_type"] in ("e4m3", "e5m2"):
             dtypes["o_data_type"] = "bf16"

@@ -11,9 +11,11 @@ namespace {
 
 constexpr Device kGpu = {DeviceType::cuda, 0};
 
-/// Counts copies, too.
+/// Counts copies, too, and writes down what may be built ahead.
 struct Recorder : RecordingKernels {
   int to_device = 0, to_host = 0;
+  std::vector<uint64_t> prefetched;
+  void prefetch(const KernelId& id, const Context&) override { prefetched.push_back(id.hash); }
   Recorder() : RecordingKernels(device_info_of({90, 'a'})) {}
   void copy_to_device(void* device, const void* host, size_t bytes, const Context& context) override {
     ++to_device;
@@ -203,6 +205,31 @@ TEST(AttentionApi, ReplansKeepTheFirstPlansKernel) {
       }
     }
   }
+}
+
+TEST(AttentionApi, WhatIsBuiltAheadIsWhatRuns) {
+  Lengths lengths;
+  Buffer floats(1 << 26), ints(1 << 16), q(20 * 32 * 128 * 2), out(20 * 32 * 128 * 2), kv(70 * 16 * 8 * 128 * 2);
+  const TensorView cache(kv.words.data(), DType::bf16, {70, 16, 8, 128}, kGpu);
+  for (const Device lie : {kGpu, Device{}})
+    for (const bool decode : {false, true})
+      for (const AttentionProblem& problem : {AttentionProblem{}, AttentionProblem{.causal = 1}, AttentionProblem{.window_left = 9},
+                                              AttentionProblem{.flags = {.soft_cap = true}}}) {
+        Recorder kernels;
+        const Context gpu{.device = kGpu, .kernels = &kernels};
+        const int64_t rows = decode ? 3 : 20;
+        const TensorView queries(q.words.data(), DType::bf16, {rows, 32, 128}, kGpu),
+            output(out.words.data(), DType::bf16, {rows, 32, 128}, kGpu);
+        const PlannedAttention planned =
+            plan_attention(problem, lengths.views(lie, decode), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu);
+        if (lie == Device{}) EXPECT_TRUE(kernels.prefetched.empty()) << "plans are made again for every batch";
+        prefetch(planned, gpu);
+        AttentionArguments args;
+        if (problem.flags.soft_cap) args.variant.soft_cap = 30.0f;
+        attention(planned, queries, cache, cache, output, {}, args, gpu);
+        ASSERT_FALSE(kernels.prefetched.empty());
+        EXPECT_EQ(kernels.launches.back().hash, kernels.prefetched.back()) << kernels.launches.back().text.kernel;
+      }
 }
 
 TEST(AttentionApi, OneCallForOneRequestCopiesNothing) {

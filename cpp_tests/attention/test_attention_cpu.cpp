@@ -1,6 +1,7 @@
 // CPU attention against a reference in double: random ragged batches over dtypes, layouts, pages, head dimensions, features,
 // plans and instruction sets. Memory that a case does not own holds NaN: keys past the last, unused pages, gaps of strides,
 // keys before every window, outputs.
+#include <flashinfer/attention/attention_plan_work.hpp>
 #include <flashinfer/attention/cpu/attention.hpp>
 
 #include <gtest/gtest.h>

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <flashinfer/attention/attention_plan.hpp>
+#include <flashinfer/attention/attention_plan_work.hpp>
 #include <algorithm>
 #include <map>
 #include <random>

@@ -12,6 +12,7 @@
 
 #include <cpp_tests/gpu/emulation/emulator.hpp>
 
+#include <flashinfer/attention/attention_plan_work.hpp>
 #include <flashinfer/attention/gpu/attention_kernel.cuh>
 #include <flashinfer/attention/gpu/attention_plan_kernel.cuh>
 #include <flashinfer/attention/gpu/decode_kernel.cuh>

@@ -6,6 +6,7 @@
 
 #include <flashinfer/attention/attention_check.hpp>
 #include <flashinfer/attention/attention_lengths.hpp>
+#include <flashinfer/attention/attention_plan_work.hpp>
 #include <flashinfer/attention/attention_workspace.hpp>
 #include <flashinfer/attention/cpu/attention.hpp>
 #include <flashinfer/attention/gpu/attention.hpp>
@@ -236,6 +237,16 @@ inline AttentionWorkspace workspace_size(const AttentionProblem& problem, const 
   return detail::prepare_plan(Check(options.op), problem, lengths, homes, -1, options, context, host).layout.size;
 }
 
+/// attention() will soon ask for the plan's kernel: where it is not there yet, it may be built meanwhile. What only attention() is told of,
+/// such as scales in memory, makes it another one.
+inline void prefetch(const PlannedAttention& planned, const Context& context) {
+  if (planned.device.type == DeviceType::cpu) return;
+  if (planned.backend == AttentionBackend::decode)
+    prefetch(planned.decode, context);
+  else
+    prefetch(planned.config, context);
+}
+
 /// Plans a batch.
 ///   problem          max_qo_len 0: taken from qo_indptr on the host, else unknown: planned for long queries and for short ones, and
 ///                    attention() takes the one or the other by the rows of q
@@ -353,10 +364,7 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
     placed.partial_sum = at_offset<float>(float_workspace.data, here.partial_sum);
   });
   if (!prepared.on_host) {
-    if (planned.backend == AttentionBackend::decode)  // to be built beside the planner, if neither is there yet
-      prefetch(planned.decode, context);
-    else
-      prefetch(planned.config, context);
+    prefetch(planned, context);  // to be built beside the planner, if neither is there yet
     plan_on_device(planned, context);
   }
   return planned;

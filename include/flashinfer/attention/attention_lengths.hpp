@@ -50,13 +50,10 @@ inline void check_indices(const Check& check, const char* argument, const Tensor
 
 inline void read_indices(const Check& check, const char* argument, const TensorView& t, std::vector<int32_t>& out) {
   const int64_t n = t.size(0), stride = t.stride(0);
+  if (t.dtype == DType::i32 && stride == 1) return out.assign(t.as<const int32_t>(), t.as<const int32_t>() + n);
   out.resize(size_t(n));
   if (t.dtype == DType::i32) {
-    if (stride == 1) {
-      if (n) std::memcpy(out.data(), t.data, size_t(n) * sizeof(int32_t));
-    } else {
-      for (int64_t i = 0; i < n; ++i) out[size_t(i)] = t.as<int32_t>()[i * stride];
-    }
+    for (int64_t i = 0; i < n; ++i) out[size_t(i)] = t.as<int32_t>()[i * stride];
     return;
   }
   for (int64_t i = 0; i < n; ++i) {
@@ -68,9 +65,36 @@ inline void read_indices(const Check& check, const char* argument, const TensorV
 
 inline void check_indptr(const Check& check, const char* argument, const std::vector<int32_t>& indptr) {
   check.that(indptr[0] == 0, argument, "a first entry of 0", [&] { return std::to_string(indptr[0]); });
-  for (size_t i = 1; i < indptr.size(); ++i)
+  int32_t falls = 0;  // a loop that becomes vectors; where an entry falls is looked for afterwards
+  for (size_t i = 1; i < indptr.size(); ++i) falls |= indptr[i] < indptr[i - 1];
+  for (size_t i = 1; falls && i < indptr.size(); ++i)
     check.that(indptr[i] >= indptr[i - 1], argument, "entries that never fall",
                [&] { return std::to_string(indptr[i]) + " after " + std::to_string(indptr[i - 1]) + " at " + std::to_string(i); });
+}
+
+/// Of a request that has pages. What the others have does not matter.
+inline void check_last_page_len(const Check& check, int32_t page_size, const std::vector<int32_t>& kv_indptr,
+                                const std::vector<int32_t>& last_page_len) {
+  const int32_t *const indptr = kv_indptr.data(), *const last_page = last_page_len.data();
+  const size_t batch_size = last_page_len.size();
+  int32_t odd = 0, most_pages = 0;  // vectors again
+  for (size_t r = 0; r < batch_size; ++r) {
+    const int32_t pages = indptr[r + 1] - indptr[r];
+    odd |= (pages > 0) & ((last_page[r] < 1) | (last_page[r] > page_size));
+    most_pages = max(most_pages, pages);
+  }
+  if (!odd && int64_t(most_pages) * page_size <= INT32_MAX) [[likely]]
+    return;
+  for (size_t r = 0; r < batch_size; ++r) {
+    const int64_t pages = indptr[r + 1] - indptr[r];
+    if (pages == 0) continue;
+    const int32_t last = last_page[r];
+    check.that(
+        last >= 1 && last <= page_size, "last_page_len", [&] { return "1 to page_size=" + std::to_string(page_size); },
+        [&] { return std::to_string(last) + " for request " + std::to_string(r); });
+    check.that((pages - 1) * page_size + last <= INT32_MAX, "kv_indptr", "requests of fewer than 2^31 tokens",
+               [&] { return std::to_string(pages) + " pages of " + std::to_string(page_size) + " for request " + std::to_string(r); });
+  }
 }
 
 }  // namespace detail
@@ -139,16 +163,7 @@ inline void read_lengths(const Check& check, const AttentionProblem& p, const At
   }
   if (here(lengths.last_page_len)) {
     read_indices(check, "last_page_len", lengths.last_page_len, host.last_page_len);
-    for (int32_t r = 0; r < batch_size && all; ++r) {
-      const int64_t pages = host.kv_indptr[r + 1] - host.kv_indptr[r];
-      if (pages == 0) continue;
-      const int32_t last = host.last_page_len[r];
-      check.that(
-          last >= 1 && last <= p.page_size, "last_page_len", [&] { return "1 to page_size=" + std::to_string(p.page_size); },
-          [&] { return std::to_string(last) + " for request " + std::to_string(r); });
-      check.that((pages - 1) * p.page_size + last <= INT32_MAX, "kv_indptr", "requests of fewer than 2^31 tokens",
-                 [&] { return std::to_string(pages) + " pages of " + std::to_string(p.page_size) + " for request " + std::to_string(r); });
-    }
+    if (all) check_last_page_len(check, p.page_size, host.kv_indptr, host.last_page_len);
   }
   if (here(lengths.kv_indices)) {
     const TensorView& t = lengths.kv_indices;

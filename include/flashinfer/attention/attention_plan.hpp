@@ -134,10 +134,11 @@ struct RequestWork : RequestLengths {
   FLASHINFER_HOST_DEVICE KvRange keys(const AttentionPlan& plan, int32_t q_tile) const {
     if (plan.tiles_are_alike()) return {0, kv_len};
     const bool only = num_q_tiles == 1;  // most often, and divisions are what a walk over requests takes
-    const int32_t first = only ? 0 : q_tile * plan.q_tile / group_size;
     const int32_t last = only ? qo_len - 1 : min((q_tile + 1) * plan.q_tile - 1, qo_len * group_size - 1) / group_size;
-    return {kv_range(plan.causal, plan.window_left, first, qo_len, kv_len).begin,
-            kv_range(plan.causal, plan.window_left, last, qo_len, kv_len).end};
+    const int32_t end = kv_range(plan.causal, -1, last, qo_len, kv_len).end;
+    if (plan.window_left < 0) return {0, end};
+    const int32_t first = only ? 0 : q_tile * plan.q_tile / group_size;
+    return {kv_range(plan.causal, plan.window_left, first, qo_len, kv_len).begin, end};
   }
   FLASHINFER_HOST_DEVICE static int32_t unit_keys(const AttentionPlan& plan) {
     if (!plan.batch_invariant) return plan.kv_tile;
@@ -194,25 +195,33 @@ FLASHINFER_HOST_DEVICE int32_t piece_of(int64_t num_units, int32_t num_pieces, i
   return int32_t(((unit + 1) * num_pieces - 1) / num_units);
 }
 
-/// Counts the segments of requests whose query tiles are alike. Nearly without divisions, which would be most of a plan's time.
+/// Division, rounded up, by what is a power of two nearly always: divisions would be most of a plan's time.
+struct CeilDivision {
+  int32_t divisor, shift = -1;
+
+  FLASHINFER_HOST_DEVICE explicit CeilDivision(int32_t by) : divisor(by) {
+    if (!is_power_of_two(by)) return;
+    for (shift = 0; int32_t(1) << shift < by;) ++shift;
+  }
+  FLASHINFER_HOST_DEVICE int32_t quotient(int32_t x) const { return shift >= 0 ? (x + divisor - 1) >> shift : ceil_div(x, divisor); }
+};
+
+/// Counts the segments of requests whose query tiles are alike, nearly without divisions.
 struct AlikeRequests {
-  int32_t group_size, q_tile, unit_keys;
-  int32_t uniform_q_tiles;  // -1: lengths of queries differ
-  int32_t shift;            // of unit_keys, which is a power of two nearly always; else -1
+  int32_t group_size;
+  CeilDivision q_tile, unit_keys;  // unit_keys 0: never cut
+  int32_t uniform_q_tiles = -1;    // -1: lengths of queries differ
 
   FLASHINFER_HOST_DEVICE explicit AlikeRequests(const AttentionPlan& plan)
-      : group_size(plan.group_size()), q_tile(plan.q_tile), unit_keys(RequestWork::unit_keys(plan)), uniform_q_tiles(-1), shift(-1) {
-    if (!plan.qo_indptr) uniform_q_tiles = ceil_div(plan.uniform_qo_len * group_size, q_tile);
-    if (!is_power_of_two(unit_keys)) return;
-    for (shift = 0; int32_t(1) << shift < unit_keys;) ++shift;
+      : group_size(plan.group_size()), q_tile(plan.q_tile), unit_keys(RequestWork::unit_keys(plan)) {
+    if (!plan.qo_indptr) uniform_q_tiles = num_q_tiles(plan.uniform_qo_len);
   }
   FLASHINFER_HOST_DEVICE int32_t num_q_tiles(int32_t qo_len) const {
-    return uniform_q_tiles >= 0 ? uniform_q_tiles : ceil_div(qo_len * group_size, q_tile);
+    return uniform_q_tiles >= 0 ? uniform_q_tiles : q_tile.quotient(qo_len * group_size);
   }
   /// Of one segment.
   FLASHINFER_HOST_DEVICE int32_t num_units(int32_t kv_len) const {
-    const int32_t past = max(kv_len, int32_t(1)) + unit_keys - 1;
-    return shift >= 0 ? past >> shift : unit_keys ? past / unit_keys : 1;
+    return unit_keys.divisor ? unit_keys.quotient(max(kv_len, int32_t(1))) : 1;
   }
 };
 
@@ -232,65 +241,6 @@ FLASHINFER_HOST_DEVICE WorkerStart locate(const AttentionPlan& plan, int32_t req
     }
     unit -= tile_units;
     slot += int64_t(slots) * num_head_groups;
-  }
-}
-
-/// Plans on one thread: two linear passes, no allocation. Fills header, starts and counters of `out` (host memory, max sizes).
-/// The GPU planner (gpu/attention_plan_kernel.cuh) computes the same with one block.
-FLASHINFER_HOST_DEVICE void plan_work(const AttentionPlan& plan, PlanHeader& header, WorkerStart* starts, int32_t* counters) {
-  const bool alike = plan.tiles_are_alike(), cuts = plan.batch_invariant && plan.cut_tiles > 0;
-  const int32_t num_head_groups = plan.num_head_groups(), item_units = RequestWork::item_units(plan);
-  const AlikeRequests requests(plan);
-  for (int32_t i = 0; i < plan.max_slots; ++i) counters[i] = 0;
-  header = {0, 0, 0};
-  if (plan.is_empty()) return;
-
-  int64_t num_units = 0, num_slots = 0;
-  for (int32_t r = 0; r < plan.batch_size; ++r) {
-    if (alike) {
-      const int32_t n = requests.num_units(plan.kv_len(r));
-      const int64_t segments = int64_t(requests.num_q_tiles(max(plan.qo_len(r), int32_t(0)))) * num_head_groups;
-      num_units += segments * (n + item_units);
-      num_slots += cuts && n > 1 ? segments * plan.head_lanes * n : 0;
-    } else {
-      const RequestWork work(plan, r);
-      num_units += work.total_units(plan);
-      if (cuts) num_slots += work.total_slots(plan);
-    }
-  }
-  const int32_t num_pieces = num_units ? count_pieces(plan, num_units) : 0;
-  header = {num_units, num_pieces * plan.head_lanes, int32_t(num_slots)};
-  if (num_pieces == 0) return;
-
-  // Pieces are found in the order of the line, as locate() finds each by itself.
-  const int64_t length_of_piece = num_units / num_pieces, rest = num_units % num_pieces;
-  int64_t unit = 0, slot = 0, begin = 0, remainder = 0;  // begin: piece_begin() of `piece`
-  int32_t piece = 0;
-  // The next segments of the line: alike, one group of heads after the other.
-  const auto place = [&](const RequestLengths& lengths, int32_t r, int32_t q_tile, int64_t segments, int32_t n) {
-    const int32_t length = n + item_units, slots = cuts && n > 1 ? n * plan.head_lanes : 0;
-    const int64_t end = unit + segments * length;
-    while (piece < num_pieces && begin < end) {
-      const int64_t at = begin - unit;
-      const int64_t segment = int32_t(at) == at ? int32_t(at) / length : at / length;
-      const int32_t tile = segment < num_head_groups ? 0 : int32_t(segment / num_head_groups);
-      const int32_t head = int32_t(segment - int64_t(tile) * num_head_groups) * plan.head_lanes;
-      starts[piece] = {lengths, r, q_tile + tile, head, int32_t(at - segment * length), int32_t(slot + segment * slots), {}};
-      ++piece, begin += length_of_piece, remainder += rest;
-      if (remainder >= num_pieces) remainder -= num_pieces, ++begin;
-    }
-    unit = end;
-    slot += segments * slots;
-  };
-  for (int32_t r = 0; r < plan.batch_size && piece < num_pieces; ++r) {
-    if (alike) {
-      const RequestLengths lengths = plan.lengths(r);
-      place(lengths, r, 0, int64_t(requests.num_q_tiles(lengths.qo_len)) * num_head_groups, requests.num_units(lengths.kv_len));
-    } else {
-      const RequestWork work(plan, r);
-      for (int32_t q_tile = 0; q_tile < work.num_q_tiles && piece < num_pieces; ++q_tile)
-        place(work, r, q_tile, num_head_groups, work.num_units(plan, q_tile));
-    }
   }
 }
 
@@ -324,12 +274,11 @@ struct WorkIterator : WorkCursor {
   /// of the plan (results are then wrong).
   FLASHINFER_HOST_DEVICE bool next(WorkItem& item) {
     while (unit < end && at.request < plan.batch_size) {
-      RequestWork work(plan, at);
-      while (at.q_tile >= work.num_q_tiles) {  // requests without queries have no segments
+      const RequestWork work(plan, at);
+      if (at.q_tile >= work.num_q_tiles) {  // behind the last, or of a request without queries, which has no segments
         at.q_tile = 0;
-        if (++at.request >= plan.batch_size) return false;
-        work = RequestWork(plan, at.request);
-        static_cast<RequestLengths&>(at) = work;
+        if (++at.request < plan.batch_size) static_cast<RequestLengths&>(at) = plan.lengths(at.request);
+        continue;
       }
       const int32_t n = work.num_units(plan, at.q_tile), before = RequestWork::item_units(plan), length = n + before;
       // Balanced: all of the segment that is this worker's, in one go. Batch-invariant: one unit.

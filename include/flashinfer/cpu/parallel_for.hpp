@@ -1,7 +1,7 @@
 // Host only. A loop over [0, n) on a persistent pool of threads: the CPU's counterpart of a grid.
 #pragma once
 
-#include <unistd.h>
+#include <pthread.h>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -62,14 +62,16 @@ inline thread_local bool inside_chunk = false;
 /// job yet, so a slow wake-up costs parallelism, not time. Pools are never destroyed: workers may outlive main().
 class ThreadPool {
  public:
-  /// The pool of this process: a forked child has none of its parent's threads and makes its own.
+  /// The pool of this process: a forked child has none of its parent's threads and makes its own. It is told by a handler, for getpid()
+  /// is a system call, and the smallest calls take less than ten of those.
   static ThreadPool& instance() {
-    static std::atomic<ThreadPool*> current{nullptr};
-    ThreadPool* pool = current.load(std::memory_order_acquire);
-    const pid_t pid = getpid();
-    if (pool && pool->pid_ == pid) return *pool;
-    auto* fresh = new ThreadPool(pid);
-    if (current.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel)) return *fresh;
+    ThreadPool* pool = current_.load(std::memory_order_acquire);
+    if (pool) [[likely]]
+      return *pool;
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr, std::memory_order_relaxed); });
+    static_cast<void>(registered);
+    auto* fresh = new ThreadPool;
+    if (current_.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel)) return *fresh;
     delete fresh;  // another thread was quicker; no worker had started
     return *pool;
   }
@@ -118,7 +120,7 @@ class ThreadPool {
  private:
   static constexpr int kSpins = 2000;  // about 20 us: kernels of one layer follow each other within that
 
-  explicit ThreadPool(pid_t pid) : pid_(pid), num_threads_(default_num_threads()) {}
+  ThreadPool() : num_threads_(default_num_threads()) {}
 
   void start_workers() {
     try {
@@ -170,7 +172,7 @@ class ThreadPool {
     return nullptr;
   }
 
-  const pid_t pid_;
+  inline static std::atomic<ThreadPool*> current_{nullptr};
   const int num_threads_;
   int started_ = 0;
   std::mutex mutex_;

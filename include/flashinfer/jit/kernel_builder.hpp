@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <flashinfer/jit/disk_cache.hpp>
@@ -143,7 +144,9 @@ class KernelBuilder {
     if (cached()) return built;
     const auto start = std::chrono::steady_clock::now();
     try {
-      built.cubin = nvrtc().compile(unit, "flashinfer_kernel.cu", nvrtc().target(arch), options_with_paths());
+      std::vector<std::string> options = options_with_paths();
+      if (const char* minimal = nvrtc().minimal_option(); minimal && text.user_text.empty()) options.push_back(minimal);
+      built.cubin = nvrtc().compile(unit, "flashinfer_kernel.cu", nvrtc().target(arch), std::move(options));
     } catch (const CompileError& error) {
       throw CompileError(describe(text, arch) + ": " + error.what());
     }

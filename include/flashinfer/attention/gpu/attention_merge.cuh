@@ -9,6 +9,23 @@
 
 namespace flashinfer::gpu {
 
+/// The columns that an item is about, and its key head. Constants of the tile, but where a block of a cluster has a part of them.
+template <class Tile>
+struct ItemColumns {
+  template <class Work>
+  static FLASHINFER_DEVICE int32_t count(const Work&) {
+    return Tile::kVoTile;
+  }
+  template <class Work>
+  static FLASHINFER_DEVICE int32_t first(const Work& work) {
+    return work.item.head % Tile::kVoTiles * Tile::kVoTile;
+  }
+  template <class Work>
+  static FLASHINFER_DEVICE int32_t kv_head(const Work& work) {
+    return work.item.head / Tile::kVoTiles;
+  }
+};
+
 /// A row of the item's tile and where it goes.
 struct OutRow {
   int64_t token;  // of all requests' queries
@@ -19,7 +36,7 @@ template <class Tile, class Work>
 FLASHINFER_DEVICE OutRow out_row(const AttentionParams& p, const Work& work, int32_t row) {
   const int32_t group_size = work.group_size(p), packed = work.item.q_tile * Tile::kQTile + row;
   const int32_t token = work.token_of(p, packed), at = work.qo_begin + token;
-  return {at, work.item.head / Tile::kVoTiles * group_size + packed - token * group_size,
+  return {at, ItemColumns<Tile>::kv_head(work) * group_size + packed - token * group_size,
           token < work.qo_len && uint32_t(at) < uint32_t(p.total_qo_len)};
 }
 
@@ -31,7 +48,7 @@ template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE FinishedRow finish_row(const AttentionParams& p, const Work& work, float m, float d, int32_t qo_head) {
   const float sink = Variant::sink(p.variant, qo_head) * kLog2e;
   float factor = p.out_scale;
-  if constexpr (Tile::kHeadScales) factor *= p.scales.of_output(work.item.head / Tile::kVoTiles);
+  if constexpr (Tile::kHeadScales) factor *= p.scales.of_output(ItemColumns<Tile>::kv_head(work));
   if (sink > -kInfinity) {
     const float both = fmaxf(m, sink), keep = m == -kInfinity ? 0.0f : ptx::ex2(m - both);
     d = d * keep + ptx::ex2(sink - both);
@@ -46,26 +63,21 @@ FLASHINFER_DEVICE FinishedRow finish_row(const AttentionParams& p, const Work& w
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_out(const AttentionParams& p, const Work& work, const OutRow& at, int32_t column, float4 x) {
   using Out = typename Tile::Out;
-  const int32_t vo_column = work.item.head % Tile::kVoTiles * Tile::kVoTile + column;
-  if (!at.valid || column >= Tile::kVoTile || vo_column >= Tile::kHeadDimVo) return;
+  const int32_t vo_column = ItemColumns<Tile>::first(work) + column;
+  if (!at.valid || column >= ItemColumns<Tile>::count(work) || vo_column >= Tile::kHeadDimVo) return;
   Out* row = static_cast<Out*>(p.out) + at.token * p.out_stride_token + at.qo_head * p.out_stride_head;
   Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store(row + vo_column);
 }
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const Work& work, const OutRow& at, float lse) {
-  if (p.lse && at.valid && work.item.head % Tile::kVoTiles == 0)
-    p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
+  if (p.lse && at.valid && ItemColumns<Tile>::first(work) == 0) p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
 }
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const Work& work, const OutRow& at, int32_t row, int32_t column, float4 x) {
-  if (!at.valid || column >= Tile::kVoTile) return;
+  const int32_t columns = ItemColumns<Tile>::count(work);
+  if (!at.valid || column >= columns) return;
   const int64_t slot_row = int64_t(work.item.slot) * Tile::kQTile + row;
-  *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * Tile::kVoTile + column) = x;
-}
-/// Columns of the output in front of the item's.
-template <class Tile, class Work>
-FLASHINFER_DEVICE int32_t first_column(const Work& work) {
-  return work.item.head % Tile::kVoTiles * Tile::kVoTile;
+  *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * columns + column) = x;
 }
 /// Writes the softmax state of a row, and returns the factor that its accumulators are to be multiplied by.
 template <class Tile, class Variant, class Work>
@@ -96,7 +108,7 @@ FLASHINFER_DEVICE void store_columns(const AttentionParams& p, const Work& work,
   if (work.item.slot >= 0) {
     *reinterpret_cast<float4*>(p.plan.partial_out + to.begin + column) = x;
   } else {
-    if (Tile::kHeadDimVo % Tile::kVoTile && first_column<Tile>(work) + column >= Tile::kHeadDimVo) return;
+    if (Tile::kHeadDimVo % Tile::kVoTile && ItemColumns<Tile>::first(work) + column >= Tile::kHeadDimVo) return;
     using Out = typename Tile::Out;
     Vec<Out, 4>::from_float({x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor})
         .store(static_cast<Out*>(p.out) + to.begin + column);
@@ -107,8 +119,9 @@ template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE RowTarget row_target(const AttentionParams& p, const Work& work, int32_t row, float m, float d) {
   const float factor = store_state<Tile, Variant>(p, work, row, m, d, true);
   const OutRow at = out_row<Tile>(p, work, row);
-  const int64_t begin = work.item.slot >= 0 ? (int64_t(work.item.slot) * Tile::kQTile + row) * Tile::kVoTile
-                                            : at.token * p.out_stride_token + at.qo_head * p.out_stride_head + first_column<Tile>(work);
+  const int64_t begin = work.item.slot >= 0
+                            ? (int64_t(work.item.slot) * Tile::kQTile + row) * Tile::kVoTile
+                            : at.token * p.out_stride_token + at.qo_head * p.out_stride_head + ItemColumns<Tile>::first(work);
   return {at.valid ? begin : -1, factor};
 }
 
@@ -237,18 +250,19 @@ FLASHINFER_DEVICE bool arrives_last(const AttentionParams& p, const WorkItem& it
 /// at a time, softmax states along with sums: segments of few slots wait for memory once.
 template <class Tile, class Variant, int kTasks, int kBatch, class Work>
 FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, int num_tasks) {
-  constexpr int kTasksPerRow = Tile::kVoTile / 4;
+  const int columns = ItemColumns<Tile>::count(work), tasks_per_row = columns / 4;
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
 #pragma unroll 1
   for (int first = ptx::opaque(int(threadIdx.x)); first < num_tasks; first += Tile::kThreads * kTasks) {
     float4 sum[kTasks];
     float m[kTasks], d[kTasks];
-    int row[kTasks], column[kTasks];
+    int row[kTasks];
+    const float* part[kTasks];  // of slot 0
 #pragma unroll
     for (int t = 0; t < kTasks; ++t) {
       const int task = min(first + t * Tile::kThreads, num_tasks - 1);  // past the end: the last one again, and not stored
-      row[t] = task / kTasksPerRow, column[t] = task % kTasksPerRow * 4;
+      row[t] = task / tasks_per_row, part[t] = plan.partial_out + task * 4;
       m[t] = -kInfinity, d[t] = 0.0f;
       sum[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
@@ -259,14 +273,14 @@ FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, i
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const bool there = slot + j < item.num_slots;
-        const int64_t first_row = int64_t(item.slot_at(slot + j)) * Tile::kQTile;
+        const int64_t of_slot = item.slot_at(slot + j);
 #pragma unroll
         for (int t = 0; t < kTasks; ++t) {
           parts[j][t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), maxima[j][t] = -kInfinity, sums[j][t] = 0.0f;
           if (there) {
-            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(plan.partial_out + (first_row + row[t]) * Tile::kVoTile + column[t]));
-            maxima[j][t] = __ldcg(plan.partial_max + first_row + row[t]);
-            sums[j][t] = __ldcg(plan.partial_sum + first_row + row[t]);
+            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(part[t] + of_slot * (Tile::kQTile * columns)));
+            maxima[j][t] = __ldcg(plan.partial_max + of_slot * Tile::kQTile + row[t]);
+            sums[j][t] = __ldcg(plan.partial_sum + of_slot * Tile::kQTile + row[t]);
           }
         }
       }
@@ -286,14 +300,19 @@ FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, i
         m[t] = most;
       }
     }
-#pragma unroll
-    for (int t = 0; t < kTasks; ++t) {
-      if (first + t * Tile::kThreads >= num_tasks) break;
-      const OutRow at = out_row<Tile>(p, work, row[t]);
-      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m[t], d[t], at.qo_head);
-      if (column[t] == 0) store_lse<Tile>(p, work, at, finished.lse);
+    // Code for one task, and the others move up to it: a copy for each would be a fifth of the kernel to compile.
+#pragma unroll 1
+    for (int task = first;;) {
+      const int32_t at_row = task / tasks_per_row, column = (task - at_row * tasks_per_row) * 4;
+      const OutRow at = out_row<Tile>(p, work, at_row);
+      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m[0], d[0], at.qo_head);
+      if (column == 0) store_lse<Tile>(p, work, at, finished.lse);
       const float factor = finished.factor;
-      store_out<Tile>(p, work, at, column[t], make_float4(sum[t].x * factor, sum[t].y * factor, sum[t].z * factor, sum[t].w * factor));
+      store_out<Tile>(p, work, at, column, make_float4(sum[0].x * factor, sum[0].y * factor, sum[0].z * factor, sum[0].w * factor));
+      task += Tile::kThreads;
+      if (task >= min(first + Tile::kThreads * kTasks, num_tasks)) break;
+#pragma unroll
+      for (int t = 0; t < kTasks - 1; ++t) sum[t] = sum[t + 1], m[t] = m[t + 1], d[t] = d[t + 1];
     }
   }
 }
@@ -304,8 +323,10 @@ template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   constexpr int kRounds = ceil_div(Tile::kQTile * Tile::kVoTile / 4, Tile::kThreads);
   const int num_rows = min(Tile::kQTile, work.qo_len * work.group_size(p) - work.item.q_tile * Tile::kQTile);
-  const int num_tasks = num_rows * (Tile::kVoTile / 4);
-  if (kRounds > 1 && num_tasks > Tile::kThreads) {
+  const int num_tasks = num_rows * (ItemColumns<Tile>::count(work) / 4);
+  if constexpr (Tile::kMergeTasks == 1) {
+    merge_tasks<Tile, Variant, 1, 16>(p, work, num_tasks);
+  } else if (kRounds > 1 && num_tasks > Tile::kThreads) {
     merge_tasks<Tile, Variant, min(kRounds, Tile::kMergeTasks), 2>(p, work, num_tasks);
   } else {
     merge_tasks<Tile, Variant, 1, (kRounds > 1 ? 8 : 16)>(p, work, num_tasks);

@@ -1,5 +1,5 @@
 // Plans attention where the lengths are: what plan_work() computes, bit for bit, each plan by one block. Called by gpu/attention.hpp; its
-// twin is plan_work() of attention/attention_plan.hpp.
+// twin is plan_work() of attention/attention_plan_work.hpp.
 //
 // Bound by: latency. One round trip for all lengths, a scan over the requests, a search and a second look at the lengths per piece.
 // Threads:  requests are taken kChunk at a time, up to kPerThread a thread; where query tiles differ, a team of threads counts the units

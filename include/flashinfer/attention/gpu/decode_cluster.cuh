@@ -88,6 +88,28 @@ struct ClusterShare {
   }
 };
 
+/// In place of the tile, where a block finishes some columns of all rows.
+template <DecodeConfig kConfig>
+struct ClusterPart : DecodeTile<kConfig> {};
+template <DecodeConfig kConfig>
+struct ItemColumns<ClusterPart<kConfig>> {
+  static FLASHINFER_DEVICE int32_t count(const DecodeWork&) { return kConfig.head_dim_vo / kConfig.cluster_blocks; }
+  static FLASHINFER_DEVICE int32_t first(const DecodeWork& work) { return int32_t(ptx::cluster_rank()) * count(work); }
+  static FLASHINFER_DEVICE int32_t kv_head(const DecodeWork& work) { return work.item.head; }
+};
+/// That, or the tile where the block has returned to the plan's pieces: partial results of both are merged by one piece of code.
+template <DecodeConfig kConfig>
+struct ClusterPartOrTile : DecodeTile<kConfig> {
+  static constexpr int kMergeTasks = 1;
+};
+template <DecodeConfig kConfig>
+struct ItemColumns<ClusterPartOrTile<kConfig>> {
+  using OfPart = ItemColumns<ClusterPart<kConfig>>;
+  static FLASHINFER_DEVICE int32_t count(const DecodeWork& work) { return work.in_cluster ? OfPart::count(work) : kConfig.head_dim_vo; }
+  static FLASHINFER_DEVICE int32_t first(const DecodeWork& work) { return work.in_cluster ? OfPart::first(work) : 0; }
+  static FLASHINFER_DEVICE int32_t kv_head(const DecodeWork& work) { return work.item.head; }
+};
+
 /// Every block finishes some columns of all rows. Here it collects what the blocks of its cluster have of them.
 template <DecodeConfig kConfig>
 struct ClusterColumns {
@@ -111,16 +133,14 @@ struct ClusterColumns {
   }
 
   /// Once what every block has pushed is here: adds up in the order of the blocks and writes the result, or a part that the last cluster to
-  /// arrive merges with the others'. Columns are taken for a part of the output as in a plan of several: every block merges its own.
+  /// arrive merges with the others': every block its own columns.
   template <class Variant>
-  static FLASHINFER_DEVICE void finish(const AttentionParams& p, const DecodeWork& of_cluster) {
+  static FLASHINFER_DEVICE void finish(const AttentionParams& p, const DecodeWork& work) {
     ptx::cluster_receive(Tile::cluster_full(), 0);
-    DecodeWork work = of_cluster;
-    work.item.head = work.item.head * kBlocks + int(ptx::cluster_rank());
 #pragma unroll 1
     for (int task = ptx::opaque(int(threadIdx.x)); task < kConfig.q_tile * kVecs; task += Tile::kThreads) {
       const int at_row = task / kVecs, column = task % kVecs * 4;
-      const OutRow at = out_row<Part>(p, work, at_row);
+      const OutRow at = out_row<ClusterPart<kConfig>>(p, work, at_row);
       if (!at.valid) continue;
       float m = -kInfinity, d = 0.0f;
 #pragma unroll
@@ -134,20 +154,14 @@ struct ClusterColumns {
         d += of_block.y * factor;
         sum.x += x.x * factor, sum.y += x.y * factor, sum.z += x.z * factor, sum.w += x.w * factor;
       }
-      const float factor = store_state<Part, Variant>(p, work, at_row, m, d, column == 0);
+      const float factor = store_state<ClusterPart<kConfig>, Variant>(p, work, at_row, m, d, column == 0);
       if (work.item.slot >= 0) {
-        store_partial<Part>(p, work, at, at_row, column, sum);
+        store_partial<ClusterPart<kConfig>>(p, work, at, at_row, column, sum);
       } else {
-        store_out<Part>(p, work, at, column, make_float4(sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor));
+        store_out<ClusterPart<kConfig>>(p, work, at, column, make_float4(sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor));
       }
     }
-    if (work.item.slot >= 0 && arrives_last<Part>(p, work.item)) merge_slots<Part, Variant>(p, work);
   }
-
- private:
-  struct Part : Tile {
-    static constexpr int kVoTile = kColumns, kVoTiles = kBlocks;
-  };
 };
 
 }  // namespace flashinfer::gpu

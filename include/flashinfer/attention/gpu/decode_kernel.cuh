@@ -75,12 +75,12 @@ struct DecodeKernel {
       state.finish();
       merge_groups(p, work, state);
       if constexpr (kClusters) {
-        if (work.in_cluster) {
-          ClusterColumns<kConfig>::template finish<Variant>(p, work);
-          break;  // there is no other item
-        }
+        if (work.in_cluster) ClusterColumns<kConfig>::template finish<Variant>(p, work);
+        if (work.item.slot >= 0 && arrives_last<Tile>(p, work.item)) merge_slots<ClusterPartOrTile<kConfig>, Variant>(p, work);
+        if (work.in_cluster) break;  // there is no other item
+      } else if (work.item.slot >= 0 && arrives_last<Tile>(p, work.item)) {
+        merge_slots<Tile, Variant>(p, work);
       }
-      if (work.item.slot >= 0 && arrives_last<Tile>(p, work.item)) merge_slots<Tile, Variant>(p, work);
       __syncwarp();
       if (Tile::lane() == 0) ptx::mbarrier_arrive(Tile::item_empty(slot.slot));
     }
