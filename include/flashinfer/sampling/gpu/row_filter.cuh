@@ -303,7 +303,6 @@ class RowFilter {
     length_ = 0;
     own_rank_ = 0;
     bool fits = true;
-#pragma unroll 4
     for (int r = 0; r < kCluster; ++r) {
       const int length = int(smem_.lengths[r]);
       if (int(threadIdx.x) >= length_ && int(threadIdx.x) - length_ < min(length, kListed)) {
@@ -417,7 +416,7 @@ class RowFilter {
     }
     // From the first bin on: elements. From the last bin back: mass.
     const float own = weighs;
-#pragma unroll 1  // here and in scan(): five short steps, once a row, are not worth five copies to compile and to fetch
+#pragma unroll
     for (int by = 1; by < kWarpSize; by *= 2) {
       const float c = __shfl_up_sync(0xffffffffu, count, by), w = __shfl_down_sync(0xffffffffu, weighs, by);
       if (lane >= by) count += c;
@@ -506,7 +505,7 @@ class RowFilter {
       }
     }
     const uint64_t own_count = count, own_mass = mass;
-#pragma unroll 1
+#pragma unroll
     for (int by = 1; by < kWarpSize; by *= 2) {
       const uint64_t c = __shfl_up_sync(0xffffffffu, count, by), m = __shfl_up_sync(0xffffffffu, mass, by);
       if (lane >= by) count += c, mass += m;
