@@ -2,12 +2,12 @@
 // Called by sampling/gpu/sampling.hpp; twin of sampling/cpu/sampling.hpp: the same token wins, bit for bit.
 //
 // Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 100 instructions for four
-//           elements, half of them Philox, nearly hide behind the loads (H100, 512 rows: 103 us, the read 87); with min_p most vectors
-//           need none of them.
+//           elements, half of them Philox, hide behind the loads (H100, 512 rows: 91 us, the read 87); with min_p most vectors need none
+//           of them.
 // Threads:  a cluster of blocks a row, each with a slice of it.
 // Memory:   a ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody; nothing of a row is
-//           kept. A slice a block that stays in shared memory was tried: clusters of 8 take
-//           15 us a turn, half of it without a load on its way, and 512 rows with top_p 216 us instead of 170.
+//           kept. Tried: a slice a block that stays in shared memory. A cluster of 8 takes 15 us, half of them without a load on its way,
+//           and 512 rows with top_p 216 us instead of 170.
 // Method:   probabilities race as they are, and their scores are exact. What a logit weighs depends on the row's maximum, which nobody
 //           knows before the end, so logits race by the logarithms of their scores, approximately. Where a second score is so close to the
 //           best that the approximation cannot tell (one row in ten thousand), an exact race follows.
