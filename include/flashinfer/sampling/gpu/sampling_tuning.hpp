@@ -57,7 +57,9 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
   const bool hopper = device.arch.number >= 90, wide = !hopper || problem.input != DType::f32 || (problem.top_p && problem.min_p);
   const bool narrow = !wide && (problem.values == RowValues::probs || !filters);
   config.threads = problem.num_rows * 16 <= device.num_sms || (narrow && problem.num_rows * 4 > device.num_sms) ? 512 : 256;
-  const int32_t threads = narrow && (config.threads == 512 || !filters) ? 1024 : wide && filters ? 512 : 768;
+  int32_t threads = wide ? 768 : 1280;  // of an SM, as registers allow
+  if (filters) threads = wide ? 512 : 768;
+  if (narrow && config.threads == 512) threads = 1024;
   config.blocks = threads / config.threads;
   const int32_t most = !device.arch.has_tma() ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
   // Pairs of blocks for as many rows as SMs, larger clusters as long as each block has an SM for itself. H100, us at 512 rows with 1 / 2 /
