@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <cpp_tests/gpu/emulation/emulator.hpp>
 
 #include <flashinfer/sampling/gpu/race_kernel.cuh>
@@ -16,6 +18,7 @@
 #include <flashinfer/sampling/gpu/speculative_kernel.cuh>
 #include <flashinfer/sampling/gpu/topk_renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/topk_sampling_kernel.cuh>
+#include <flashinfer/sampling/gpu/topp_renorm_kernel.cuh>
 
 namespace flashinfer {
 namespace {
@@ -433,6 +436,101 @@ TEST(RenormKernel, MatchesItsTwin) {
   expect_same_renorm<RenormConfig{.values = kLogits, .threads = 256, .cluster = 4, .chunks = 5}>(9, 12288, 2);
   expect_same_renorm<RenormConfig{.input = DType::bf16, .output = DType::bf16, .values = kLogits, .threads = 256}>(9, 5001, 3);
   expect_same_renorm<RenormConfig{.input = DType::f16, .output = DType::f32, .values = kProbs, .threads = 256}>(9, 4001, 4);
+}
+
+/// By top_p alone, another share in each row, in place where the types agree. Rows that do not sum to one have their boundary where the
+/// bins do not expect it; `scale` 0: rows of few values, negative and infinite ones among them.
+template <ToppRenormConfig kConfig>
+void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
+  using T = number_t<kConfig.input>;
+  using Out = number_t<kConfig.output>;
+  constexpr bool kInPlace = std::is_same_v<T, Out>;
+  constexpr int64_t kRows = 9;
+  constexpr float top_p[][size_t(kRows)] = {{0.9f, 0.5f, 0.9f, 0.3f, 0.99f, 0.6f, 0.9f, 0.8f, 0.9f},
+                                            {0.99995f, 0.9999f, 0.5f, 0.9999999f, 0.0f, 0.1f, 1.0f, -1.0f, 2.0f},
+                                            {0.999f, 1.0f, 0.01f, 1e-9f, 0.7f, 0.97f, NAN, 0.5f, 0.0f}};
+  uint32_t turn = seed;
+  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f}) {
+    const float* const shares = top_p[turn++ % 3];
+    Rows<T> rows(kRows, vocab_size, true, seed, int(seed % 4));
+    for (int64_t r = 0; r < kRows; ++r)
+      for (int64_t i = 0; i < vocab_size && scale != 1; ++i) {
+        const float x = to_float(rows.row(r)[i]);
+        rows.row(r)[i] = from_float<T>(scale > 0 ? x * scale : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
+      }
+    if (scale == 0 && vocab_size > 4)
+      rows.row(1)[3] = rows.row(1)[vocab_size - 1] = from_float<T>(INFINITY), rows.row(2)[4] = from_float<T>(NAN);
+    RenormParams p;
+    p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = kRows, p.vocab_size = int32_t(vocab_size);
+    p.top_p.values = shares;
+    p.output_stride = kInPlace ? rows.stride : vocab_size + 3;
+    std::vector<Out> twin(size_t(kRows * p.output_stride), from_float<Out>(5)), out = twin;
+    p.output = twin.data();
+    cpu::renorm(p, RowValues::probs, kConfig.input, kConfig.output);
+    p.output = kInPlace ? static_cast<void*>(rows.row(0)) : out.data();
+    emulation::Block::run_grid(
+        unsigned(kRows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), seed, [&] { ToppRenormKernel<kConfig>::run(p); },
+        kConfig.cluster);
+    for (int64_t r = 0; r < kRows; ++r) {
+      const Out* row = static_cast<const Out*>(p.output) + r * p.output_stride;
+      const Out* expected = twin.data() + r * p.output_stride;
+      expect_same(std::vector<Out>(row, row + vocab_size), std::vector<Out>(expected, expected + vocab_size),
+                  "scale " + std::to_string(scale) + ", row " + std::to_string(r) + ", p " + std::to_string(shares[r]));
+      // What lies between rows is nobody's.
+      if (!kInPlace)
+        for (int64_t i = vocab_size; i < p.output_stride; ++i) ASSERT_EQ(to_float(row[i]), 5);
+    }
+  }
+}
+
+TEST(ToppRenormKernel, MatchesItsTwin) {
+  for (uint32_t seed = 1; seed <= 3; ++seed) expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 3}>(8011, seed);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 2}>(9001, 2);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 4, .chunks = 1}>(8192, 3);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 1}>(17, 2);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 1024, .chunks = 1}>(5001, 5);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 2}>(1, 6);
+}
+TEST(ToppRenormKernel, RowsOfHalves) {
+  expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 2}>(9003, 1);
+  expect_same_topp_renorm<ToppRenormConfig{.input = DType::f16, .output = DType::f32, .threads = 512, .cluster = 2, .chunks = 1}>(5001, 2);
+}
+/// More chunks than the mask has bits.
+TEST(ToppRenormKernel, LongRows) { expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 2}>(70001, 6); }
+
+/// The boundary lies in one bin or two, 1.6 % of its value, whatever the shape, if the row sums to one.
+TEST(ProbBins, LeaveABinOrTwo) {
+  constexpr int kThreads = 512, kVocabSize = 20000;
+  using Bins = gpu::ProbBins<kThreads, gpu::RowGroup<kThreads, 1>, 1>;
+  Rows<float> rows(5, kVocabSize, true, 3);  // without ties
+  for (int64_t r : {0, 1, 2, 4})
+    for (float top_p : {0.05f, 0.5f, 0.9f, 0.99f}) {
+      const float* x = rows.row(r);
+      std::vector<float> sorted(x, x + kVocabSize);
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      double total = 0, mass = 0;
+      for (float value : sorted) total += value;
+      size_t last = 0;
+      while ((mass += sorted[last]) < double(top_p) * total) ++last;
+      Bins::Keys keys{};
+      emulation::Block::run_grid(1, kThreads, sizeof(Bins::Smem), 1, [&] {
+        const Bins bins(*reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem()), kVocabSize, top_p);
+        bins.clear();
+        __syncthreads();
+        for (int i = int(threadIdx.x) * 4; i < ceil_div(kVocabSize, 4 * kThreads) * 4 * kThreads; i += 4 * kThreads) {
+          float of_four[4] = {};
+          for (int j = 0; j < 4 && i < kVocabSize; ++j) of_four[j] = x[i + j];
+          bins.add(of_four);
+        }
+        __syncthreads();
+        const Bins::Keys found = bins.find(top_p, Bins::fixed(float(total)));
+        if (threadIdx.x == 0) keys = found;
+      });
+      const float least = value_of_order_key<float>(keys.least), most = value_of_order_key<float>(keys.most);
+      EXPECT_TRUE(least <= sorted[last] && sorted[last] <= most)
+          << r << " " << top_p << ": " << least << " " << sorted[last] << " " << most;
+      EXPECT_LE(most, least * 1.016f) << r << " " << top_p;
+    }
 }
 
 }  // namespace

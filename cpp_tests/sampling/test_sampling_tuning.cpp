@@ -151,9 +151,9 @@ TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
   }
 }
 
-TEST(RenormLaunch, SelectsASmallTopK) {
+TEST(RenormLaunch, OfTheKernelForTheFilter) {
   const TensorView logits = on_gpu(1 << 20, DType::f32, {16, 128256}), out = on_gpu(2 << 28, DType::f32, {16, 128256});
-  const TensorView k = on_gpu(2 << 20, DType::i32, {16});
+  const TensorView k = on_gpu(2 << 20, DType::i32, {16}), p = on_gpu(3 << 20, DType::f32, {16});
   auto kernels = [&](Arch arch, const auto& op) {
     RecordingKernels recorded(device_info_of(arch));
     op(Context{.device = kGpu, .kernels = &recorded});
@@ -168,14 +168,47 @@ TEST(RenormLaunch, SelectsASmallTopK) {
     EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_renorm_probs(logits, 513, out, c); }), "RenormKernel ");
     EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_mask_logits(logits, 128256, out, c); }), "RenormKernel ");
     EXPECT_EQ(kernels(arch, [&](const Context& c) { top_k_renorm_probs(logits, k, out, c); }), "TopkRenormKernel RenormKernel ");
-    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_p_renorm_probs(logits, 0.5f, out, c); }), "RenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_p_renorm_probs(logits, 0.5f, out, c); }), "ToppRenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_p_renorm_probs(logits, p, out, c); }), "ToppRenormKernel ");
+    EXPECT_EQ(kernels(arch, [&](const Context& c) { top_p_renorm_probs(logits, 1.0f, out, c); }), "RenormKernel ");
+    const auto both = [&](const Context& c) { detail::renorm("renorm", RowValues::probs, logits, 5, 0.5f, out, c); };
+    EXPECT_EQ(kernels(arch, both), "RenormKernel ");
   }
+}
+
+/// A block a row, or clusters that run all at once; as much of a row in shared memory as fits.
+TEST(ToppRenormTuning, FitsEveryGpu) {
+  for (Arch arch : kArchs) {
+    const DeviceInfo device = device_info_of(arch);
+    for (DType dtype : {DType::f32, DType::f16})
+      for (int64_t vocab_size : {1, 17, 1000, 32000, 50257, 128256, 151936, 262144, 1 << 22})
+        for (int64_t num_rows : {1, 2, 7, 16, 33, 64, 128, 300, 512, 4000}) {
+          SCOPED_TRACE(to_string(arch) + " " + std::to_string(num_rows) + " x " + std::to_string(vocab_size));
+          const ToppRenormConfig config = gpu::tune_topp({dtype, dtype, RowValues::probs, false, num_rows, vocab_size}, device);
+          ASSERT_GT(config.chunks, 0);
+          ASSERT_LE(config.smem_bytes(), device.smem_per_block);
+          ASSERT_LE(config.smem_bytes() + 1024, device.smem_per_sm);
+          ASSERT_TRUE(is_power_of_two(config.cluster) && config.cluster <= (!arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8));
+          ASSERT_TRUE(config.cluster == 1 || num_rows <= clusters_at_once(config.cluster, 1, device));
+          const LaunchShape shape = gpu::cluster_a_row(config, num_rows, true);
+          ASSERT_EQ(shape.grid.x, num_rows * config.cluster);
+        }
+  }
+  const auto tuned = [](int64_t num_rows) {
+    return gpu::tune_topp({DType::f32, DType::f32, RowValues::probs, false, num_rows, 128256}, device_info_of({90, 'a'}));
+  };
+  EXPECT_EQ(tuned(1).cluster, 16);
+  EXPECT_EQ(tuned(64).cluster, 2);
+  EXPECT_EQ(tuned(128).cluster, 1);
+  EXPECT_EQ(tuned(512).chunks, 12);
+  // All of the row is in shared memory.
+  EXPECT_GE(int64_t(tuned(16).chunks) * tuned(16).threads * tuned(16).cluster, 128256 / 4);
 }
 
 TEST(RowLaunches, OfTheOtherOps) {
   const TensorView logits = on_gpu(1 << 20, DType::f32, {3, 1000}), out = on_gpu(2 << 20, DType::f32, {3, 1000});
   EXPECT_EQ(launch_of({90, 'a'}, [&](const Context& c) { softmax(logits, 0.5f, out, c); }).text.header, "sampling/gpu/softmax_kernel.cuh");
-  EXPECT_NE(launch_of({75}, [&](const Context& c) { top_p_renorm_probs(logits, 0.5f, out, c); }).text.kernel.find(".values=RowValues(1)"),
+  EXPECT_NE(launch_of({75}, [&](const Context& c) { top_k_renorm_probs(logits, 600, out, c); }).text.kernel.find(".values=RowValues(1)"),
             std::string::npos);
   EXPECT_NE(launch_of({75}, [&](const Context& c) { top_k_mask_logits(logits, 5, out, c); }).text.kernel.find(".values=RowValues(0)"),
             std::string::npos);

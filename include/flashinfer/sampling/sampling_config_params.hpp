@@ -129,6 +129,26 @@ struct TopkRenormConfig {
   }
 };
 
+/// Renorm of probabilities by top_p alone.
+struct ToppRenormConfig {
+  static constexpr const char *kName = "ToppRenormConfig", *kKernel = "ToppRenormKernel", *kHeader = "sampling/gpu/topp_renorm_kernel.cuh";
+
+  DType input = DType::f32;
+  DType output = DType::f32;
+  int32_t threads = 1024;
+  int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
+  int32_t chunks = 4;   // of one 16-byte vector a thread, in shared memory
+  int32_t blocks = 1;   // on an SM
+
+  /// Chunks; lists of elements and what sorts them, mail.
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * threads * 16 + cluster * 64 + 34 * 1024; }
+  template <class F>
+  constexpr void for_each_field(F&& f) const {
+    f("input", input), f("output", output);
+    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+  }
+};
+
 /// Rows of f32 probabilities of a draft and of the target, both read where they lie.
 struct SpeculativeConfig {
   static constexpr const char *kName = "SpeculativeConfig", *kKernel = "SpeculativeKernel",

@@ -1,4 +1,5 @@
-// Host only. Launches renorm: a selection where a small top_k alone filters, else clusters that take rows in turn.
+// Host only. Launches renorm: a selection where a small top_k alone filters, one look at all of a row's masses where top_p alone does, else
+// clusters that take rows in turn.
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>
@@ -18,6 +19,11 @@ inline void renorm(RenormParams params, RowValues values, DType input, DType out
     const TopkRenormConfig config = tune_topk(problem, device);
     launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context);
     if (!params.mixed) return;
+  }
+  const bool by_count = params.top_k.values || (params.top_k.value > 0 && params.top_k.value < params.vocab_size);
+  if (values == RowValues::probs && by_mass && !by_count) {
+    const ToppRenormConfig config = tune_topp(problem, device);
+    return launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context);
   }
   const RenormConfig config = tune(problem, device);
   launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);

@@ -32,6 +32,24 @@ constexpr TopkRenormConfig tune_topk(const RenormProblem& problem, const DeviceI
   return {problem.input, problem.output, problem.values, topk.threads, topk.vecs, topk.stages, topk.cluster};
 }
 
+/// A block of all the threads that an SM has registers for takes a row, with as much of it in shared memory as there is room for. Where
+/// rows are fewer than SMs, clusters, as large as they run all at the same time.
+constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceInfo& device) {
+  const int64_t vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;  // a row may begin and end within a vector
+  ToppRenormConfig config{.input = problem.input, .output = problem.output};
+  const int32_t most = !device.arch.has_tma() ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
+  while (config.cluster < most && problem.num_rows <= clusters_at_once(2 * config.cluster, 1, device) &&
+         vecs > int64_t(config.cluster) * 1024)
+    config.cluster *= 2;
+  // 512 threads meet sooner than 1024, which small slices need not; for 16-bit rows 64 registers a thread are too few.
+  if (config.cluster > 4 || problem.input != DType::f32) config.threads = 512;
+  config.chunks = 0;
+  const int32_t room = (min(device.smem_per_block, device.smem_per_sm - 1024) - config.smem_bytes()) / (config.threads * 16);
+  const int64_t needed = ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads));
+  config.chunks = int32_t(min(int64_t(room), round_up(needed, int64_t(2))));
+  return config;
+}
+
 /// What a kernel is likely to be asked for: precompiled without a GPU.
 template <class Visit>
 constexpr void for_each_tuned_renorm(Arch arch, Visit&& visit) {
@@ -43,6 +61,7 @@ constexpr void for_each_tuned_renorm(Arch arch, Visit&& visit) {
       visit(tune_topk(problem, device));
     };
     for (bool mixed : {false, true}) tuned(DType::f32, RowValues::probs, mixed);
+    visit(tune_topp({DType::f32, DType::f32, RowValues::probs, false, num_rows, 128256}, device));
     for (DType dtype : {DType::f32, DType::bf16}) tuned(dtype, RowValues::logits, false);
   }
 }

@@ -84,8 +84,10 @@ constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
   for (int64_t num_rows : {1, 16, 256}) {
     const auto tuned = [&](DType dtype, RowValues values) {
       visit(tune(RaceProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
-      visit(tune(RaceProblem{dtype, values, true, false, num_rows, kVocabSize}, device));
-      visit(tune(RaceProblem{dtype, values, false, true, num_rows, kVocabSize}, device));
+      if (dtype == DType::f32) {
+        visit(tune(RaceProblem{dtype, values, true, false, num_rows, kVocabSize}, device));
+        visit(tune(RaceProblem{dtype, values, false, true, num_rows, kVocabSize}, device));
+      }
       visit(tune(TopkSamplingProblem{dtype, values, values == RowValues::probs, num_rows, kVocabSize}, device));
       visit(tune(SamplingProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
     };

@@ -1,6 +1,7 @@
 // What the blocks of a cluster send the first of them: their candidates of top-k, and what follows from all elements they have seen. Of
 // each as many bytes, whatever it has found, so that the first waits for them alone and nobody for the cluster's barrier, whose fences take
-// longer than the way. What a block has more is fetched, and the block stays until then.
+// longer than the way. What a block has more is fetched, and the block stays until then. (racecheck does not follow bytes that barriers of
+// other blocks count: it reports the reads of send() and for_each().)
 #pragma once
 
 #include <flashinfer/core/math.hpp>

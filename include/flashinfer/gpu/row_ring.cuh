@@ -1,0 +1,88 @@
+// A slice of a row, read several times: to and fro, so that what a pass ends with, in shared memory and in L2, is what the next one begins
+// with. A ring holds the last chunks of a pass, or the whole slice if it has the room; every thread copies its own vectors and takes them
+// from there. Nobody waits for anybody (cp.async, from Ampere on; Turing loads and stores).
+#pragma once
+
+#include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
+#include <flashinfer/gpu/ptx/smem_address.cuh>
+#include <flashinfer/gpu/row_reader.cuh>
+
+namespace flashinfer::gpu {
+
+/// A chunk is a vector of 16 bytes a thread. The ring has place for kChunks.
+template <class T, int kThreads, int kChunks>
+class RowRing {
+  static constexpr int kSlot = kThreads * 16;
+
+ public:
+  using Vector = typename RowVectors<T>::Vector;
+  static constexpr int kVec = RowVectors<T>::kVec;
+
+  struct Smem {
+    alignas(16) unsigned char slots[kChunks * kSlot];
+  };
+
+  /// Begins to copy the first chunks.
+  __device__ RowRing(Smem& smem, const RowVectors<T>& row)
+      : own_(smem.slots + threadIdx.x * 16), row_(row), first_whole_(row.first_whole()), chunks_(ceil_div(row.count, kThreads)) {
+    whole_ = uint32_t(row.end_whole() - first_whole_);
+#pragma unroll 1
+    for (int c = 0; c < kChunks; ++c) copy(c, c * kSlot, true);
+  }
+
+  __device__ const RowVectors<T>& row() const { return row_; }
+
+  /// f(kUnit elements as floats, index of the first in the row, which may be negative, number of the chunk) for this thread's vectors or
+  /// parts of them, all lanes of a warp together, with -inf for what lies outside the row or the slice. What lies in chunks that
+  /// needs(chunk) denies may read as zeros. Every pass goes the other way.
+  template <int kUnit, class Needs, class F>
+  __device__ void for_each(const Needs& needs, const F& f) {
+    const int step = forwards_ ? 1 : -1, start = forwards_ ? 0 : chunks_ - 1;
+    forwards_ = !forwards_;
+    int slot = start % kChunks * kSlot;  // of chunk c: c % kChunks, on the way back too
+    const int turn = step * kSlot, end = step > 0 ? kChunks * kSlot : -kSlot, again = step > 0 ? 0 : (kChunks - 1) * kSlot;
+#pragma unroll 1
+    for (int i = 0, c = start; i < chunks_; ++i, c += step) {
+      ptx::cp_async_wait<kChunks - 1>();  // a group a chunk, if an empty one: those of the chunks that come after this one may be under way
+      T* const place = reinterpret_cast<T*>(own_ + slot);
+      const int vec = c * kThreads + int(threadIdx.x);
+      if (uint32_t(vec - first_whole_) >= whole_) row_.load_part(vec, RowVectors<T>::kLeast).store(place);
+      const int first = (row_.begin + vec) * kVec - row_.skip;
+#pragma unroll 1
+      for (int j = 0; j < kVec; j += kUnit) {
+        float x[kUnit];
+        Vec<T, kUnit>::load(place + j).to_float(x);
+        f(x, first + j, c);
+      }
+      const int next = c + step * kChunks;
+      copy(next, slot, next >= 0 && needs(next));
+      slot += turn;
+      if (slot == end) slot = again;
+    }
+  }
+
+ private:
+  unsigned char* const own_;
+  const RowVectors<T> row_;
+  const int first_whole_, chunks_;
+  uint32_t whole_;  // vectors from first_whole_ on; others are put together when they are needed
+  bool forwards_ = true;
+
+  __device__ void copy(int chunk, int slot, bool needed) const {
+    const int vec = chunk * kThreads + int(threadIdx.x);
+    const bool valid = needed && uint32_t(vec - first_whole_) < whole_;
+    const T* const from = row_.base + int64_t(row_.begin + (valid ? vec : 0)) * kVec;
+    if (chunk >= 0 && chunk < chunks_) {
+      if constexpr (ptx::kHasCpAsync) {
+        ptx::cp_async_16(ptx::smem_address(own_ + slot), from, valid);
+      } else {
+        Vector v = Vector::zero();
+        if (valid) v = Vector::load(from);
+        v.store(reinterpret_cast<T*>(own_ + slot));
+      }
+    }
+    if constexpr (ptx::kHasCpAsync) ptx::cp_async_commit();
+  }
+};
+
+}  // namespace flashinfer::gpu

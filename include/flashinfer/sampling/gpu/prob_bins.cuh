@@ -1,0 +1,121 @@
+// Where in a row of probabilities a share of its mass is reached, nearly: sums of probabilities with the same upper bits, added up as the
+// row is read, before anybody knows its maximum.
+//
+// A bin is a hundred-and-twenty-eighth of an octave, over the 32 octaves below 2. It adds up the upper bits of the mantissas, so its mass
+// is known far better than its width: the answer is one bin, or two.
+#pragma once
+
+#include <flashinfer/core/math.hpp>
+#include <flashinfer/core/number.hpp>
+#include <flashinfer/gpu/rank_select.cuh>
+#include <flashinfer/sampling/sampling_params.hpp>
+
+namespace flashinfer::gpu {
+
+template <int kThreads, class Group, int kCluster>
+class ProbBins {
+  static constexpr int kShift = 16, kPerOctave = 1 << (23 - kShift), kOctaves = 32, kBins = kOctaves * kPerOctave;
+  static constexpr int kFirst = (128 - kOctaves) * kPerOctave;  // upper bits of the least probability that has a bin
+  static constexpr int kMostBits = 16, kPoint = kOctaves + kMostBits - 2;
+  static constexpr int kOwn = kBins / kThreads;
+  static_assert(kOwn * kThreads == kBins);
+
+ public:
+  struct Smem {
+    uint32_t sums[kBins];
+    uint64_t partial[kThreads / kWarpSize];
+    int first, last;
+  };
+  /// Of a vocabulary; for the share top_p of the mass. No sum overflows, whatever is tied.
+  __device__ ProbBins(Smem& smem, int32_t vocab_size, float top_p) : smem_(smem) {
+    bits_ = min(__clzll(int64_t(max(vocab_size - 1, 1))) - 32, kMostBits);
+    // What is less than this share of 1 - top_p is not where the share is reached, if the row sums to one. (NaN is a top_p like 0.)
+    const float least = 0.5f * (top_p > 0 ? 1 - top_p : 1.0f) / float(vocab_size);
+    least_ = max(bit_cast<uint32_t>(fmaxf(least, 0.0f)) >> kShift, uint32_t(kFirst)) << kShift;
+  }
+
+  /// The threads meet before the first add().
+  __device__ void clear() const {
+    for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem_.sums[bin] = 0;
+    if (threadIdx.x == 0) smem_.first = smem_.last = -1;
+  }
+  /// By whole warps. A queue at one bin is kept short where the elements of a vector, or of the warp, are equal.
+  template <int kCount>
+  __device__ void add(const float (&x)[kCount]) const {
+    bool equal = true;
+#pragma unroll
+    for (int j = 1; j < kCount; ++j) equal &= x[j] == x[0];
+    if (__any_sync(0xffffffffu, equal)) {
+      const bool as_first = x[0] == __shfl_sync(0xffffffffu, x[0], 0);
+      const bool all = __all_sync(0xffffffffu, equal && as_first);
+      if (equal && (!all || threadIdx.x % kWarpSize == 0)) add(x[0], uint32_t(all ? kCount * kWarpSize : kCount));
+    }
+    if (equal) return;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) add(x[j], 1);
+  }
+
+  /// A sum of probabilities as find() wants it.
+  static __device__ uint64_t fixed(float sum) { return uint64_t(fminf(sum, 1024.0f) * float(uint64_t(1) << kPoint)); }
+
+  /// Adds the blocks' sums up, in every block; between two barriers of the group.
+  __device__ void merge() const {
+    if constexpr (kCluster > 1) {
+      constexpr int kSlice = kBins / kCluster;
+#pragma unroll 1
+      for (int i = int(threadIdx.x); i < kSlice; i += kThreads) {
+        uint32_t* const own = smem_.sums + Group::rank() * kSlice + i;
+        uint32_t sum = 0;
+#pragma unroll 4
+        for (int r = 0; r < kCluster; ++r) sum += *Group::of(own, r);
+#pragma unroll 4
+        for (int r = 0; r < kCluster; ++r) *Group::of(own, r) = sum;
+      }
+    }
+  }
+
+  /// Keys of the least and the largest value with which the mass of what is not smaller may reach top_p of `total`. Right but for what the
+  /// caller sees from exact masses: a row that does not sum to one, roundings of `total`. In every thread, which meet.
+  struct Keys {
+    uint32_t least, most;
+  };
+  __device__ Keys find(float top_p, uint64_t total) const {
+    const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1)));
+    const uint64_t rounding = goal >> 16, early = goal - (goal >> (bits_ - 1)) - rounding, late = goal + rounding;
+    const int top = kBins - 1 - int(threadIdx.x) * kOwn;
+    uint64_t masses[kOwn], sum = 0, all;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) sum += masses[i] = mass(top - i);
+    uint64_t above = block_sum_before<kThreads>(sum, all, smem_.partial);
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const uint64_t with = above + masses[i];
+      if (above < early && with >= early) smem_.first = top - i;
+      if (above < late && with >= late) smem_.last = top - i;
+      above = with;
+    }
+    __syncthreads();
+    const int first = smem_.first, last = smem_.last;
+    // Above the last bin there may be anything; below the least there is no bin.
+    const uint32_t most = first < 0            ? order_key(bit_cast<float>(least_)) - 1
+                          : first == kBins - 1 ? order_key(kInfinity)
+                                               : key_of(first + 1) - 1;
+    return {last < 0 ? order_key(0.0f) + 1 : key_of(last), most};
+  }
+
+ private:
+  Smem& smem_;
+  int bits_;        // of a mantissa, the first one included, that are added up
+  uint32_t least_;  // bits of the least probability that is
+
+  __device__ void add(float x, uint32_t count) const {
+    const uint32_t bits = bit_cast<uint32_t>(x);
+    // Bits of positive numbers have their order; those of negative ones and NaN's stand above.
+    if (bits - least_ <= bit_cast<uint32_t>(kInfinity) - least_)
+      atomicAdd(&smem_.sums[min(int(bits >> kShift) - kFirst, kBins - 1)], count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_)));
+  }
+  __device__ uint64_t mass(int bin) const { return uint64_t(smem_.sums[bin]) << (kPoint - kOctaves + 2 - bits_ + bin / kPerOctave); }
+  static __device__ uint32_t key_of(int bin) { return order_key(bit_cast<float>(uint32_t(kFirst + bin) << kShift)); }
+};
+
+}  // namespace flashinfer::gpu

@@ -1,0 +1,328 @@
+// Keeps the top_p prefix of whole rows of probabilities, renormalised.
+// Called by sampling/gpu/renorm.hpp; twin of sampling/cpu/renorm.hpp, bit for bit.
+//
+// Bound by: memory. A row is read three times and written once; what of it lies in shared memory, or still in L2, is not fetched again.
+// Threads:  a block of all the threads of an SM for each row, so that nobody waits for other blocks; clusters where rows are few.
+// Memory:   a ring of chunks (row_ring.cuh), which keeps a third of a row of 128256 floats, or all of a cluster's slices.
+// Method:   1. The maximum, and sums of probabilities by their upper bits (prob_bins.cuh): they leave one bin or two for the boundary.
+//           2. Exact masses, of the row and of what lies above those bins; what lies in them, a few hundred elements, is listed. Sorted,
+//              with sums of their masses, they tell the last element of the prefix.
+//           3. The row is written. What no kept element was near in 2 is not read.
+//           Where the list has no room (flat rows, ties) or sums do not bear the bins out, a narrower range is found by exact masses in
+//           bins of ranks, and listed again: two more passes, seldom four. Ranks contain the index, so ties are no special case. A block
+//           reads its own slice only, and writes when it knows the prefix: the output may be the input.
+#pragma once
+
+#include <flashinfer/gpu/dynamic_smem.cuh>
+#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/gpu/row_group.cuh>
+#include <flashinfer/gpu/row_ring.cuh>
+#include <flashinfer/sampling/gpu/prob_bins.cuh>
+#include <flashinfer/sampling/gpu/row_weight.cuh>
+#include <flashinfer/sampling/renorm_params.hpp>
+#include <flashinfer/sampling/sampling_config_params.hpp>
+
+namespace flashinfer {
+
+template <ToppRenormConfig kConfig>
+struct ToppRenormKernel {
+  using Params = RenormParams;
+  static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = kConfig.blocks;
+
+  static __device__ void run(const Params& p) {
+    static_assert(sizeof(Smem) <= kConfig.smem_bytes());
+    Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
+    gpu::ptx::griddep_wait();
+    ToppRenormKernel(p, smem, int(blockIdx.x) / kCluster).renorm();
+    if (kCluster > 1) gpu::ptx::cluster_wait();  // no block leaves while another may read its shared memory
+  }
+
+ private:
+  using T = number_t<kConfig.input>;
+  using Out = number_t<kConfig.output>;
+  using Row = gpu::RowVectors<T>;
+  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Weight = gpu::RowWeight<RowValues::probs>;
+  using Prefix = gpu::RowPrefix;
+  using Ring = gpu::RowRing<T, kThreads, kConfig.chunks>;
+  using Bins = gpu::ProbBins<kThreads, Group, kCluster>;
+  static constexpr int kVec = 4;                                   // elements that a pass looks at together
+  static constexpr int kRangeBits = 9, kRanges = 1 << kRangeBits;  // bins of ranks
+  static constexpr int kListed = 1024;                             // elements of the list, of all blocks together
+  static constexpr int kPerThread = kListed / kThreads;
+  static_assert(kThreads >= kRanges && kPerThread * kThreads == kListed);
+
+  struct Masses {  // of the bins of ranks, in two words
+    uint32_t low[kRanges], high[kRanges];
+  };
+  struct List {
+    uint64_t ranks[kListed];       // of this block
+    uint64_t sorted[2 * kListed];  // of all blocks, and room to sort them
+    gpu::RankSelectSmem<kThreads> select;
+  };
+  struct Smem {
+    typename Ring::Smem ring;
+    typename Group::Smem group;
+    union {
+      typename Bins::Smem bins;
+      Masses masses;
+      List list;
+    };
+    uint64_t partial[kThreads / gpu::kWarpSize];
+    uint64_t above;  // of the bin of ranks that was found
+    Prefix prefix;
+    int found;
+    uint32_t listed;
+  };
+
+  /// Ranks that are looked at, and the mass above them.
+  struct Range {
+    uint64_t low, high, above = 0;
+    __device__ bool contains(uint64_t rank) const { return rank >= low && rank <= high; }
+  };
+
+  const Params& p_;
+  Smem& smem_;
+  const float top_p_;
+  Ring ring_;
+  const gpu::RowWriter<Out, kVec> writer_;
+  Group group_;
+  Weight weight_;
+  uint32_t chunks_ = 0;  // those in which this thread has seen what may be kept, by their numbers' low bits
+
+  __device__ ToppRenormKernel(const Params& p, Smem& smem, int row)
+      : p_(p),
+        smem_(smem),
+        top_p_(p.top_p.at(row, row)),
+        ring_(smem.ring, Row(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, kCluster, Group::rank())),
+        writer_(static_cast<Out*>(p.output) + row * p.output_stride, ring_.row()),
+        group_(smem.group) {}
+
+  __device__ void renorm() {
+    const Bins bins(smem_.bins, p_.vocab_size, top_p_);
+    bins.clear();
+    if (threadIdx.x == 0) smem_.listed = 0, smem_.prefix.rank = 0;
+    Group::sync();  // the sums are empty, and every block has begun
+    gpu::ptx::griddep_launch_dependents();
+    const typename Bins::Keys keys = look(bins);
+    const bool valid = weight_.set(weight_.max, 1);
+    Prefix prefix{gpu::kLowestRank, 0};
+    if (valid) prefix = keep(keys);
+    if (kCluster > 1) gpu::ptx::cluster_arrive();  // what other blocks hold has been read
+    write(valid, prefix);
+  }
+
+  /// The maximum, left in weight_, and what the boundary is likely to lie between.
+  __device__ typename Bins::Keys look(const Bins& bins) {
+    float largest = -kInfinity, sum = 0;
+    for_each([&](const float(&x)[kVec], int, int) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += fmaxf(x[j], 0.0f);
+      bins.add(x);
+    });
+    const uint64_t total = group_.sum(Bins::fixed(sum));
+    bins.merge();
+    weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
+    return bins.find(top_p_, total);
+  }
+
+  /// The prefix that top_p keeps of the row.
+  __device__ Prefix keep(const typename Bins::Keys& keys) {
+    if (top_p_ >= 1) {
+      gpu::MassSum sum;
+      for_each([&](const float(&x)[kVec], int, int) {
+        float f[kVec];
+#pragma unroll
+        for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]);
+        sum.add(f);
+      });
+      chunks_ = ~0u;
+      return {gpu::kLowestRank, group_.sum(sum.total())};
+    }
+    __syncthreads();  // the bins have been read: the list lies there
+    Range range{order_rank(keys.least, uint32_t(p_.vocab_size - 1)), order_rank(keys.most, 0)};
+    Range listed = range;  // what the list spans
+    gpu::MassSum sum, sum_above;
+    const float next = value_of_order_key<float>(keys.most + 1);  // NaN after infinity
+    list(range, listed, [&](const float(&x)[kVec]) {
+      float f[kVec];
+      bool counts[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = x[j] >= next;
+      sum.add(f, counts, sum_above);
+    });
+    const auto [whole, mass_above] = group_.sum(sum.total(), sum_above.total());
+    range.above = mass_above;
+    const uint64_t needed = needed_mass(top_p_, whole);
+    if (!choose(needed, range.above)) narrow(needed, range, listed);
+    return smem_.prefix;
+  }
+
+  /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
+  /// listed. also(elements) for all of them.
+  template <class Also>
+  __device__ void list(const Range& range, Range& span, const Also& also) {
+    const float least = value_of_order_key<float>(key_of_rank(range.low));
+    span = {~uint64_t(0), 0};
+    chunks_ = 0;
+    for_each([&](const float(&x)[kVec], int first, int chunk) {
+      also(x);
+      if (for_each_hit(x, first, least, [&](float value, int index) {
+            const uint64_t rank = order_rank(order_key(value), uint32_t(index));
+            if (!range.contains(rank)) return;
+            span.low = min(span.low, rank), span.high = max(span.high, rank);
+            const uint32_t at = atomicAdd(&smem_.listed, 1u);
+            if (at < kListed) smem_.list.ranks[at] = rank;
+          }))
+        chunks_ |= 1u << chunk % 32;
+    });
+  }
+
+  /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
+  __device__ bool choose(uint64_t needed, uint64_t above) {
+    List& list = smem_.list;
+    int count = 0;
+    bool fits = true;
+#pragma unroll 1
+    for (int r = 0; r < kCluster; ++r) {
+      const int listed = int(*Group::of(&smem_.listed, r));
+      fits &= count + listed <= kListed;
+      if (!fits) break;
+#pragma unroll 1
+      for (int i = int(threadIdx.x); i < listed; i += kThreads) list.sorted[count + i] = *Group::of(&list.ranks[i], r);
+      count += listed;
+    }
+    if (!fits || needed <= above) return false;
+    gpu::sort_ranks<kThreads>(list.sorted, count, 2 * kListed, list.select);
+    uint64_t ranks[kPerThread], masses[kPerThread], sum = 0, all;
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      const int at = int(threadIdx.x) * kPerThread + i;
+      ranks[i] = at < count ? list.sorted[at] : 0;
+      sum += masses[i] = ranks[i] ? mass_of(weight_(value_of_order_key<float>(key_of_rank(ranks[i])))) : 0;
+    }
+    above += gpu::block_sum_before<kThreads>(sum, all, smem_.partial);
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      if (above < needed && above + masses[i] >= needed) smem_.prefix = {ranks[i], above + masses[i]};
+      above += masses[i];
+    }
+    __syncthreads();
+    return smem_.prefix.rank != 0;
+  }
+
+  /// Where the list was too long or the boundary not in it. All blocks go the same way.
+  __device__ void narrow(uint64_t needed, Range range, Range span) {
+    if (needed <= range.above) range = span = {range.high + 1, order_rank(order_key(kInfinity), 0)};
+    do {
+      // What was listed may span less than the range: one value, where that is tied. Then all blocks have read this one's list.
+      const auto [high, low] = group_.max(span.high, ~span.low);
+      if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
+      while (!divide(needed, range)) {
+      }
+      list(range, span, [](const float(&)[kVec]) {});
+      Group::sync();  // the lists are complete
+    } while (!choose(needed, range.above));
+  }
+
+  /// Makes of a range the bin of it that has the boundary; false: the boundary lies below, and the range is all that does.
+  __device__ bool divide(uint64_t needed, Range& range) {
+    const int t = int(threadIdx.x);
+    if (t < kRanges) smem_.masses.low[t] = smem_.masses.high[t] = 0;
+    if (t == 0) smem_.listed = 0, smem_.found = -1;
+    __syncthreads();
+    int shift = max(64 - kRangeBits - __clzll(int64_t(range.high - range.low)), 0);
+    if ((range.high >> shift) - (range.low >> shift) >= kRanges) ++shift;  // bins are aligned: those of ties are what a warp sees at once
+    add_masses(range, shift);
+    Group::sync();  // the bins are complete
+    const int bin = kRanges - 1 - t;
+    uint64_t mass = 0, all;
+    if (t < kRanges) {
+#pragma unroll 1
+      for (int r = 0; r < kCluster; ++r)
+        mass += *Group::of(&smem_.masses.low[bin], r) + (uint64_t(*Group::of(&smem_.masses.high[bin], r)) << 32);
+    }
+    const uint64_t above = range.above + gpu::block_sum_before<kThreads>(mass, all, smem_.partial);
+    if (above < needed && above + mass >= needed) smem_.found = bin, smem_.above = above;
+    Group::sync();  // the bins have been read
+    const int found = smem_.found;
+    if (found < 0) {
+      // What weighs less than 2^-42 has no mass.
+      const float least = fmaxf(weight_.max * 2.2737368e-13f, 1.4e-45f);
+      range = {order_rank(order_key(least), uint32_t(p_.vocab_size - 1)), range.low - 1, range.above + all};
+      return false;
+    }
+    const uint64_t first = (range.low >> shift) + uint64_t(found);
+    range = {max(range.low, first << shift), min(range.high, ((first + 1) << shift) - 1), smem_.above};
+    return true;
+  }
+  /// Of the elements of a range in bins of 2^shift ranks. Where a thread's or the warp's elements are ties of one bin, they are added at
+  /// once.
+  __device__ void add_masses(const Range& range, int shift) {
+    const float least = value_of_order_key<float>(key_of_rank(range.low));
+    const auto bin_of = [&](uint64_t rank) { return int((rank >> shift) - (range.low >> shift)); };
+    for_each([&](const float(&x)[kVec], int first, int) {
+      bool ties = x[0] >= least;
+#pragma unroll
+      for (int j = 1; j < kVec; ++j) ties &= x[j] == x[0];
+      if (__any_sync(0xffffffffu, ties)) {
+        const uint64_t rank = order_rank(order_key(x[0]), uint32_t(first)), last = rank - (kVec - 1);
+        ties = ties && range.contains(rank) && range.contains(last) && bin_of(rank) == bin_of(last);
+        const int bin = ties ? bin_of(rank) : -1;
+        const bool as_first = x[0] == __shfl_sync(0xffffffffu, x[0], 0) && ties;
+        const bool same_bin = bin == __shfl_sync(0xffffffffu, bin, 0);
+        const bool all = __all_sync(0xffffffffu, as_first && same_bin);
+        if (ties && (!all || threadIdx.x % gpu::kWarpSize == 0))
+          add_mass(bin, (all ? kVec * gpu::kWarpSize : kVec) * mass_of(weight_(x[0])));
+      }
+      if (ties) return;
+      for_each_hit(x, first, least, [&](float value, int index) {
+        const uint64_t rank = order_rank(order_key(value), uint32_t(index));
+        if (range.contains(rank)) add_mass(bin_of(rank), mass_of(weight_(value)));
+      });
+    });
+  }
+  __device__ void add_mass(int bin, uint64_t mass) const {
+    const uint32_t part = uint32_t(mass), before = atomicAdd(&smem_.masses.low[bin], part);
+    const uint32_t carried = uint32_t(mass >> 32) + (before + part < before ? 1u : 0u);
+    if (carried) atomicAdd(&smem_.masses.high[bin], carried);
+  }
+
+  /// This block's slice of the output; zeros where the row has nothing to weigh.
+  __device__ void write(bool valid, const Prefix& prefix) {
+    const Prefix::Test kept = prefix.test();
+    const float scale = 1.0f / weight_of_mass(prefix.mass);
+    ring_.template for_each<kVec>([this](int chunk) { return (chunks_ >> chunk % 32 & 1) != 0; },
+                                  [&](const float(&x)[kVec], int first, int) {
+                                    float y[kVec];
+#pragma unroll
+                                    for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
+                                    writer_.write(y, first);
+                                  });
+  }
+
+  /// f(elements, index of the first, number of the chunk) for all of this thread's elements.
+  template <class F>
+  __device__ void for_each(const F& f) {
+    ring_.template for_each<kVec>([](int) { return true; }, f);
+  }
+  /// f(element, index) for the elements from `least` up; whether there are any. Code that few elements need is there once.
+  template <class F>
+  static __device__ bool for_each_hit(const float (&x)[kVec], int first, float least, const F& f) {
+    uint32_t hits = 0;
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) hits |= x[j] >= least ? 1u << j : 0u;
+    const bool any = hits != 0;
+#pragma unroll 1
+    for (; hits; hits &= hits - 1) {
+      const int j = __ffs(int(hits)) - 1;
+      float value = x[0];
+#pragma unroll
+      for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;
+      f(value, first + j);
+    }
+    return any;
+  }
+};
+
+}  // namespace flashinfer
