@@ -330,7 +330,7 @@ void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float
     p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = p.num_inputs = num_rows, p.vocab_size = int32_t(vocab_size);
     p.tokens = tokens[i].data(), p.tokens_64 = true, p.valid = reinterpret_cast<bool*>(valid[i].data());
     p.seed.value = seed, p.offset.value = 5, p.temperature.value = temperature;
-    if (kConfig.top_p) p.top_p.values = top_p, p.joint = seed % 2;
+    if (kConfig.top_p) p.top_p.values = top_p, p.joint = seed / 2 % 2;
     if (kConfig.min_p) p.min_p.values = min_p;
     if (i == 0)
       cpu::sampling(p, kConfig.values, kConfig.input);
@@ -344,7 +344,7 @@ void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float
 }
 
 TEST(RaceKernel, MatchesItsTwin) {
-  for (uint32_t seed = 1; seed <= 4; ++seed) {
+  for (uint32_t seed : {2, 4}) {
     expect_same_race<RaceConfig{.values = kLogits}>(9, 5003, seed);
     expect_same_race<RaceConfig{.values = kProbs}>(9, 4099, seed);
     expect_same_race<RaceConfig{.values = kLogits, .cluster = 4}>(9, 9001, seed, 0.6f);
@@ -352,6 +352,10 @@ TEST(RaceKernel, MatchesItsTwin) {
     expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .cluster = 2}>(9, 7001, seed, 1.5f);
     expect_same_race<RaceConfig{.input = DType::f16, .values = kProbs}>(9, 777, seed);
     expect_same_race<RaceConfig{.values = kLogits, .cluster = 2}>(3, 5, seed);
+  }
+}
+TEST(RaceKernel, Filters) {
+  for (uint32_t seed : {1, 3}) {
     expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2}>(9, 5003, seed, 0.8f);
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true}>(9, 4099, seed);
     expect_same_race<RaceConfig{.input = DType::bf16, .values = kProbs, .top_p = true, .cluster = 4}>(9, 3001, seed);
@@ -452,6 +456,7 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
   uint32_t turn = seed;
   for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f}) {
     const float* const shares = top_p[turn++ % 3];
+    if (kConfig.cluster > 2 && scale > 1) continue;  // slow, sanitized
     Rows<T> rows(kRows, vocab_size, true, seed, int(seed % 4));
     for (int64_t r = 0; r < kRows; ++r)
       for (int64_t i = 0; i < vocab_size && scale != 1; ++i) {
@@ -484,12 +489,13 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
 }
 
 TEST(ToppRenormKernel, MatchesItsTwin) {
-  for (uint32_t seed = 1; seed <= 3; ++seed) expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 3}>(8011, seed);
-  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 2}>(9001, 2);
-  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 4, .chunks = 1}>(8192, 3);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 3}>(8011, 1);
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 1}>(17, 2);
-  expect_same_topp_renorm<ToppRenormConfig{.threads = 1024, .chunks = 1}>(5001, 5);
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 2}>(1, 6);
+}
+TEST(ToppRenormKernel, Clusters) {
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 2}>(5003, 2);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 4, .chunks = 1}>(4096, 3);
 }
 TEST(ToppRenormKernel, RowsOfHalves) {
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 2}>(9003, 1);
