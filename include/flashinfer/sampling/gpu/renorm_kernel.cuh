@@ -1,5 +1,6 @@
-// Filters whole rows: probabilities of a top-k or top-p prefix, renormalised, or logits with the rest at -inf.
-// Called by sampling/gpu/renorm.hpp; twin of sampling/cpu/renorm.hpp, bit for bit.
+// Filters whole rows: probabilities of a top-k prefix, of top_p in it, renormalised, or logits with the rest at -inf. A small top_k alone
+// has topk_renorm_kernel.cuh, top_p of probabilities alone topp_renorm_kernel.cuh. Called by sampling/gpu/renorm.hpp; twin of
+// sampling/cpu/renorm.hpp, bit for bit.
 //
 // Bound by: memory, a read and a write; for few rows by four barriers of the cluster.
 // Threads, memory: as sampling_kernel.cuh.
