@@ -18,7 +18,7 @@ inline void bulk_copy(void* shared, const void* global, uint32_t bytes, Mbarrier
   std::memset(to, 0xff, bytes);
   emulation::PendingArrival arrival{{}, barrier, 0, bytes};
   for (uint32_t i = 0; i < bytes; i += 16) arrival.copies.push_back({to + i, static_cast<const unsigned char*>(global) + i, true});
-  block.fiber().arrivals.push_back(std::move(arrival));
+  block.pend(std::move(arrival));
 }
 inline void bulk_copy(void* shared, const void* global, uint32_t bytes, Mbarrier* barrier, uint64_t) {
   bulk_copy(shared, global, bytes, barrier);

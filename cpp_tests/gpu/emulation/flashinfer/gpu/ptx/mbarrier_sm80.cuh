@@ -15,7 +15,7 @@ inline void mbarrier_wait(Mbarrier* barrier, uint32_t parity) {
 }
 inline void cp_async_mbarrier_arrive(Mbarrier* barrier) {
   emulation::Fiber& self = emulation::Block::current().fiber();
-  self.arrivals.push_back({std::move(self.open), barrier});
+  emulation::Block::current().pend({std::move(self.open), barrier});
   self.open.clear();
 }
 
