@@ -47,6 +47,7 @@ KNOWN = {
     r"test_topk_varlen.*(lb_config|lb_max_batch_size|auto_gvr_knobs|backend_heuristic)": "FlashInfer's private choices of kernels",
     r"test_topk_varlen.*test_input_validation": "wrong arguments raise InvalidArgument, not AssertionError",
     r"test_batch_decode_rejects_unequal_kv_strides": "K and V may have different strides here",
+    r"cta_tile_q_smem_probe": "asks for the tile size that FlashInfer chooses: another is chosen here",
     r"multi_item_scoring": "multi-item scoring is not built yet",
     r"test_(generalized_|mla_)?rope_quantize": "RoPE with FP8 quantisation is not built yet",
     r"test_generalized_rope_quantize": "RoPE with FP8 quantisation is not built yet",
