@@ -46,9 +46,10 @@ RowArgument<T> read_parameter(Call& call, const char* op, const char* argument, 
   return view;
 }
 
-/// What drawing seeds needs of torch, looked up once it has been imported.
+/// What drawing seeds needs of torch, looked up once it has been imported; names that need not be made for every call.
 struct Torch {
   nb::object tensor_type, default_generator, cuda, empty, int64;
+  nb::str default_generators{"default_generators"}, get_offset{"get_offset"}, set_offset{"set_offset"}, initial_seed{"initial_seed"};
 
   static const Torch* get() {
     static const Torch* torch = nullptr;
@@ -60,28 +61,45 @@ struct Torch {
   }
 };
 
-/// torch's generator of the device of the call; None where the tensors are not torch's.
-nb::object default_generator(const Context& context, nb::handle input) {
-  const Torch* torch = Torch::get();
-  if (!torch || !nb::isinstance(input, torch->tensor_type)) return nb::none();
-  if (context.device.type == DeviceType::cpu) return torch->default_generator;
-  return torch->cuda.attr("default_generators")[context.device.index];
-}
+/// What a call draws its seed from: None where neither a generator is given nor the tensors are torch's.
+struct Generator {
+  nb::object object;
+  bool cuda = false;
 
-/// (seed, offset) of one call. A CUDA generator gives its seed and offset, and its offset moves on. Of a CPU generator, which has no
-/// offset, and of Python's where there is none, 63 random bits become the seed.
-std::pair<uint64_t, uint64_t> next_of(nb::handle generator) {
-  if (generator.is_none()) return {nb::cast<uint64_t>(nb::module_::import_("random").attr("getrandbits")(63)), 0};
-  if (text_of(generator.attr("device").attr("type")) == "cuda") {
-    const uint64_t offset = nb::cast<uint64_t>(generator.attr("get_offset")());
-    generator.attr("set_offset")(offset + 4);  // torch wants multiples of 4
-    return {nb::cast<uint64_t>(generator.attr("initial_seed")()), offset};
+  Generator(const Context& context, nb::handle input, const nb::object& given) : object(given) {
+    const Torch* torch = Torch::get();
+    if (!given.is_none()) {
+      cuda = text_of(given.attr("device").attr("type")) == "cuda";
+    } else if (torch && nb::isinstance(input, torch->tensor_type)) {
+      cuda = context.device.type != DeviceType::cpu;
+      object = cuda ? nb::object(torch->cuda.attr(torch->default_generators)[context.device.index]) : torch->default_generator;
+    }
   }
-  const Torch* torch = Torch::get();
-  const nb::object bits = torch->empty(nb::make_tuple(), "dtype"_a = torch->int64, "device"_a = "cpu");
-  bits.attr("random_")("generator"_a = generator);
-  return {nb::cast<uint64_t>(bits.attr("item")()), 0};
-}
+
+  /// (seed, offset) of one call. A CUDA generator gives its seed and offset, and its offset moves on. Of a CPU generator, which has no
+  /// offset, and of Python's where there is none, 63 random bits become the seed.
+  std::pair<uint64_t, uint64_t> next() const {
+    if (object.is_none()) return {nb::cast<uint64_t>(nb::module_::import_("random").attr("getrandbits")(63)), 0};
+    const Torch* torch = Torch::get();
+    if (cuda) {
+      const uint64_t offset = nb::cast<uint64_t>(call(torch->get_offset));
+      call(torch->set_offset, nb::int_(offset + 4).ptr());  // torch wants multiples of 4
+      return {nb::cast<uint64_t>(call(torch->initial_seed)), offset};
+    }
+    const nb::object bits = torch->empty(nb::make_tuple(), "dtype"_a = torch->int64, "device"_a = "cpu");
+    bits.attr("random_")("generator"_a = object);
+    return {nb::cast<uint64_t>(bits.attr("item")()), 0};
+  }
+
+ private:
+  /// A method, which no bound object is made for.
+  nb::object call(const nb::str& method, PyObject* argument = nullptr) const {
+    PyObject* result =
+        argument ? PyObject_CallMethodOneArg(object.ptr(), method.ptr(), argument) : PyObject_CallMethodNoArgs(object.ptr(), method.ptr());
+    if (!result) throw nb::python_error();
+    return nb::steal(result);
+  }
+};
 
 RowArgument<uint64_t> read_random(Call& call, const char* argument, const nb::object& object) {
   if (PyLong_Check(object.ptr())) {
@@ -108,15 +126,15 @@ Random read_seed(Call& call, nb::handle input, const nb::object& generator, cons
     if (!offset.is_none()) random.offset = read_random(call, "offset", offset);
     return random;
   }
-  const nb::object source = generator.is_none() ? default_generator(call.context(), input) : generator;
+  const Generator source(call.context(), input, generator);
   try {
-    const auto [next_seed, next_offset] = next_of(source);
+    const auto [next_seed, next_offset] = source.next();
     random.seed = next_seed, random.offset = next_offset;
   } catch (const nb::python_error&) {
     const Torch* torch = Torch::get();
     if (!torch || !nb::cast<bool>(torch->cuda.attr("is_current_stream_capturing")())) throw;
-    random.tensor = torch->empty(nb::make_tuple(1), "dtype"_a = torch->int64, "device"_a = source.attr("device"));
-    random.tensor.attr("random_")("generator"_a = source);
+    random.tensor = torch->empty(nb::make_tuple(1), "dtype"_a = torch->int64, "device"_a = source.object.attr("device"));
+    random.tensor.attr("random_")("generator"_a = source.object);
     random.seed = read_random(call, "seed", random.tensor);
   }
   if (!offset.is_none()) random.offset = read_random(call, "offset", offset);
