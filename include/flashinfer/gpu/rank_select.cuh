@@ -21,9 +21,8 @@ FLASHINFER_DEVICE T block_sum_before(T x, T& total, T (&partial)[kThreads / kWar
   if (lane == kWarpSize - 1) partial[warp] = sum;
   __syncthreads();  // every warp's sum is there
   const T of_warp = lane < kWarps ? partial[lane] : T(0);
-  total = warp_reduce(of_warp, Sum{});
-  const T before = warp_reduce(lane < warp ? of_warp : T(0), Sum{});
-  return before + sum - x;
+  total = warp_sum(of_warp);
+  return warp_sum(lane < warp ? of_warp : T(0)) + sum - x;
 }
 
 /// A key that at least k and, but for equal ones, at most k + slack of the threads' keys reach; 0, which every key reaches, if there is no
@@ -218,14 +217,12 @@ FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSele
     uint64_t most = 0, least = ~uint64_t(0);
 #pragma unroll 1
     for (int i = thread; i < count; i += kThreads) most = max(most, ranks[i]), least = min(least, ranks[i]);
-    const auto max_of = [](uint64_t a, uint64_t b) { return max(a, b); };
-    const auto min_of = [](uint64_t a, uint64_t b) { return min(a, b); };
-    most = warp_reduce(most, max_of), least = warp_reduce(least, min_of);
+    most = warp_max(most), least = warp_min(least);
     if (lane == 0) smem.most[warp] = most, smem.least[warp] = least;
     for (int i = 0; i < kPerThread; ++i) smem.histogram[thread * kPerThread + i] = 0;
     if (thread == 0) smem.count = 0;
     __syncthreads();  // extremes of all warps are known, the bins are empty
-    most = warp_reduce<kWarps>(smem.most[lane % kWarps], max_of), least = warp_reduce<kWarps>(smem.least[lane % kWarps], min_of);
+    most = warp_max(smem.most[lane % kWarps]), least = warp_min(smem.least[lane % kWarps]);
     const int shift = max(64 - kRankDigitBits - int(__clzll(static_cast<long long>(most - least))), 0);
     const auto bin_of = [&](uint64_t rank) { return int((most - rank) >> shift); };
 

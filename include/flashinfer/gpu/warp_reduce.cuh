@@ -54,6 +54,8 @@ FLASHINFER_DEVICE uint64_t warp_max(uint64_t x) {
   const uint32_t high = warp_max(uint32_t(x >> 32)), low = warp_max(uint32_t(x >> 32) == high ? uint32_t(x) : 0u);
   return uint64_t(high) << 32 | low;
 }
+FLASHINFER_DEVICE uint64_t warp_min(uint64_t x) { return ~warp_max(~x); }
+FLASHINFER_DEVICE int warp_sum(int x) { return int(warp_sum(uint32_t(x))); }
 FLASHINFER_DEVICE uint64_t warp_sum(uint64_t x) {
   constexpr uint32_t kPart = (1u << 22) - 1;
   return warp_sum(uint32_t(x) & kPart) + (uint64_t(warp_sum(uint32_t(x >> 22) & kPart)) << 22) +
