@@ -48,7 +48,7 @@ struct TopkKernel {
       return;
     }
     if (p_.k <= p_.capacity / 4 || length <= p_.capacity) selection_.collect();
-    const Chosen chosen = selection_.choose([&](int place, uint64_t rank) { write_overflow(p_, number_, first(), place, rank); });
+    const Chosen chosen = selection_.choose([&](int place, uint64_t rank) { write(place, rank, false); });
     if (chosen == Chosen::elsewhere) return;
     if (chosen == Chosen::overflow) {
       write_rest();
@@ -96,26 +96,18 @@ struct TopkKernel {
     write_rest();
   }
 
+  /// The key knows the value, but for NaN and the sign of zero.
   __device__ void write(int place, uint64_t rank, bool turned) const {
     const int index = turned ? int(~uint32_t(rank >> 32)) : topk_index(rank, p_.tie_break);
-    write_element(p_, number_, first(), place, index, turned ? uint32_t(rank) : key_of_rank(rank));
-  }
-  /// The key knows the value, but for NaN and the sign of zero.
-  static __device__ void write_element(const Params& p, int64_t number, const T* first, int place, int index, uint32_t key) {
-    write_index(p, number, place, index);
-    if (!p.values) return;
-    T* value = static_cast<T*>(p.values) + number * p.k + place;
+    const uint32_t key = turned ? uint32_t(rank) : key_of_rank(rank);
+    write_index(p_, number_, place, index);
+    if (!p_.values) return;
+    T* value = static_cast<T*>(p_.values) + number_ * p_.k + place;
     if (key == 0 || key == 0x80000000u)
-      *value = first[index];
+      *value = selection_.element(index);
     else
       gpu::store_float(value, value_of_order_key<float>(key));
   }
-  /// A function of its own, where time does not matter: the kernel builds sooner. (Called for all elements it costs 0.7 us: parameters
-  /// that are passed on are no constants.)
-  static __device__ __noinline__ void write_overflow(const Params& p, int64_t number, const T* first, int place, uint64_t rank) {
-    write_element(p, number, first, place, topk_index(rank, p.tie_break), key_of_rank(rank));
-  }
-  __device__ const T* first() const { return selection_.row().base + selection_.row().skip; }
   __device__ void write_rest() const {
     T padding;
     gpu::store_float(&padding, p_.padding);
