@@ -155,20 +155,19 @@ class TopkSelection {
     for (bool in_registers = whole;; in_registers = false) {
       const Limits limits = limits_of(bound);
       sum_.begin(limits.limit);
-      if (kStreams && !in_registers) {
-        if constexpr (kStreams) {
-          const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
-          if constexpr (!kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
-          Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
-                                   [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
-        }
+      if (in_registers) {
+#pragma unroll
+        for (int i = 0; i < kVecs; ++i) offer(held[i], kHeld ? vec_of(warp) + i * kStep : sampled_vec(i), limits, bound);
+      } else if constexpr (kStreams) {
+        const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
+        if constexpr (!kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
+        Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
+                                 [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
       } else {
 #pragma unroll 1
         for (int chunk = warp; chunk < chunks_; chunk += kSamples) {
-          if (!in_registers) {
 #pragma unroll
-            for (int i = 0; i < kVecs; ++i) held[i] = row_.load(vec_of(chunk + i * kWarps));
-          }
+          for (int i = 0; i < kVecs; ++i) held[i] = row_.load(vec_of(chunk + i * kWarps));
 #pragma unroll
           for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(chunk + i * kWarps), limits, bound);
         }
