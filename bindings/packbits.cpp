@@ -32,7 +32,9 @@ int64_t packed_size_of(const TensorView& indptr, const Context& context) {
     context.kernels->copy_to_host(copy.data(), indptr.data, size_t(indptr.size(0) * size_of(indptr.dtype)), context);
     data = copy.data();
   }
-  const auto at = [&](int64_t i) { return indptr.dtype == DType::i32 ? static_cast<const int32_t*>(data)[i] : static_cast<const int64_t*>(data)[i]; };
+  const auto at = [&](int64_t i) {
+    return indptr.dtype == DType::i32 ? static_cast<const int32_t*>(data)[i] : static_cast<const int64_t*>(data)[i];
+  };
   int64_t size = 0;
   for (int64_t i = 0; i + 1 < indptr.size(0); ++i) size += packed_size(max(at(i + 1) - at(i), int64_t(0)));
   return size;

@@ -11,7 +11,8 @@ namespace {
 
 using flashinfer::bf16;
 
-/// The kernels that the problem is tuned to on these GPUs, for large batches and small; a launch that needs another one names it in its error.
+/// The kernels that the problem is tuned to on these GPUs, for large batches and small; a launch that needs another one names it in its
+/// error.
 template <int kArch>
 void add_decode(flashinfer::CompiledKernels& kernels) {
   constexpr auto kConfigs =

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 import torch
-from reference import Batch, attention, check_lse
 
 import flashinfer
 from flashinfer import BatchAttention, BatchAttentionWithAttentionSinkWrapper, BatchPrefillWithRaggedKVCacheWrapper
 from flashinfer.sparse import BlockSparseAttentionWrapper, VariableBlockSparseAttentionWrapper, convert_bsr_mask_layout
+from reference import Batch, attention, check_lse
 
 
 def workspace(device):

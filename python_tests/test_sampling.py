@@ -4,10 +4,10 @@ offset and token alone, and every odd row."""
 import numpy as np
 import pytest
 import torch
-from sampling_reference import chi_square, distribution, kept_lengths, make_logits, race, weights_of
 
 import flashinfer
 from flashinfer import sampling
+from sampling_reference import chi_square, distribution, kept_lengths, make_logits, race, weights_of
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 KINDS = ["peaked", "flat", "tied", "zipf"]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from sampling_reference import distribution, kept_lengths, make_logits
 
 import flashinfer
+from sampling_reference import distribution, kept_lengths, make_logits
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 KINDS = ["peaked", "flat", "tied", "zipf"]

@@ -55,7 +55,8 @@ __global__ void fill(uint32_t* words, size_t n) {
 
 extern __shared__ __align__(1024) unsigned char smem[];
 
-// ---- 1. bulk copies of contiguous memory: ring of `depth` chunks a block ------------------------------------------------------------------------------------
+// ---- 1. bulk copies of contiguous memory: ring of `depth` chunks a block
+// ------------------------------------------------------------------------------------
 __global__ void bulk_ring(const char* data, size_t bytes, int chunk, int depth) {
   __shared__ ptx::Mbarrier full[64];
   if (threadIdx.x != 0) return;
@@ -72,7 +73,8 @@ __global__ void bulk_ring(const char* data, size_t bytes, int chunk, int depth) 
   }
 }
 
-// ---- 2. a paged cache [pages, page_size, 8 heads, 128] of bf16: tiles of 64 keys of one head, K and V ----------------------------------------------------
+// ---- 2. a paged cache [pages, page_size, 8 heads, 128] of bf16: tiles of 64 keys of one head, K and V
+// ----------------------------------------------------
 __device__ void tma_box(void* shared, const CUtensorMap* map, ptx::Mbarrier* barrier, int c0, int c1, int c2, int c3, int c4) {
   asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(
                    ptx::smem_address(shared)),
@@ -80,8 +82,8 @@ __device__ void tma_box(void* shared, const CUtensorMap* map, ptx::Mbarrier* bar
                : "memory");
 }
 
-/// Which 64 keys of which head a block's i-th tile is. The line is requests, then groups of `lanes` heads, then the 128 tiles of a request; blocks come in groups of `lanes`: one takes a piece of
-/// the line for its own head, beside the others of its group.
+/// Which 64 keys of which head a block's i-th tile is. The line is requests, then groups of `lanes` heads, then the 128 tiles of a request;
+/// blocks come in groups of `lanes`: one takes a piece of the line for its own head, beside the others of its group.
 struct Line {
   int first, last, lane, lanes;
   __device__ Line(int tiles, int lanes) : lane(blockIdx.x % lanes), lanes(lanes) {
@@ -92,9 +94,10 @@ struct Line {
   __device__ int tile(int t) const { return t / (128 * 8 / lanes) * 128 + t % 128; }
 };
 
-/// Map: {64 elements, tokens of a page, halves of the head dimension, heads, pages}; a box has `halves` halves of up to a page of tokens of `heads` heads. Each of `issuers` warps has one
-/// thread that issues every issuers-th page. A stage is 32 KB: 64 / heads tokens.
-__global__ void tma_ring(const __grid_constant__ CUtensorMap k, const __grid_constant__ CUtensorMap v, const int* pages, int tiles, int page, int halves, int heads, int lanes, int depth, int issuers) {
+/// Map: {64 elements, tokens of a page, halves of the head dimension, heads, pages}; a box has `halves` halves of up to a page of tokens of
+/// `heads` heads. Each of `issuers` warps has one thread that issues every issuers-th page. A stage is 32 KB: 64 / heads tokens.
+__global__ void tma_ring(const __grid_constant__ CUtensorMap k, const __grid_constant__ CUtensorMap v, const int* pages, int tiles,
+                         int page, int halves, int heads, int lanes, int depth, int issuers) {
   __shared__ ptx::Mbarrier full[16];
   if (threadIdx.x == 0) {
     for (int i = 0; i < depth; ++i) ptx::mbarrier_init(&full[i], issuers);
@@ -176,7 +179,8 @@ __global__ void row_ring(const char* k, const char* v, const int* pages, int til
   }
 }
 
-// ---- 3. clocks of a tile's arithmetic: 64 keys, d 128, operands in shared memory -----------------------------------------------------------------------------------
+// ---- 3. clocks of a tile's arithmetic: 64 keys, d 128, operands in shared memory
+// -----------------------------------------------------------------------------------
 /// Swapped operands on mma.sync: each warp has 8 * kRows8 rows and every (warps / row_warps)-th group of 16 keys of a tile.
 template <int kRows8, bool kFp8>
 __global__ void mma_tile(float* out, int64_t* clocks, int tiles, int warps, int row_warps) {
@@ -185,7 +189,9 @@ __global__ void mma_tile(float* out, int64_t* clocks, int tiles, int warps, int 
   uint32_t q[8][kRows8][2];
   for (auto& a : q)
     for (auto& b : a) b[0] = lane * 77u | 0x3c003c00u, b[1] = lane * 31u | 0x3c003c00u;
-  for (int i = threadIdx.x; i < 8192; i += blockDim.x) reinterpret_cast<uint32_t*>(smem)[i] = kFp8 ? (i * 2654435761u & 0x8f8f8f8fu) | 0x30303030u : (i * 2654435761u & 0x83ff83ffu) | 0x38003800u;
+  for (int i = threadIdx.x; i < 8192; i += blockDim.x)
+    reinterpret_cast<uint32_t*>(smem)[i] =
+        kFp8 ? (i * 2654435761u & 0x8f8f8f8fu) | 0x30303030u : (i * 2654435761u & 0x83ff83ffu) | 0x38003800u;
   __syncthreads();
   const int64_t start = clock64();
   const int key_warps = warps / row_warps, key_warp = warp / row_warps;
@@ -200,8 +206,14 @@ __global__ void mma_tile(float* out, int64_t* clocks, int tiles, int warps, int 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   };
   const auto load = [&](uint32_t(&a)[4], uint32_t at, bool trans) {
-    if (trans) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at));
-    else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at));
+    if (trans)
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                   : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                   : "r"(at));
+    else
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                   : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                   : "r"(at));
   };
   const uint32_t base = ptx::smem_address(smem);
   for (int t = 0; t < tiles; ++t) {
@@ -241,7 +253,10 @@ __global__ void mma_tile(float* out, int64_t* clocks, int tiles, int warps, int 
 #pragma unroll
         for (int d = 0; d < 8; ++d) {
           uint32_t a[4];
-          load(a, base + 16384 + (d / 4) * 8192 + (keys * 16 + lane % 8 + lane / 16 * 8) * 128 + (((d % 4) * 2 + lane / 8 % 2) ^ (lane % 8)) * 16, true);
+          load(a,
+               base + 16384 + (d / 4) * 8192 + (keys * 16 + lane % 8 + lane / 16 * 8) * 128 +
+                   (((d % 4) * 2 + lane / 8 % 2) ^ (lane % 8)) * 16,
+               true);
 #pragma unroll
           for (int r = 0; r < kRows8; ++r) mma(o[d][r], a, p[r]);
         }
@@ -277,7 +292,9 @@ __global__ void wgmma_tile(float* out, int64_t* clocks, int tiles) {
   __syncthreads();
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   __syncthreads();
-  const auto descriptor = [](uint32_t at) { return uint64_t((at & 0x3ffff) >> 4) | (uint64_t(1) << 16) | (uint64_t(64) << 32) | (uint64_t(1) << 62); };
+  const auto descriptor = [](uint32_t at) {
+    return uint64_t((at & 0x3ffff) >> 4) | (uint64_t(1) << 16) | (uint64_t(64) << 32) | (uint64_t(1) << 62);
+  };
   const uint32_t base = ptx::smem_address(smem);
   float d[kN / 2] = {};
   const int64_t start = clock64();
@@ -287,14 +304,20 @@ __global__ void wgmma_tile(float* out, int64_t* clocks, int tiles) {
     for (int k = 0; k < 8; ++k) {
       const uint64_t a = descriptor(base + (k / 4) * 8192 + (k % 4) * 32), b = descriptor(base + 16384 + (k / 4) * 8192 + (k % 4) * 32);
       if constexpr (kN == 8)
-        asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, %4, %5, 1, 1, 1, 0, 0;" : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "l"(a), "l"(b));
+        asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, %4, %5, 1, 1, 1, 0, 0;"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "l"(a), "l"(b));
       else if constexpr (kN == 16)
         asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, 0, 0;"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]) : "l"(a), "l"(b));
-      else
-        asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, 0, 0;"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
                      : "l"(a), "l"(b));
+      else
+        asm volatile(
+            "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, "
+            "1, 0, 0;"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),
+              "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+            : "l"(a), "l"(b));
     }
     asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
   }
@@ -302,7 +325,8 @@ __global__ void wgmma_tile(float* out, int64_t* clocks, int tiles) {
   for (float x : d) out[threadIdx.x] += x;
 }
 
-// ---- 4. instruction rates ---------------------------------------------------------------------------------------------------------------------------------------------------
+// ---- 4. instruction rates
+// ---------------------------------------------------------------------------------------------------------------------------------------------------
 template <int kWhat>
 __global__ void rate(uint32_t* out, int64_t* clocks, int rounds) {
   uint32_t x[8];
@@ -324,15 +348,17 @@ __global__ void rate(uint32_t* out, int64_t* clocks, int rounds) {
   for (uint32_t v : x) out[threadIdx.x] += v;
 }
 
-// ---- 5. launches and merges ------------------------------------------------------------------------------------------------------------------------------------------------
+// ---- 5. launches and merges
+// ------------------------------------------------------------------------------------------------------------------------------------------------
 struct Blob {
   char bytes[512];
 };
 __global__ void nothing(const __grid_constant__ Blob blob, int pdl) {
   if (pdl) ptx::griddep_wait(), ptx::griddep_launch_dependents();
 }
-/// Every block writes a partial result of 16 rows x 128; blocks [16 s, 16 s + 16) meet at counter s and the last sums. how: 0 nothing of it, 1 __threadfence and barriers, 2 one acq_rel atomic behind a
-/// barrier, 3 a cluster of 8 that adds up through distributed shared memory.
+/// Every block writes a partial result of 16 rows x 128; blocks [16 s, 16 s + 16) meet at counter s and the last sums. how: 0 nothing of
+/// it, 1 __threadfence and barriers, 2 one acq_rel atomic behind a barrier, 3 a cluster of 8 that adds up through distributed shared
+/// memory.
 __global__ void merge(float* partials, int* counters, float* out, int pieces, int how) {
   ptx::griddep_wait();
   const int segment = blockIdx.x / pieces;
@@ -407,7 +433,8 @@ void launch(void (*kernel)(Args...), int grid, int block, int bytes, bool pdl, i
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[0].val.programmaticStreamSerializationAllowed = pdl;
   attributes[1].id = cudaLaunchAttributeClusterDimension, attributes[1].val.clusterDim = {unsigned(cluster), 1, 1};
   cudaLaunchConfig_t config = {};
-  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = bytes, config.stream = stream, config.attrs = attributes, config.numAttrs = 2;
+  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = bytes, config.stream = stream, config.attrs = attributes,
+  config.numAttrs = 2;
   CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
@@ -439,7 +466,9 @@ int main() {
     std::iota(ids.begin(), ids.end(), 0), std::shuffle(ids.begin(), ids.end(), random);
     int* pages;
     CHECK(cudaMalloc(&pages, ids.size() * 4)), CHECK(cudaMemcpy(pages, ids.data(), ids.size() * 4, cudaMemcpyHostToDevice));
-    const auto show = [&](const char* what, int a, int b, int c, double us) { std::printf("  page %2d %-11s %d blocks/SM, %d lanes, %d issuers: %.1f (%.3f)\n", page, what, a, b, c, us, moved / us / 1e6); };
+    const auto show = [&](const char* what, int a, int b, int c, double us) {
+      std::printf("  page %2d %-11s %d blocks/SM, %d lanes, %d issuers: %.1f (%.3f)\n", page, what, a, b, c, us, moved / us / 1e6);
+    };
     for (int blocks : {1, 2})
       for (int lanes : {1, 2, 4, 8}) {
         const int depth = blocks == 1 ? 6 : 3;
@@ -449,18 +478,29 @@ int main() {
               if (heads == 8 && (lanes > 1 || issuers > 1)) continue;
               CUtensorMap maps[2];
               for (int i = 0; i < 2; ++i) {
-                const cuuint64_t dims[5] = {64, cuuint64_t(page), 2, 8, cuuint64_t(64 * 8192 / page)}, strides[4] = {2048, 128, 256, cuuint64_t(page) * 2048};
+                const cuuint64_t dims[5] = {64, cuuint64_t(page), 2, 8, cuuint64_t(64 * 8192 / page)},
+                                 strides[4] = {2048, 128, 256, cuuint64_t(page) * 2048};
                 const cuuint32_t box[5] = {64, cuuint32_t(std::min(page, 64 / heads)), 2, cuuint32_t(heads), 1}, steps[5] = {1, 1, 1, 1, 1};
-                CHECK(cuTensorMapEncodeTiled(&maps[i], CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, i ? v : k, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+                CHECK(cuTensorMapEncodeTiled(&maps[i], CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, i ? v : k, dims, strides, box, steps,
+                                             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
               }
               if (issuers == 2 && page == 64) continue;
               show(heads == 8 ? "tma 8 heads" : "tma", blocks, lanes, issuers,
-                   microseconds([&] { tma_ring<<<kSms * blocks, 64, depth * 32768>>>(maps[0], maps[1], pages, tiles, page, 2, heads, lanes, depth, issuers); }, 3));
+                   microseconds(
+                       [&] {
+                         tma_ring<<<kSms * blocks, 64, depth * 32768>>>(maps[0], maps[1], pages, tiles, page, 2, heads, lanes, depth,
+                                                                        issuers);
+                       },
+                       3));
             }
         }
-        if (page <= 16) show("cp.async", blocks, lanes, 4, microseconds([&] { cp_async_ring<<<kSms * blocks, 128, depth * 32768>>>(k, v, pages, tiles, page, lanes, depth, 4); }, 3));
-        if (page <= 16 && lanes == 8) show("rows", blocks, lanes, 1, microseconds([&] { row_ring<<<kSms * blocks, 32, depth * 32768>>>(k, v, pages, tiles, page, lanes, depth); }, 3));
+        if (page <= 16)
+          show("cp.async", blocks, lanes, 4,
+               microseconds([&] { cp_async_ring<<<kSms * blocks, 128, depth * 32768>>>(k, v, pages, tiles, page, lanes, depth, 4); }, 3));
+        if (page <= 16 && lanes == 8)
+          show("rows", blocks, lanes, 1,
+               microseconds([&] { row_ring<<<kSms * blocks, 32, depth * 32768>>>(k, v, pages, tiles, page, lanes, depth); }, 3));
       }
     CHECK(cudaFree(pages));
   }
@@ -475,33 +515,45 @@ int main() {
   };
   for (int warps : {4, 8}) {
     const auto tile = [&](const char* what, auto kernel, int rows, int row_warps) {
-      std::printf("  %s %2d rows, %d warps: %.0f\n", what, rows, warps, per_tile([&] { kernel<<<kSms, warps * 32, 32768>>>(out, clocks, 200, warps, row_warps); }, 200));
+      std::printf("  %s %2d rows, %d warps: %.0f\n", what, rows, warps,
+                  per_tile([&] { kernel<<<kSms, warps * 32, 32768>>>(out, clocks, 200, warps, row_warps); }, 200));
     };
     tile("mma.sync bf16", mma_tile<1, false>, 8, 1), tile("mma.sync bf16", mma_tile<2, false>, 16, 1);
-    tile("mma.sync bf16", mma_tile<2, false>, 32, 2), tile("mma.sync bf16", mma_tile<2, false>, 64, 4), tile("mma.sync bf16", mma_tile<4, false>, 64, 2);
+    tile("mma.sync bf16", mma_tile<2, false>, 32, 2), tile("mma.sync bf16", mma_tile<2, false>, 64, 4),
+        tile("mma.sync bf16", mma_tile<4, false>, 64, 2);
     tile("mma.sync e4m3", mma_tile<1, true>, 8, 1), tile("mma.sync e4m3", mma_tile<2, true>, 64, 4);
   }
-  std::printf("  wgmma S^T only, 8 / 16 / 32 rows, one warpgroup: %.0f %.0f %.0f\n", per_tile([&] { wgmma_tile<8><<<kSms, 128, 32768>>>(out, clocks, 200); }, 200),
-              per_tile([&] { wgmma_tile<16><<<kSms, 128, 32768>>>(out, clocks, 200); }, 200), per_tile([&] { wgmma_tile<32><<<kSms, 128, 32768>>>(out, clocks, 200); }, 200));
+  std::printf("  wgmma S^T only, 8 / 16 / 32 rows, one warpgroup: %.0f %.0f %.0f\n",
+              per_tile([&] { wgmma_tile<8><<<kSms, 128, 32768>>>(out, clocks, 200); }, 200),
+              per_tile([&] { wgmma_tile<16><<<kSms, 128, 32768>>>(out, clocks, 200); }, 200),
+              per_tile([&] { wgmma_tile<32><<<kSms, 128, 32768>>>(out, clocks, 200); }, 200));
 
   std::printf("4. warp instructions per clock and SM (16 warps): ");
   const auto rate_of = [&](const char* what, auto kernel) {
-    std::printf("%s %.2f  ", what, 16 * 8 * 200.0 / (per_tile([&] { kernel<<<kSms, 512>>>(reinterpret_cast<uint32_t*>(out), clocks, 200); }, 1)));
+    std::printf("%s %.2f  ", what,
+                16 * 8 * 200.0 / (per_tile([&] { kernel<<<kSms, 512>>>(reinterpret_cast<uint32_t*>(out), clocks, 200); }, 1)));
   };
-  rate_of("cvt f16x2.e4m3x2", rate<0>), rate_of("prmt", rate<1>), rate_of("lop3", rate<2>), rate_of("mul.f16x2", rate<3>), rate_of("ex2", rate<4>), rate_of("movmatrix", rate<5>);
+  rate_of("cvt f16x2.e4m3x2", rate<0>), rate_of("prmt", rate<1>), rate_of("lop3", rate<2>), rate_of("mul.f16x2", rate<3>),
+      rate_of("ex2", rate<4>), rate_of("movmatrix", rate<5>);
 
   std::printf("\n5. us per launch in a graph of 40\n");
   for (int bytes : {0, 100 << 10})
     for (int pdl : {0, 1})
       for (int cluster : {1, 4, 8})
-        std::printf("  nothing, %3d KB, pdl %d, cluster %d: %.2f\n", bytes >> 10, pdl, cluster, in_graph([&](cudaStream_t s) { launch(nothing, 128, 160, bytes, pdl, cluster, s, Blob{}, pdl); }));
+        std::printf("  nothing, %3d KB, pdl %d, cluster %d: %.2f\n", bytes >> 10, pdl, cluster,
+                    in_graph([&](cudaStream_t s) { launch(nothing, 128, 160, bytes, pdl, cluster, s, Blob{}, pdl); }));
   float* partials;
   int* counters;
   CHECK(cudaMalloc(&partials, 16 << 20)), CHECK(cudaMalloc(&counters, 4096)), CHECK(cudaMemset(counters, 0, 4096));
   for (int how : {0, 1, 2})
     for (int pieces : {2, 16})
-      std::printf("  merge of %2d by %s: %.2f\n", pieces, how == 0 ? "nothing" : how == 1 ? "fences" : "acq_rel", in_graph([&](cudaStream_t s) { launch(merge, 128, 128, 0, true, 1, s, partials, counters, out, pieces, how); }));
+      std::printf("  merge of %2d by %s: %.2f\n", pieces,
+                  how == 0   ? "nothing"
+                  : how == 1 ? "fences"
+                             : "acq_rel",
+                  in_graph([&](cudaStream_t s) { launch(merge, 128, 128, 0, true, 1, s, partials, counters, out, pieces, how); }));
   for (int cluster : {2, 4, 8})
-    std::printf("  merge of %2d by cluster: %.2f\n", cluster, in_graph([&](cudaStream_t s) { launch(merge, 128, 128, 8192, true, cluster, s, partials, counters, out, cluster, 3); }));
+    std::printf("  merge of %2d by cluster: %.2f\n", cluster,
+                in_graph([&](cudaStream_t s) { launch(merge, 128, 128, 8192, true, cluster, s, partials, counters, out, cluster, 3); }));
   CHECK(cudaDeviceSynchronize());
 }

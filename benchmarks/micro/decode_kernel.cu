@@ -172,7 +172,8 @@ constexpr int kNumVariants = int(std::size(kVariants));
 
 constexpr DecodeConfig config_of(const Case& c, const Variant& v) {
   const DecodeConfig d = gpu::tune_decode(c.problem, kDevice);
-  DecodeConfig with = v.cluster_blocks ? gpu::with_clusters(d, v.cluster_blocks, kDevice) : gpu::tune_cluster(d, c.segments(), c.kv_len, kDevice);
+  DecodeConfig with =
+      v.cluster_blocks ? gpu::with_clusters(d, v.cluster_blocks, kDevice) : gpu::tune_cluster(d, c.segments(), c.kv_len, kDevice);
   if (v.load_warps) with.load_warps = v.load_warps;
   return with;
 }

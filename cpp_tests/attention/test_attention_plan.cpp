@@ -1,9 +1,9 @@
 // The work list covers every key of every segment exactly once, for random batches and both ways of cutting.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <flashinfer/attention/attention_plan_work.hpp>
-#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
@@ -142,7 +142,8 @@ TEST(AttentionPlan, LanesGoSideBySide) {
         ASSERT_EQ(item.head % lanes, 0);
         for (int lane = 1; lane < lanes; ++lane) {
           ASSERT_TRUE(workers[lane].next(other));
-          ASSERT_EQ(std::tie(other.request, other.q_tile, other.kv_begin, other.kv_end), std::tie(item.request, item.q_tile, item.kv_begin, item.kv_end));
+          ASSERT_EQ(std::tie(other.request, other.q_tile, other.kv_begin, other.kv_end),
+                    std::tie(item.request, item.q_tile, item.kv_begin, item.kv_end));
           ASSERT_EQ(other.head, item.head + lane);
         }
       }

@@ -20,7 +20,12 @@ struct StateArray {
   std::vector<T> v;
   std::vector<float> s;
   StateArray(int64_t tokens, int64_t states, int64_t heads, int64_t dim, int64_t gap = 0)
-      : tokens(tokens), states(states), heads(heads), dim(dim), gap(gap), v(size_t(tokens * states * heads * (dim + gap) + 1), from_float<T>(kNan)),
+      : tokens(tokens),
+        states(states),
+        heads(heads),
+        dim(dim),
+        gap(gap),
+        v(size_t(tokens * states * heads * (dim + gap) + 1), from_float<T>(kNan)),
         s(size_t(tokens * states * heads * (1 + gap) + 1), kNan) {}
   T& v_at(int64_t t, int64_t i, int64_t h, int64_t d) { return v[size_t(((t * states + i) * heads + h) * (dim + gap) + d)]; }
   float& s_at(int64_t t, int64_t i, int64_t h) { return s[size_t(((t * states + i) * heads + h) * (1 + gap))]; }
@@ -78,7 +83,8 @@ void expect_merged(StateArray<T>& in, StateArray<T>& out, double bound, const F&
       for (int64_t d = 0; d < in.dim; ++d) {
         double expected = 0;
         for (int64_t i = 0; i < count; ++i)
-          if (in.s_at(t, i, h) != -kInfinity) expected += std::exp2(double(in.s_at(t, i, h)) - largest) / total * double(to_float(in.v_at(t, i, h, d)));
+          if (in.s_at(t, i, h) != -kInfinity)
+            expected += std::exp2(double(in.s_at(t, i, h)) - largest) / total * double(to_float(in.v_at(t, i, h, d)));
         const double difference = double(to_float(out.v_at(t, 0, h, d))) - expected;
         squares += difference * difference, norm += expected * expected;
       }
@@ -88,7 +94,9 @@ void expect_merged(StateArray<T>& in, StateArray<T>& out, double bound, const F&
 }
 
 template <class T>
-constexpr double kBound = is_same_v<T, bf16> ? 2e-3 : is_same_v<T, f16> ? 3e-4 : 1e-6;
+constexpr double kBound = is_same_v<T, bf16>  ? 2e-3
+                          : is_same_v<T, f16> ? 3e-4
+                                              : 1e-6;
 
 template <class T>
 class MergeState : public testing::Test {};
@@ -97,7 +105,8 @@ TYPED_TEST_SUITE(MergeState, Dtypes);
 
 TYPED_TEST(MergeState, Pair) {
   std::mt19937 generator(1);
-  for (auto [tokens, heads, dim] : {std::tuple<int64_t, int64_t, int64_t>{7, 3, 64}, {1, 1, 8}, {200, 5, 128}, {3, 2, 600}, {4, 3, 13}, {0, 3, 64}, {3, 0, 64}})
+  for (auto [tokens, heads, dim] :
+       {std::tuple<int64_t, int64_t, int64_t>{7, 3, 64}, {1, 1, 8}, {200, 5, 128}, {3, 2, 600}, {4, 3, 13}, {0, 3, 64}, {3, 0, 64}})
     for (int64_t gap : {0, 3}) {
       StateArray<TypeParam> in(tokens, 2, heads, dim, gap), out(tokens, 1, heads, dim);
       in.randomise(generator);
@@ -123,7 +132,8 @@ TYPED_TEST(MergeState, InPlace) {
         for (int64_t d = 0; d < 72; ++d) out.v_at(t, 0, h, d) = in.v_at(t, 0, h, d);
       }
     const StateArray<TypeParam> before = out;
-    merge_state_in_place(out.v_of(0), out.s_of(0), in.v_of(1), in.s_of(1), masked ? TensorView(mask.data(), DType::boolean, {50}) : TensorView());
+    merge_state_in_place(out.v_of(0), out.s_of(0), in.v_of(1), in.s_of(1),
+                         masked ? TensorView(mask.data(), DType::boolean, {50}) : TensorView());
     expect_merged(in, out, kBound<TypeParam>, [&](int64_t t) { return !masked || mask[size_t(t)]; });
     if (masked) {
       for (size_t t = 0; t < 50; ++t) {
@@ -181,7 +191,9 @@ TEST(MergeStateLaunch, RowsStayInsideWarps) {
   RecordingKernels kernels(device_info_of({80, 0}));
   const Device gpu{DeviceType::cuda, 0};
   const Context context{gpu, nullptr, &kernels, false};
-  const auto at = [&](int n, DType dtype, std::initializer_list<int64_t> shape) { return TensorView(reinterpret_cast<void*>(uintptr_t(n) << 40), dtype, shape, gpu); };
+  const auto at = [&](int n, DType dtype, std::initializer_list<int64_t> shape) {
+    return TensorView(reinterpret_cast<void*>(uintptr_t(n) << 40), dtype, shape, gpu);
+  };
   const auto launch = [&](int64_t dim) {
     merge_state(at(1, DType::bf16, {10, 4, dim}), at(2, DType::f32, {10, 4}), at(3, DType::bf16, {10, 4, dim}), at(4, DType::f32, {10, 4}),
                 at(5, DType::bf16, {10, 4, dim}), at(6, DType::f32, {10, 4}), context);
@@ -189,10 +201,11 @@ TEST(MergeStateLaunch, RowsStayInsideWarps) {
   };
   EXPECT_EQ(launch(128).shape.grid, (Dim3{5, 1, 1}));  // 16 lanes a row, 8 rows a block
   EXPECT_EQ(launch(128).text.kernel, "MergeStateKernel<MergeStateConfig{.dtype=DType::bf16, .head_dim=128, .vec=8, .pair=true}>");
-  EXPECT_EQ(launch(96).shape.grid, (Dim3{5, 1, 1}));   // 12 of 16 lanes
+  EXPECT_EQ(launch(96).shape.grid, (Dim3{5, 1, 1}));  // 12 of 16 lanes
   EXPECT_EQ(launch(512).shape.grid, (Dim3{10, 1, 1}));
   const size_t count = kernels.launches.size();
-  merge_states(at(1, DType::f32, {0, 3, 4, 8}), at(2, DType::f32, {0, 3, 4}), at(3, DType::f32, {0, 4, 8}), at(4, DType::f32, {0, 4}), context);
+  merge_states(at(1, DType::f32, {0, 3, 4, 8}), at(2, DType::f32, {0, 3, 4}), at(3, DType::f32, {0, 4, 8}), at(4, DType::f32, {0, 4}),
+               context);
   EXPECT_EQ(kernels.launches.size(), count);
 }
 

@@ -15,8 +15,10 @@ const IsaLevel kLevels[] = {IsaLevel::baseline, IsaLevel::avx2, IsaLevel::avx512
 TEST(PortableVec, Exp2IsTheScalarOne) {
   std::vector<float> x, y;
   std::mt19937 random(3);
-  for (int i = 0; i < 1 << 20; ++i) x.push_back(std::uniform_real_distribution<float>(i % 2 ? -130.0f : -2.0f, i % 3 ? 0.0f : 126.0f)(random));
-  for (float special : {-125.0f, -125.00001f, -kInfinity, 0.0f, -0.0f, 0.5f, -0.5f, 1.5f, -1e30f, bit_cast<float>(0x7fc00000), bit_cast<float>(0xffc00001)})
+  for (int i = 0; i < 1 << 20; ++i)
+    x.push_back(std::uniform_real_distribution<float>(i % 2 ? -130.0f : -2.0f, i % 3 ? 0.0f : 126.0f)(random));
+  for (float special :
+       {-125.0f, -125.00001f, -kInfinity, 0.0f, -0.0f, 0.5f, -0.5f, 1.5f, -1e30f, bit_cast<float>(0x7fc00000), bit_cast<float>(0xffc00001)})
     x.push_back(special);
   x.resize(round_up(x.size(), size_t(16)));
   y.resize(x.size());

@@ -62,7 +62,11 @@ void expect_near(const std::vector<T>& a, const std::vector<T>& b) {
   for (size_t i = 0; i < a.size(); ++i) {
     if (std::memcmp(&a[i], &b[i], sizeof(T)) == 0) continue;
     const float x = to_float(a[i]), y = to_float(b[i]);
-    ASSERT_LE(std::abs(x - y), (is_same_v<T, bf16> ? 8e-3f : is_same_v<T, f16> ? 1e-3f : 1e-5f) * std::max(std::abs(x), 1e-2f)) << "element " << i;
+    ASSERT_LE(std::abs(x - y), (is_same_v<T, bf16>  ? 8e-3f
+                                : is_same_v<T, f16> ? 1e-3f
+                                                    : 1e-5f) *
+                                   std::max(std::abs(x), 1e-2f))
+        << "element " << i;
   }
 }
 
@@ -73,24 +77,32 @@ void expect_rope(bool in_place) {
   std::vector<T> q = random_numbers<T>(kTokens * kQHeads * kDim), k = random_numbers<T>(kTokens * kKHeads * kDim);
   const std::vector<float> cache = random_numbers<float>(kCacheLen * kConfig.rotary_dim);
   std::vector<int64_t> numbers;  // positions, or indptr and offsets
-  for (int64_t i = 0; i < kTokens; ++i) numbers.push_back(kConfig.angle == RopeAngle::cache ? int64_t(generator() % kCacheLen) : int64_t(generator() % 2000000) - 1000000);
+  for (int64_t i = 0; i < kTokens; ++i)
+    numbers.push_back(kConfig.angle == RopeAngle::cache ? int64_t(generator() % kCacheLen) : int64_t(generator() % 2000000) - 1000000);
   if (kConfig.angle == RopeAngle::offsets) numbers = {0, 2, 2, kTokens - 1, 1000, 3, 0};
   const std::vector<int32_t> narrow(numbers.begin(), numbers.end());
   const auto index = [&](Device device, int64_t from, int64_t count) {
     return kConfig.index == DType::i32 ? TensorView(const_cast<int32_t*>(narrow.data()) + from, DType::i32, {count}, device)
                                        : TensorView(const_cast<int64_t*>(numbers.data()) + from, DType::i64, {count}, device);
   };
-  const auto call = [&](std::vector<T>& q, std::vector<T>& k, std::vector<T>& q_out, std::vector<T>& k_out, Device device, const Context& context) {
-    const TensorView q_in = view(device, q, kConfig.dtype, {kTokens, kQHeads, kDim}), k_in = view(device, k, kConfig.dtype, {kTokens, kKHeads, kDim});
+  const auto call = [&](std::vector<T>& q, std::vector<T>& k, std::vector<T>& q_out, std::vector<T>& k_out, Device device,
+                        const Context& context) {
+    const TensorView q_in = view(device, q, kConfig.dtype, {kTokens, kQHeads, kDim}),
+                     k_in = view(device, k, kConfig.dtype, {kTokens, kKHeads, kDim});
     const TensorView q_to = in_place ? q_in : view(device, q_out, kConfig.dtype, {kTokens, kQHeads, kDim});
     const TensorView k_to = in_place ? k_in : view(device, k_out, kConfig.dtype, {kTokens, kKHeads, kDim});
     RopeOptions options;
     options.rotary_dim = kConfig.rotary_dim, options.interleave = kConfig.interleave;
-    if (kConfig.angle == RopeAngle::offsets) apply_rope(q_in, k_in, index(device, 0, 4), index(device, 4, 3), q_to, k_to, options, context);
-    else if (kConfig.angle == RopeAngle::positions) apply_rope_pos_ids(q_in, k_in, index(device, 0, kTokens), q_to, k_to, options, context);
-    else apply_rope_with_cos_sin_cache(index(device, 0, kTokens), q_in, k_in, view(device, cache, DType::f32, {kCacheLen, kConfig.rotary_dim}), q_to, k_to, kConfig.interleave, context);
+    if (kConfig.angle == RopeAngle::offsets)
+      apply_rope(q_in, k_in, index(device, 0, 4), index(device, 4, 3), q_to, k_to, options, context);
+    else if (kConfig.angle == RopeAngle::positions)
+      apply_rope_pos_ids(q_in, k_in, index(device, 0, kTokens), q_to, k_to, options, context);
+    else
+      apply_rope_with_cos_sin_cache(index(device, 0, kTokens), q_in, k_in, view(device, cache, DType::f32, {kCacheLen, kConfig.rotary_dim}),
+                                    q_to, k_to, kConfig.interleave, context);
   };
-  std::vector<T> q_twin = q, k_twin = k, q_out(q.size(), from_float<T>(NAN)), k_out(k.size(), from_float<T>(NAN)), q_out_twin = q_out, k_out_twin = k_out;
+  std::vector<T> q_twin = q, k_twin = k, q_out(q.size(), from_float<T>(NAN)), k_out(k.size(), from_float<T>(NAN)), q_out_twin = q_out,
+                 k_out_twin = k_out;
   emulate<RopeKernel<kConfig>>(kConfig, [&](Device device, const Context& context) { call(q, k, q_out, k_out, device, context); });
   call(q_twin, k_twin, q_out_twin, k_out_twin, {}, {});
   expect_near(in_place ? q : q_out, in_place ? q_twin : q_out_twin);
@@ -114,13 +126,17 @@ void expect_append() {
   const std::vector<bf16> key = random_numbers<bf16>(kTokens * kHeads * kDim), value = random_numbers<bf16>(kTokens * kHeads * kDimVo);
   const std::vector<int32_t> indptr{0, 2, 2, 5, 6}, indices{5, 2, 0, 7, 1, 6}, last(4);
   std::vector<int32_t> batch_indices, positions;
-  for (int32_t t = 0; t < kTokens; ++t) batch_indices.push_back(t % 7 - 1), positions.push_back(t / 7 * 4 + t % 3 - 1);  // also slots that do not exist
-  std::vector<bf16> k(size_t(kPages * kPageSize * kHeads * kDim), bf16{0x7fc1}), v(size_t(kPages * kPageSize * kHeads * kDimVo), bf16{0x7fc1}), k_twin = k, v_twin = v;
-  const auto call = [&](std::vector<bf16>& k, std::vector<bf16>& v, const std::vector<int32_t>& indices, Device device, const Context& context) {
-    append_paged_kv_cache(view(device, key, DType::bf16, {kTokens, kHeads, kDim}), view(device, value, DType::bf16, {kTokens, kHeads, kDimVo}),
-                          view(device, batch_indices, DType::i32, {kTokens}), view(device, positions, DType::i32, {kTokens}),
-                          view(device, k, DType::bf16, {kPages, kPageSize, kHeads, kDim}), view(device, v, DType::bf16, {kPages, kPageSize, kHeads, kDimVo}),
-                          view(device, indices, DType::i32, {6}), view(device, indptr, DType::i32, {5}), view(device, last, DType::i32, {4}), context);
+  for (int32_t t = 0; t < kTokens; ++t)
+    batch_indices.push_back(t % 7 - 1), positions.push_back(t / 7 * 4 + t % 3 - 1);  // also slots that do not exist
+  std::vector<bf16> k(size_t(kPages * kPageSize * kHeads * kDim), bf16{0x7fc1}),
+      v(size_t(kPages * kPageSize * kHeads * kDimVo), bf16{0x7fc1}), k_twin = k, v_twin = v;
+  const auto call = [&](std::vector<bf16>& k, std::vector<bf16>& v, const std::vector<int32_t>& indices, Device device,
+                        const Context& context) {
+    append_paged_kv_cache(view(device, key, DType::bf16, {kTokens, kHeads, kDim}),
+                          view(device, value, DType::bf16, {kTokens, kHeads, kDimVo}), view(device, batch_indices, DType::i32, {kTokens}),
+                          view(device, positions, DType::i32, {kTokens}), view(device, k, DType::bf16, {kPages, kPageSize, kHeads, kDim}),
+                          view(device, v, DType::bf16, {kPages, kPageSize, kHeads, kDimVo}), view(device, indices, DType::i32, {6}),
+                          view(device, indptr, DType::i32, {5}), view(device, last, DType::i32, {4}), context);
   };
   emulate<AppendPagedKvCacheKernel<kConfig>>(kConfig, [&](Device device, const Context& context) { call(k, v, indices, device, context); });
   call(k_twin, v_twin, indices, {}, {});
@@ -146,8 +162,8 @@ TEST(PageIndexKernels, MatchTheirTwins) {
   const std::vector<int64_t> seq_lens{9, 3, 0, 100, 7};
   std::vector<int32_t> batch_indices(200, 9), positions(200, 9);
   emulate<GetBatchIndicesPositionsKernel<kPositions>>(kPositions, [&](Device device, const Context& context) {
-    get_batch_indices_positions(view(device, indptr, DType::i32, {6}), view(device, seq_lens, DType::i64, {5}), view(device, batch_indices, DType::i32, {200}),
-                                view(device, positions, DType::i32, {200}), context);
+    get_batch_indices_positions(view(device, indptr, DType::i32, {6}), view(device, seq_lens, DType::i64, {5}),
+                                view(device, batch_indices, DType::i32, {200}), view(device, positions, DType::i32, {200}), context);
   });
   std::vector<int32_t> expected(200, -1), expected_positions(200, 0);
   const int32_t first[] = {1, 1, 1, 3, 3, 4}, first_positions[] = {0, 1, 2, 98, 99, 6};
@@ -160,7 +176,8 @@ TEST(PageIndexKernels, MatchTheirTwins) {
   const std::vector<int64_t> last_page_len{1, 2, 0, 4, 3};
   std::vector<int64_t> lens(6, 77);
   emulate<GetSeqLensKernel<kLengths>>(kLengths, [&](Device device, const Context& context) {
-    get_seq_lens(view(device, indptr, DType::i32, {6}), view(device, last_page_len, DType::i64, {5}), 4, view(device, lens, DType::i64, {5}), context);
+    get_seq_lens(view(device, indptr, DType::i32, {6}), view(device, last_page_len, DType::i64, {5}), 4,
+                 view(device, lens, DType::i64, {5}), context);
   });
   EXPECT_EQ(lens, (std::vector<int64_t>{1, 10, 0, 8, 3, 77}));
 }
@@ -226,7 +243,8 @@ TEST(PackbitsKernel, MatchesItsTwin) {
     segment_packbits(view(device, x, DType::u8, {5003}), view(device, indptr, DType::i64, {7}), view(device, y, DType::u8, {700}),
                      view(device, y_indptr, DType::i32, {7}), BitOrder::big, context);
   };
-  emulate<PackbitsKernel<kSegments>>(kSegments, [&](Device device, const Context& context) { call(packed, packed_indptr, device, context); });
+  emulate<PackbitsKernel<kSegments>>(kSegments,
+                                     [&](Device device, const Context& context) { call(packed, packed_indptr, device, context); });
   call(packed_twin, packed_indptr_twin, {}, {});
   EXPECT_EQ(packed, packed_twin);
   EXPECT_EQ(packed_indptr, packed_indptr_twin);

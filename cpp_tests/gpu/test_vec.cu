@@ -42,7 +42,8 @@ void expect_every_value_widens_exactly() {
   const std::vector<float> out = converted<T, float, N>(in);
   for (size_t i = 0; i < in.size(); ++i) {
     const float expected = to_float(in[i]);
-    ASSERT_TRUE(std::isnan(expected) ? std::isnan(out[i]) : bit_cast<uint32_t>(out[i]) == bit_cast<uint32_t>(expected)) << i << ": " << out[i];
+    ASSERT_TRUE(std::isnan(expected) ? std::isnan(out[i]) : bit_cast<uint32_t>(out[i]) == bit_cast<uint32_t>(expected))
+        << i << ": " << out[i];
   }
 }
 

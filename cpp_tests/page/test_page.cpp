@@ -34,7 +34,9 @@ struct Cache {
     for (int i = 0; i < 3; ++i) v.strides[i] = strides[i];
     return v;
   }
-  uint32_t& at(int64_t page, int64_t row, int64_t head, int64_t d) { return data[size_t(page * strides[0] + row * strides[1] + head * strides[2] + d)]; }
+  uint32_t& at(int64_t page, int64_t row, int64_t head, int64_t d) {
+    return data[size_t(page * strides[0] + row * strides[1] + head * strides[2] + d)];
+  }
 };
 
 void check_append(const AppendCase& c, uint32_t seed) {
@@ -57,14 +59,16 @@ void check_append(const AppendCase& c, uint32_t seed) {
   value.strides[0] = c.num_heads * (c.head_dim_vo + 3), value.strides[1] = c.head_dim_vo + 3;
 
   Cache k_cache(8, c, c.head_dim, 1), v_cache(8, c, c.head_dim_vo, 2), k_expected = k_cache, v_expected = v_cache;
-  append_paged_kv_cache(key, value, {batch_indices.data(), DType::i32, {n}}, {positions.data(), DType::i32, {n}}, k_cache.view(), v_cache.view(),
-                        {indices.data(), DType::i32, {6}}, {indptr.data(), DType::i32, {5}}, {last_page_len.data(), DType::i32, {4}});
+  append_paged_kv_cache(key, value, {batch_indices.data(), DType::i32, {n}}, {positions.data(), DType::i32, {n}}, k_cache.view(),
+                        v_cache.view(), {indices.data(), DType::i32, {6}}, {indptr.data(), DType::i32, {5}},
+                        {last_page_len.data(), DType::i32, {4}});
   for (int64_t t = 0; t < n - 5; ++t) {
     const int32_t r = batch_indices[size_t(t)], p = positions[size_t(t)];
     const int64_t page = indices[size_t(indptr[size_t(r)] + p / c.page_size)], row = p % c.page_size;
     for (int64_t h = 0; h < c.num_heads; ++h) {
       for (int64_t d = 0; d < c.head_dim; ++d) k_expected.at(page, row, h, d) = k[size_t(t * key.strides[0] + h * key.strides[1] + d)];
-      for (int64_t d = 0; d < c.head_dim_vo; ++d) v_expected.at(page, row, h, d) = v[size_t(t * value.strides[0] + h * value.strides[1] + d)];
+      for (int64_t d = 0; d < c.head_dim_vo; ++d)
+        v_expected.at(page, row, h, d) = v[size_t(t * value.strides[0] + h * value.strides[1] + d)];
     }
   }
   EXPECT_EQ(k_cache.data, k_expected.data);
@@ -84,7 +88,8 @@ struct Append {
   TensorView key{memory.data(), DType::bf16, {3, 2, 8}}, value{memory.data() + 64, DType::bf16, {3, 2, 8}};
   TensorView batch_indices{index.data(), DType::i32, {3}}, positions{index.data() + 8, DType::i32, {3}};
   TensorView k_cache{memory.data() + 512, DType::bf16, {4, 2, 2, 8}}, v_cache{memory.data() + 1024, DType::bf16, {4, 2, 2, 8}};
-  TensorView indices{index.data() + 16, DType::i32, {2}}, indptr{index.data() + 24, DType::i32, {2}}, last{index.data() + 32, DType::i32, {1}};
+  TensorView indices{index.data() + 16, DType::i32, {2}}, indptr{index.data() + 24, DType::i32, {2}},
+      last{index.data() + 32, DType::i32, {1}};
   Append() { index[8] = 0, index[9] = 1, index[10] = 2, index[16] = 3, index[17] = 0, index[24] = 0, index[25] = 2; }
   void operator()() { append_paged_kv_cache(key, value, batch_indices, positions, k_cache, v_cache, indices, indptr, last); }
 };
@@ -121,8 +126,9 @@ TEST(AppendPagedMlaKvCache, IsTheSameWithoutHeads) {
   for (size_t i = 0; i < kpe.size(); ++i) kpe[i] = uint16_t(1000 + i);
   std::vector<int32_t> batch_indices{0, -1, 0}, positions{1, 0, 2}, indices{3, 1}, indptr{0, 2}, last{1};
   append_paged_mla_kv_cache({ckv.data(), DType::bf16, {3, 16}}, {kpe.data(), DType::bf16, {3, 8}}, {batch_indices.data(), DType::i32, {3}},
-                            {positions.data(), DType::i32, {3}}, {ckv_cache.data(), DType::bf16, {4, 2, 16}}, {kpe_cache.data(), DType::bf16, {4, 2, 8}},
-                            {indices.data(), DType::i32, {2}}, {indptr.data(), DType::i32, {2}}, {last.data(), DType::i32, {1}});
+                            {positions.data(), DType::i32, {3}}, {ckv_cache.data(), DType::bf16, {4, 2, 16}},
+                            {kpe_cache.data(), DType::bf16, {4, 2, 8}}, {indices.data(), DType::i32, {2}}, {indptr.data(), DType::i32, {2}},
+                            {last.data(), DType::i32, {1}});
   std::vector<uint16_t> ckv_expected(ckv_cache.size(), 0xffff), kpe_expected(kpe_cache.size(), 0xffff);
   for (auto [token, slot] : {std::pair<size_t, size_t>{0, 3 * 2 + 1}, {2, 1 * 2 + 0}}) {
     std::copy_n(ckv.begin() + long(token * 16), 16, ckv_expected.begin() + long(slot * 16));
@@ -139,8 +145,8 @@ void check_positions() {
   std::vector<int32_t> batch_indices(8, 77), positions(8, 77);
   constexpr DType kIndex = sizeof(Index) == 8 ? DType::i64 : DType::i32, kLength = sizeof(Length) == 8 ? DType::i64 : DType::i32;
   const auto mutable_data = [](const auto& x) { return const_cast<void*>(static_cast<const void*>(x.data())); };
-  get_batch_indices_positions({mutable_data(indptr), kIndex, {6}}, {mutable_data(seq_lens), kLength, {5}}, {batch_indices.data(), DType::i32, {8}},
-                              {positions.data(), DType::i32, {8}});
+  get_batch_indices_positions({mutable_data(indptr), kIndex, {6}}, {mutable_data(seq_lens), kLength, {5}},
+                              {batch_indices.data(), DType::i32, {8}}, {positions.data(), DType::i32, {8}});
   EXPECT_EQ(batch_indices, (std::vector<int32_t>{1, 1, 1, 3, 3, 4, -1, -1}));
   EXPECT_EQ(positions, (std::vector<int32_t>{0, 1, 2, 98, 99, 6, 0, 0}));
 }
@@ -154,7 +160,8 @@ TEST(GetBatchIndicesPositions, FindsEveryToken) {
 
 TEST(GetBatchIndicesPositions, NoRequests) {
   int32_t indptr = 0, batch_indices = 5, positions = 5;
-  get_batch_indices_positions({&indptr, DType::i32, {1}}, {&indptr, DType::i32, {0}}, {&batch_indices, DType::i32, {1}}, {&positions, DType::i32, {1}});
+  get_batch_indices_positions({&indptr, DType::i32, {1}}, {&indptr, DType::i32, {0}}, {&batch_indices, DType::i32, {1}},
+                              {&positions, DType::i32, {1}});
   EXPECT_EQ(batch_indices, -1);
   EXPECT_EQ(positions, 0);
 }
@@ -166,18 +173,23 @@ TEST(GetSeqLens, CountsFullPagesAndTheLast) {
   std::vector<int64_t> wide_indptr{0, int64_t(1) << 33}, wide_last{1}, wide_lens(1);
   get_seq_lens({wide_indptr.data(), DType::i64, {2}}, {wide_last.data(), DType::i64, {1}}, 4, {wide_lens.data(), DType::i64, {1}});
   EXPECT_EQ(wide_lens[0], (int64_t(1) << 35) - 3);
-  EXPECT_THROW(get_seq_lens({indptr.data(), DType::i32, {4}}, {last.data(), DType::i32, {3}}, 0, {lens.data(), DType::i32, {3}}), InvalidArgument);
-  EXPECT_THROW(get_seq_lens({indptr.data(), DType::i32, {3}}, {last.data(), DType::i32, {3}}, 1, {lens.data(), DType::i32, {3}}), InvalidArgument);
+  EXPECT_THROW(get_seq_lens({indptr.data(), DType::i32, {4}}, {last.data(), DType::i32, {3}}, 0, {lens.data(), DType::i32, {3}}),
+               InvalidArgument);
+  EXPECT_THROW(get_seq_lens({indptr.data(), DType::i32, {3}}, {last.data(), DType::i32, {3}}, 1, {lens.data(), DType::i32, {3}}),
+               InvalidArgument);
 }
 
 TEST(PageLaunches, CoverTokensAndHeads) {
   RecordingKernels kernels(device_info_of({90, 'a'}));
   const Device gpu{DeviceType::cuda, 0};
   const Context context{gpu, nullptr, &kernels, false};
-  const auto at = [&](int n, DType dtype, std::initializer_list<int64_t> shape) { return TensorView(reinterpret_cast<void*>(uintptr_t(n) << 40), dtype, shape, gpu); };
+  const auto at = [&](int n, DType dtype, std::initializer_list<int64_t> shape) {
+    return TensorView(reinterpret_cast<void*>(uintptr_t(n) << 40), dtype, shape, gpu);
+  };
   const auto append = [&](int64_t tokens, TensorView k_cache, TensorView v_cache) {
-    append_paged_kv_cache(at(1, DType::bf16, {tokens, 8, 128}), at(2, DType::bf16, {tokens, 8, 128}), at(3, DType::i32, {tokens}), at(4, DType::i32, {tokens}),
-                          k_cache, v_cache, at(7, DType::i32, {50}), at(8, DType::i32, {3}), at(9, DType::i32, {2}), context);
+    append_paged_kv_cache(at(1, DType::bf16, {tokens, 8, 128}), at(2, DType::bf16, {tokens, 8, 128}), at(3, DType::i32, {tokens}),
+                          at(4, DType::i32, {tokens}), k_cache, v_cache, at(7, DType::i32, {50}), at(8, DType::i32, {3}),
+                          at(9, DType::i32, {2}), context);
     return kernels.launches.back();
   };
   TensorView k = at(5, DType::bf16, {100, 16, 8, 128}), v = at(6, DType::bf16, {100, 16, 8, 128});
@@ -193,7 +205,8 @@ TEST(PageLaunches, CoverTokensAndHeads) {
   append(0, k, v);
   EXPECT_EQ(kernels.launches.size(), count);
 
-  get_batch_indices_positions(at(1, DType::i32, {5}), at(2, DType::i64, {4}), at(3, DType::i32, {1000}), at(4, DType::i32, {1000}), context);
+  get_batch_indices_positions(at(1, DType::i32, {5}), at(2, DType::i64, {4}), at(3, DType::i32, {1000}), at(4, DType::i32, {1000}),
+                              context);
   EXPECT_EQ(kernels.launches.back().shape.grid, (Dim3{8, 1, 1}));
   get_seq_lens(at(1, DType::i32, {130}), at(2, DType::i32, {129}), 16, at(3, DType::i32, {129}), context);
   EXPECT_EQ(kernels.launches.back().shape.grid, (Dim3{2, 1, 1}));

@@ -39,8 +39,8 @@ void check_segments(const std::vector<int64_t>& lengths, BitOrder order) {
   std::vector<uint8_t> x = random_booleans(n, uint32_t(n + 17)), y(size_t(size) + 1, 0xa5);
   std::vector<int32_t> packed_indptr(indptr.size(), -1);
   const int64_t count = int64_t(indptr.size());
-  segment_packbits({x.data(), DType::u8, {n}}, {indptr.data(), sizeof(Index) == 8 ? DType::i64 : DType::i32, {count}}, {y.data(), DType::u8, {size}},
-                   {packed_indptr.data(), DType::i32, {count}}, order);
+  segment_packbits({x.data(), DType::u8, {n}}, {indptr.data(), sizeof(Index) == 8 ? DType::i64 : DType::i32, {count}},
+                   {y.data(), DType::u8, {size}}, {packed_indptr.data(), DType::i32, {count}}, order);
   EXPECT_EQ(packed_indptr[0], 0);
   for (size_t s = 0; s < lengths.size(); ++s) {
     ASSERT_EQ(packed_indptr[s + 1] - packed_indptr[s], packed_size(lengths[s]));
@@ -94,8 +94,8 @@ TEST(Packbits, LaunchShapesCoverTheInput) {
 
   auto* const indptr = reinterpret_cast<void*>(uintptr_t(1) << 45);
   auto* const packed = reinterpret_cast<void*>(uintptr_t(1) << 46);
-  segment_packbits({somewhere, DType::boolean, {1 << 20}, gpu}, {indptr, DType::i64, {5}, gpu}, {elsewhere, DType::u8, {(1 << 17) + 4}, gpu},
-                   {packed, DType::i32, {5}, gpu}, BitOrder::little, context);
+  segment_packbits({somewhere, DType::boolean, {1 << 20}, gpu}, {indptr, DType::i64, {5}, gpu},
+                   {elsewhere, DType::u8, {(1 << 17) + 4}, gpu}, {packed, DType::i32, {5}, gpu}, BitOrder::little, context);
   ASSERT_EQ(kernels.launches.size(), 2u);
   EXPECT_EQ(kernels.launches[1].shape.grid, (Dim3{4, 32, 1}));
 }

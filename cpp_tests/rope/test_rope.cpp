@@ -34,7 +34,11 @@ struct Heads {
   int64_t tokens, heads, dim, stride_token, stride_head;
   std::vector<T> data;
   Heads(int64_t tokens, int64_t heads, int64_t dim, int64_t pad_token, int64_t pad_head)
-      : tokens(tokens), heads(heads), dim(dim), stride_token(heads * (dim + pad_head) + pad_token), stride_head(dim + pad_head),
+      : tokens(tokens),
+        heads(heads),
+        dim(dim),
+        stride_token(heads * (dim + pad_head) + pad_token),
+        stride_head(dim + pad_head),
         data(size_t(tokens * stride_token + 1), from_float<T>(std::numeric_limits<float>::quiet_NaN())) {}
   void randomise(std::mt19937& generator) {
     std::normal_distribution<float> normal;
@@ -76,12 +80,15 @@ double error_of(Heads<T>& in, Heads<T>& out, int64_t rotary_dim, bool interleave
 }
 
 template <class T>
-constexpr double kBound = is_same_v<T, bf16> ? 2e-3 : is_same_v<T, f16> ? 3e-4 : 2e-7;
+constexpr double kBound = is_same_v<T, bf16>  ? 2e-3
+                          : is_same_v<T, f16> ? 3e-4
+                                              : 2e-7;
 
 template <class T>
 void check_pos_ids(int64_t tokens, int64_t head_dim, RopeOptions options, int64_t farthest, bool in_place, int64_t pad) {
   std::mt19937 generator(uint32_t(tokens + head_dim * 131 + farthest));
-  Heads<T> q(tokens, 3, head_dim, pad, pad), k(tokens, 2, head_dim, 2 * pad, 0), q_out(tokens, 3, head_dim, 0, 0), k_out(tokens, 2, head_dim, 0, pad);
+  Heads<T> q(tokens, 3, head_dim, pad, pad), k(tokens, 2, head_dim, 2 * pad, 0), q_out(tokens, 3, head_dim, 0, 0),
+      k_out(tokens, 2, head_dim, 0, pad);
   q.randomise(generator);
   k.randomise(generator);
   Heads<T> q_in = q, k_in = k;
@@ -238,7 +245,9 @@ TEST(RopeChecks, RefuseWhatTheyCanNotTake) {
 
 TEST(RopeChecks, PositionsLieInTheCache) {
   Call c;
-  const auto call = [&] { apply_rope_with_cos_sin_cache(c.pos_ids, c.q, c.k, {c.memory.data() + 3072, DType::f32, {10, 8}}, c.q_out, c.k_out); };
+  const auto call = [&] {
+    apply_rope_with_cos_sin_cache(c.pos_ids, c.q, c.k, {c.memory.data() + 3072, DType::f32, {10, 8}}, c.q_out, c.k_out);
+  };
   EXPECT_NO_THROW(call());
   c.index[2] = 10;
   EXPECT_THROW(call(), InvalidArgument);

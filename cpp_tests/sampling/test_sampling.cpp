@@ -46,7 +46,8 @@ cpu::Candidates make_candidates(std::mt19937& random, int64_t size, int distinct
   c.reserve(size);
   c.count = size;
   for (int64_t i = 0; i < size; ++i) {
-    const float weight = distinct ? float(random() % uint32_t(distinct)) / float(distinct) : std::uniform_real_distribution<float>()(random);
+    const float weight =
+        distinct ? float(random() % uint32_t(distinct)) / float(distinct) : std::uniform_real_distribution<float>()(random);
     c.x[size_t(i)] = weight * 3 - 1;
     c.weight[size_t(i)] = weight * weight;
     c.index[size_t(i)] = int32_t(3 * i);
@@ -136,17 +137,20 @@ TEST(Row, KeepsThePrefixWhateverTheSampleTells) {
         uint64_t total = 0;
         for (float w : x) total += mass_of(row.weight(w));
         EXPECT_EQ(row.mass(), total);
-        for (const cpu::RowFilter& filter : {cpu::RowFilter{.top_k = 1}, cpu::RowFilter{.top_k = 3000}, cpu::RowFilter{.top_p = 0.1f}, cpu::RowFilter{.top_p = 0.99f},
-                                             cpu::RowFilter{.min_p = 0.3f}, cpu::RowFilter{.top_k = 50, .top_p = 0.5f, .min_p = 0.01f},
-                                             cpu::RowFilter{.top_k = 5000, .top_p = 0.4f, .joint = true}}) {
+        for (const cpu::RowFilter& filter :
+             {cpu::RowFilter{.top_k = 1}, cpu::RowFilter{.top_k = 3000}, cpu::RowFilter{.top_p = 0.1f}, cpu::RowFilter{.top_p = 0.99f},
+              cpu::RowFilter{.min_p = 0.3f}, cpu::RowFilter{.top_k = 50, .top_p = 0.5f, .min_p = 0.01f},
+              cpu::RowFilter{.top_k = 5000, .top_p = 0.4f, .joint = true}}) {
           int64_t length = std::min(filter.top_k, kSize);
           if (filter.min_p > 0)
-            length = std::min<int64_t>(length, std::count_if(x.begin(), x.end(), [&](float v) { return row.weight(v) >= filter.min_p * 0.999999f; }));
+            length = std::min<int64_t>(
+                length, std::count_if(x.begin(), x.end(), [&](float v) { return row.weight(v) >= filter.min_p * 0.999999f; }));
           uint64_t base = 0, sum = 0;
           for (int64_t i = 0; i < (filter.joint ? kSize : length); ++i) base += mass_of(row.weight(x[size_t(order[size_t(i)])]));
           if (filter.top_p < 1) {
             int64_t by_mass = 0;
-            for (const uint64_t needed = needed_mass(filter.top_p, base); sum < needed; ++by_mass) sum += mass_of(row.weight(x[size_t(order[size_t(by_mass)])]));
+            for (const uint64_t needed = needed_mass(filter.top_p, base); sum < needed; ++by_mass)
+              sum += mass_of(row.weight(x[size_t(order[size_t(by_mass)])]));
             length = std::min(length, by_mass);
           }
           cpu::Candidates kept;
@@ -168,7 +172,9 @@ TEST(Sampling, ChecksItsArguments) {
   const TensorView probs(values.data(), DType::f32, {4, 10});
   SamplingOutputs outputs;
   outputs.tokens = TensorView(ids.data(), DType::i32, {4});
-  const auto draw = [&](const SamplingFilters& filters, const SamplingSeed& seed = {}) { sampling(RowValues::probs, probs, {}, filters, seed, outputs); };
+  const auto draw = [&](const SamplingFilters& filters, const SamplingSeed& seed = {}) {
+    sampling(RowValues::probs, probs, {}, filters, seed, outputs);
+  };
   EXPECT_NO_THROW(draw({}));
   EXPECT_THROW(draw({.top_k = -1}), InvalidArgument);
   EXPECT_THROW(draw({.top_p = -0.1f}), InvalidArgument);
@@ -186,7 +192,8 @@ TEST(Sampling, ChecksItsArguments) {
   EXPECT_THROW(softmax(probs, 1.0f, TensorView(written.data(), DType::f32, {4, 9})), InvalidArgument);
   EXPECT_THROW(softmax(probs, 1.0f, TensorView(written.data(), DType::f16, {4, 10})), InvalidArgument);
   EXPECT_THROW(top_k_renorm_probs(probs, 3, TensorView(values.data() + 1, DType::f32, {4, 10})), InvalidArgument);
-  EXPECT_THROW(top_k_mask_logits(TensorView(values.data(), DType::bf16, {4, 10}), 3, TensorView(written.data(), DType::f32, {4, 10})), InvalidArgument);
+  EXPECT_THROW(top_k_mask_logits(TensorView(values.data(), DType::bf16, {4, 10}), 3, TensorView(written.data(), DType::f32, {4, 10})),
+               InvalidArgument);
 }
 
 }  // namespace

@@ -25,13 +25,14 @@ inline void check_merged(const Check& check, const char* name, const TensorView&
 }
 
 /// What is written: v_out and s_out, s_out may be empty.
-inline MergeStateParams merge_state_params(const Check& check, const char* v_name, const TensorView& v_out, const char* s_name, const TensorView& s_out,
-                                           const Context& context) {
+inline MergeStateParams merge_state_params(const Check& check, const char* v_name, const TensorView& v_out, const char* s_name,
+                                           const TensorView& s_out, const Context& context) {
   check.rank(v_name, v_out, 3);
   check_merged(check, v_name, v_out);
   check.writable(v_name, v_out);
   check.device(v_name, v_out, context.device);
-  check.that(v_out.size(0) * v_out.size(1) <= INT32_MAX, v_name, "fewer than 2^31 rows of heads", [&] { return "shape " + shape_of(v_out); });
+  check.that(v_out.size(0) * v_out.size(1) <= INT32_MAX, v_name, "fewer than 2^31 rows of heads",
+             [&] { return "shape " + shape_of(v_out); });
   MergeStateParams params;
   params.v_out = v_out.data;
   params.v_out_stride_token = v_out.stride(0), params.v_out_stride_head = v_out.stride(1);
@@ -49,8 +50,8 @@ inline MergeStateParams merge_state_params(const Check& check, const char* v_nam
 }
 
 /// One of the two states of merge_state. Each may be the output itself: rows are read before they are written.
-inline States merge_operand(const Check& check, const char* v_name, const TensorView& v, const char* s_name, const TensorView& s, const TensorView& v_out,
-                            const TensorView& s_out, const Context& context) {
+inline States merge_operand(const Check& check, const char* v_name, const TensorView& v, const char* s_name, const TensorView& s,
+                            const TensorView& v_out, const TensorView& s_out, const Context& context) {
   check.same_shape(v_name, v, "v", v_out);
   check.dtype(v_name, v, v_out.dtype);
   check.inner_stride(v_name, v);
@@ -58,13 +59,15 @@ inline States merge_operand(const Check& check, const char* v_name, const Tensor
   check.shape(s_name, s, {{"num_tokens", v_out.size(0)}, {"num_heads", v_out.size(1)}});
   check.dtype(s_name, s, DType::f32);
   check.device(s_name, s, context.device);
-  check.that(same_memory(v, v_out) || !overlap(v, v_out), v_name, "the output itself or memory apart from it", "a part of the output's memory");
-  check.that(!s_out || same_memory(s, s_out) || !overlap(s, s_out), s_name, "the output itself or memory apart from it", "a part of the output's memory");
+  check.that(same_memory(v, v_out) || !overlap(v, v_out), v_name, "the output itself or memory apart from it",
+             "a part of the output's memory");
+  check.that(!s_out || same_memory(s, s_out) || !overlap(s, s_out), s_name, "the output itself or memory apart from it",
+             "a part of the output's memory");
   return {v.data, s.as<const float>(), 0, v.stride(0), v.stride(1), 0, s.stride(0), s.stride(1)};
 }
 
-inline void run_merge_state(const MergeStateParams& params, DType dtype, int64_t head_dim, const TensorView& v_a, const TensorView& v_b, const TensorView& v_out,
-                            const Context& context) {
+inline void run_merge_state(const MergeStateParams& params, DType dtype, int64_t head_dim, const TensorView& v_a, const TensorView& v_b,
+                            const TensorView& v_out, const Context& context) {
   if (params.num_tokens == 0 || params.num_heads == 0) return;
   if (context.device.type == DeviceType::cpu) return cpu::merge_state(params, dtype, head_dim);
   int vec = 16 / size_of(dtype);
@@ -106,7 +109,8 @@ inline void merge_state_in_place(const TensorView& v, const TensorView& s, const
 
 /// (v_out, s_out) = all states of each token merged, in their order; no states: v = 0, s = -inf.
 ///   v  [num_tokens, num_states, num_heads, head_dim], s [num_tokens, num_states, num_heads]
-inline void merge_states(const TensorView& v, const TensorView& s, const TensorView& v_out, const TensorView& s_out, const Context& context = {}) {
+inline void merge_states(const TensorView& v, const TensorView& s, const TensorView& v_out, const TensorView& s_out,
+                         const Context& context = {}) {
   const Check check("merge_states");
   check.rank("v", v, 4);
   detail::check_merged(check, "v", v);

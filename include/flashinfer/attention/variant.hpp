@@ -21,17 +21,17 @@ struct KvRange {
 
 /// Arguments of the built-in variants, neutral by default. `user` holds the bytes of a user functor's own parameters.
 struct VariantParams {
-  float sm_scale = 1.0f;           // logit = q.k * sm_scale
-  float soft_cap = 0.0f;           // cap * tanh(logit / cap); off when <= 0
-  int32_t window_left = -1;        // keys more than window_left before the query's own position are masked; off when < 0
-  int32_t causal = 0;              // key <= kv_len - qo_len + qo_idx (bottom-right aligned)
-  int32_t qo_head_offset = 0;      // of this rank's first head, for per-head tables under tensor parallelism
-  float rope_rcp_scale = 1.0f;     // RoPE in attention: angle = position * rcp_scale * theta^(-2i/head_dim)
-  float rope_log2_theta = 0.0f;    // log2(theta)
-  const float* alibi_slopes = nullptr;    // [num_qo_heads]: logit += slope * (kv_idx - qo_idx)
-  const uint8_t* custom_mask = nullptr;   // bits, little-endian: request r's [qo_len, kv_len] rows start at byte mask_indptr[r]
-  const int32_t* mask_indptr = nullptr;   // [batch_size + 1], bytes; null: one request
-  const float* sinks = nullptr;           // [num_qo_heads], natural-log logits of a key without a value
+  float sm_scale = 1.0f;                 // logit = q.k * sm_scale
+  float soft_cap = 0.0f;                 // cap * tanh(logit / cap); off when <= 0
+  int32_t window_left = -1;              // keys more than window_left before the query's own position are masked; off when < 0
+  int32_t causal = 0;                    // key <= kv_len - qo_len + qo_idx (bottom-right aligned)
+  int32_t qo_head_offset = 0;            // of this rank's first head, for per-head tables under tensor parallelism
+  float rope_rcp_scale = 1.0f;           // RoPE in attention: angle = position * rcp_scale * theta^(-2i/head_dim)
+  float rope_log2_theta = 0.0f;          // log2(theta)
+  const float* alibi_slopes = nullptr;   // [num_qo_heads]: logit += slope * (kv_idx - qo_idx)
+  const uint8_t* custom_mask = nullptr;  // bits, little-endian: request r's [qo_len, kv_len] rows start at byte mask_indptr[r]
+  const int32_t* mask_indptr = nullptr;  // [batch_size + 1], bytes; null: one request
+  const float* sinks = nullptr;          // [num_qo_heads], natural-log logits of a key without a value
   alignas(8) unsigned char user[96] = {};
 };
 

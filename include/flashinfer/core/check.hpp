@@ -22,7 +22,8 @@ struct InvalidArgument : Error {
   InvalidArgument(std::string op, std::string argument, const std::string& expected, const std::string& given)
       : Error(op + ": " + argument + ": expected " + expected + ", got " + given), op(std::move(op)), argument(std::move(argument)) {}
   /// With a text of its own, where callers already match one.
-  InvalidArgument(std::string op, std::string argument, const std::string& text) : Error(op + ": " + text), op(std::move(op)), argument(std::move(argument)) {}
+  InvalidArgument(std::string op, std::string argument, const std::string& text)
+      : Error(op + ": " + text), op(std::move(op)), argument(std::move(argument)) {}
 };
 /// Well-formed, but no kernel takes it. Python: flashinfer.Unsupported, a NotImplementedError.
 struct Unsupported : Error {
@@ -38,9 +39,7 @@ struct CudaError : Error {
 };
 
 inline std::string to_string(DType dtype) { return name_of(dtype); }
-inline std::string to_string(Device device) {
-  return device.type == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
-}
+inline std::string to_string(Device device) { return device.type == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(device.index); }
 inline std::string list_of(const int64_t* values, int count) {
   std::string text = "[";
   for (int i = 0; i < count; ++i) text += (i ? ", " : "") + std::to_string(values[i]);
@@ -66,13 +65,16 @@ struct Check {
   /// `expected` and `given` are built only when the check fails: pass lambdas where building them costs.
   template <class Expected, class Given>
   void that(bool holds, const char* argument, const Expected& expected, const Given& given) const {
-    if (holds) [[likely]] return;
+    if (holds) [[likely]]
+      return;
     fail(argument, text(expected), text(given));
   }
 
   void rank(const char* argument, const TensorView& t, int least, int most) const {
-    if (t.ndim >= least && t.ndim <= most) [[likely]] return;
-    fail(argument, least == most ? std::to_string(least) + " dimensions" : std::to_string(least) + " to " + std::to_string(most) + " dimensions",
+    if (t.ndim >= least && t.ndim <= most) [[likely]]
+      return;
+    fail(argument,
+         least == most ? std::to_string(least) + " dimensions" : std::to_string(least) + " to " + std::to_string(most) + " dimensions",
          "shape " + shape_of(t));
   }
   void rank(const char* argument, const TensorView& t, int count) const { rank(argument, t, count, count); }
@@ -85,7 +87,8 @@ struct Check {
       same = extent.value < 0 || t.shape[i] == extent.value;
       ++i;
     }
-    if (same) [[likely]] return;
+    if (same) [[likely]]
+      return;
     std::string expected = "shape [";
     i = 0;
     for (const Extent& extent : extents) {
@@ -97,13 +100,15 @@ struct Check {
   void same_shape(const char* argument, const TensorView& t, const char* as, const TensorView& other) const {
     bool same = t.ndim == other.ndim;
     for (int i = 0; same && i < t.ndim; ++i) same = t.shape[i] == other.shape[i];
-    if (same) [[likely]] return;
+    if (same) [[likely]]
+      return;
     fail(argument, std::string("the shape of ") + as + " " + shape_of(other), "shape " + shape_of(t));
   }
 
   void dtype(const char* argument, const TensorView& t, std::initializer_list<DType> allowed) const {
     for (DType dtype : allowed)
-      if (t.dtype == dtype) [[likely]] return;
+      if (t.dtype == dtype) [[likely]]
+        return;
     std::string expected = "dtype ";
     int i = 0;
     for (DType dtype : allowed) expected += (i++ ? " or " : "") + to_string(dtype);
@@ -112,16 +117,19 @@ struct Check {
   void dtype(const char* argument, const TensorView& t, DType allowed) const { dtype(argument, t, {allowed}); }
 
   void device(const char* argument, const TensorView& t, Device expected) const {
-    if (t.device == expected) [[likely]] return;
+    if (t.device == expected) [[likely]]
+      return;
     fail(argument, "a tensor on " + to_string(expected), "one on " + to_string(t.device));
   }
   /// The innermost dimension is dense: kernels read it in vectors.
   void inner_stride(const char* argument, const TensorView& t) const {
-    if (t.ndim == 0 || t.size(-1) <= 1 || t.stride(-1) == 1) [[likely]] return;
+    if (t.ndim == 0 || t.size(-1) <= 1 || t.stride(-1) == 1) [[likely]]
+      return;
     fail(argument, "innermost stride must be 1", "strides " + strides_of(t));
   }
   void contiguous(const char* argument, const TensorView& t) const {
-    if (t.is_contiguous()) [[likely]] return;
+    if (t.is_contiguous()) [[likely]]
+      return;
     fail(argument, "a contiguous tensor", "shape " + shape_of(t) + " with strides " + strides_of(t));
   }
   /// Every element of an output has its own place: no broadcast strides, no windows that overlap.
@@ -137,18 +145,21 @@ struct Check {
     int64_t span = 0;  // from the first element to the last of the dimensions seen
     for (int k = 0; k < count; ++k) {
       const int64_t stride = std::abs(t.strides[order[k]]);
-      if (stride <= span) fail(argument, "an output whose elements do not overlap", "shape " + shape_of(t) + " with strides " + strides_of(t));
+      if (stride <= span)
+        fail(argument, "an output whose elements do not overlap", "shape " + shape_of(t) + " with strides " + strides_of(t));
       span += (t.shape[order[k]] - 1) * stride;
     }
   }
   template <class T>
   void positive(const char* argument, T value) const {
-    if (value > T(0)) [[likely]] return;
+    if (value > T(0)) [[likely]]
+      return;
     fail(argument, "a positive number", std::to_string(value));
   }
   template <class T>
   void in_range(const char* argument, T value, T low, T high) const {
-    if (value >= low && value <= high) [[likely]] return;
+    if (value >= low && value <= high) [[likely]]
+      return;
     fail(argument, std::to_string(low) + " to " + std::to_string(high), std::to_string(value));
   }
 
@@ -185,8 +196,10 @@ inline bool overlap(const TensorView& a, const TensorView& b) {
     int64_t elements = 1;
     for (int i = t.ndim - 1; i >= 0; --i)
       if (t.shape[i] > 1) {
-        if (period == 0 && t.strides[i] == elements) elements *= t.shape[i];
-        else period = std::gcd(period, t.strides[i] * size_of(t.dtype));
+        if (period == 0 && t.strides[i] == elements)
+          elements *= t.shape[i];
+        else
+          period = std::gcd(period, t.strides[i] * size_of(t.dtype));
       }
     return elements * size_of(t.dtype);
   };

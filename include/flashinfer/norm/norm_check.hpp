@@ -24,7 +24,8 @@ inline void check_norm_weight(const Check& check, const char* argument, const Te
 }
 
 /// `scale` is null where the output is of input's dtype.
-inline void check_norm_output(const Check& check, const TensorView& output, const TensorView& input, const QuantScale* scale, Device device) {
+inline void check_norm_output(const Check& check, const TensorView& output, const TensorView& input, const QuantScale* scale,
+                              Device device) {
   check.same_shape("out", output, "input", input);
   if (scale)
     check.dtype("out", output, {DType::e4m3, DType::e5m2});

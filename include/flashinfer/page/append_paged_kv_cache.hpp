@@ -30,15 +30,17 @@ struct AppendNames {
 inline void check_page_ids(const Check& check, const AppendPagedKvCacheParams& p) {
   for (int64_t token = 0; token < p.num_tokens; ++token) {
     const PageSlot slot = page_slot(p, token);
-    check.that(!slot.exists || (slot.page >= 0 && slot.page < p.num_pages), "kv_indices",
-               [&] { return "page ids from 0 to num_pages - 1 = " + std::to_string(p.num_pages - 1); },
-               [&] { return std::to_string(slot.page) + " for token " + std::to_string(token); });
+    check.that(
+        !slot.exists || (slot.page >= 0 && slot.page < p.num_pages), "kv_indices",
+        [&] { return "page ids from 0 to num_pages - 1 = " + std::to_string(p.num_pages - 1); },
+        [&] { return std::to_string(slot.page) + " for token " + std::to_string(token); });
   }
 }
 
 inline void append_paged_kv_cache(const AppendNames& names, const TensorView& append_key, const TensorView& append_value,
-                                  const TensorView& batch_indices, const TensorView& positions, const TensorView& k_cache, const TensorView& v_cache,
-                                  const TensorView& kv_indices, const TensorView& kv_indptr, const TensorView& kv_last_page_len, const Context& context) {
+                                  const TensorView& batch_indices, const TensorView& positions, const TensorView& k_cache,
+                                  const TensorView& v_cache, const TensorView& kv_indices, const TensorView& kv_indptr,
+                                  const TensorView& kv_last_page_len, const Context& context) {
   const Check check(names.op);
   check.rank(names.key, append_key, 3);
   check.dtype(names.key, append_key, {DType::f32, DType::f16, DType::bf16, DType::e4m3, DType::e5m2, DType::u8});
@@ -46,12 +48,18 @@ inline void append_paged_kv_cache(const AppendNames& names, const TensorView& ap
   check.that(append_key.size(2) > 0, names.key, "heads of at least one element", [&] { return "shape " + shape_of(append_key); });
   check.that(append_value.size(2) > 0, names.value, "heads of at least one element", [&] { return "shape " + shape_of(append_value); });
   check.rank(names.k_cache, k_cache, 4);
-  check.shape(names.k_cache, k_cache, {{"num_pages"}, {"page_size"}, {"num_kv_heads", append_key.size(1)}, {"head_dim", append_key.size(2)}});
+  check.shape(names.k_cache, k_cache,
+              {{"num_pages"}, {"page_size"}, {"num_kv_heads", append_key.size(1)}, {"head_dim", append_key.size(2)}});
   check.shape(names.v_cache, v_cache,
-              {{"num_pages", k_cache.size(0)}, {"page_size", k_cache.size(1)}, {"num_kv_heads", append_key.size(1)}, {"head_dim_vo", append_value.size(2)}});
+              {{"num_pages", k_cache.size(0)},
+               {"page_size", k_cache.size(1)},
+               {"num_kv_heads", append_key.size(1)},
+               {"head_dim_vo", append_value.size(2)}});
   check.that(k_cache.size(1) > 0, names.k_cache, "pages of at least one token", [&] { return "shape " + shape_of(k_cache); });
-  for (const auto& [name, t] : {std::pair<const char*, const TensorView&>{names.key, append_key}, {names.value, append_value},
-                                {names.k_cache, k_cache}, {names.v_cache, v_cache}}) {
+  for (const auto& [name, t] : {std::pair<const char*, const TensorView&>{names.key, append_key},
+                                {names.value, append_value},
+                                {names.k_cache, k_cache},
+                                {names.v_cache, v_cache}}) {
     check.dtype(name, t, append_key.dtype);
     check.inner_stride(name, t);
     check.device(name, t, context.device);
@@ -124,10 +132,11 @@ inline void append_paged_kv_cache(const AppendNames& names, const TensorView& ap
 /// Tokens with a negative batch index are padding; tokens outside of their request's pages are dropped too. A page id that the
 /// pool lacks is an error where the host can see it, and drops the token on a GPU. Two tokens for one slot: either is written.
 inline void append_paged_kv_cache(const TensorView& append_key, const TensorView& append_value, const TensorView& batch_indices,
-                                  const TensorView& positions, const TensorView& k_cache, const TensorView& v_cache, const TensorView& kv_indices,
-                                  const TensorView& kv_indptr, const TensorView& kv_last_page_len, const Context& context = {}) {
-  detail::append_paged_kv_cache({}, append_key, append_value, batch_indices, positions, k_cache, v_cache, kv_indices, kv_indptr, kv_last_page_len,
-                                context);
+                                  const TensorView& positions, const TensorView& k_cache, const TensorView& v_cache,
+                                  const TensorView& kv_indices, const TensorView& kv_indptr, const TensorView& kv_last_page_len,
+                                  const Context& context = {}) {
+  detail::append_paged_kv_cache({}, append_key, append_value, batch_indices, positions, k_cache, v_cache, kv_indices, kv_indptr,
+                                kv_last_page_len, context);
 }
 
 /// The same for the cache of multi-head latent attention, whose pages have no heads: keys are the latents, values the rotated part.
@@ -146,8 +155,8 @@ inline void append_paged_mla_kv_cache(const TensorView& append_ckv, const Tensor
     return t;
   };
   detail::append_paged_kv_cache(names, with_head(names.key, append_ckv, 2), with_head(names.value, append_kpe, 2), batch_indices, positions,
-                                with_head(names.k_cache, ckv_cache, 3), with_head(names.v_cache, kpe_cache, 3), kv_indices, kv_indptr, kv_last_page_len,
-                                context);
+                                with_head(names.k_cache, ckv_cache, 3), with_head(names.v_cache, kpe_cache, 3), kv_indices, kv_indptr,
+                                kv_last_page_len, context);
 }
 
 }  // namespace flashinfer

@@ -50,8 +50,8 @@ struct AppendPagedKvCacheConfig {
   FLASHINFER_HOST_DEVICE constexpr void for_each_field(F&& f) const {
     f("k_bytes", k_bytes), f("v_bytes", v_bytes), f("vec_bytes", vec_bytes);
   }
-  static constexpr int kTokens = 4;       // of a block, a warp each
-  static constexpr int kVecs = 4 * 32;    // of a token, which one warp copies: four loads a lane, all in flight
+  static constexpr int kTokens = 4;     // of a block, a warp each
+  static constexpr int kVecs = 4 * 32;  // of a token, which one warp copies: four loads a lane, all in flight
 };
 
 }  // namespace flashinfer

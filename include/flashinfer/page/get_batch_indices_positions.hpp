@@ -33,7 +33,8 @@ inline void get_batch_indices_positions(const TensorView& append_indptr, const T
   check.same_shape("positions", positions, "batch_indices", batch_indices);
   check.that(!overlap(batch_indices, positions), "positions", "memory of its own", "memory that batch_indices lies in");
   for (const auto& [name, t] : {std::pair<const char*, const TensorView&>{"batch_indices", batch_indices}, {"positions", positions}})
-    check.that(!overlap(t, append_indptr) && !overlap(t, seq_lens), name, "memory of its own", "memory that append_indptr or seq_lens lies in");
+    check.that(!overlap(t, append_indptr) && !overlap(t, seq_lens), name, "memory of its own",
+               "memory that append_indptr or seq_lens lies in");
   check_indptr(check, "append_indptr", append_indptr, context);
   look_at(append_indptr, context, [&](const auto& bound) {
     look_at(seq_lens, context, [&](const auto& seq_len) {

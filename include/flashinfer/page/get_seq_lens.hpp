@@ -21,7 +21,8 @@ inline void get_seq_lens(const TensorView& kv_indptr, const TensorView& kv_last_
   check.dtype("kv_last_page_len", kv_last_page_len, {DType::i32, DType::i64});
   check.shape("kv_indptr", kv_indptr, {{"batch_size + 1", kv_last_page_len.size(0) + 1}});
   check.shape("seq_lens", seq_lens, {{"batch_size", kv_last_page_len.size(0)}});
-  for (const auto& [name, t] : {std::pair<const char*, const TensorView&>{"kv_indptr", kv_indptr}, {"kv_last_page_len", kv_last_page_len},
+  for (const auto& [name, t] : {std::pair<const char*, const TensorView&>{"kv_indptr", kv_indptr},
+                                {"kv_last_page_len", kv_last_page_len},
                                 {"seq_lens", seq_lens}}) {
     if (&t != &kv_indptr) check.dtype(name, t, kv_last_page_len.dtype);
     check.contiguous(name, t);

@@ -27,8 +27,8 @@ FLASHINFER_HOST_DEVICE constexpr uint8_t pack8(uint64_t booleans) {
 struct PackbitsParams {
   const uint8_t* input = nullptr;
   uint8_t* output = nullptr;
-  int64_t num_bits = 0;      // elements of input, in all segments
-  int64_t output_size = 0;   // bytes of output: nothing is written past it, whatever indptr says
+  int64_t num_bits = 0;     // elements of input, in all segments
+  int64_t output_size = 0;  // bytes of output: nothing is written past it, whatever indptr says
   // Segments; one that covers the input when num_segments is 0.
   const void* indptr = nullptr;      // [num_segments + 1] of the config's dtype
   int32_t* packed_indptr = nullptr;  // [num_segments + 1], written

@@ -70,8 +70,9 @@ inline void check_rope_output(const Check& check, const char* name, const Tensor
   check.inner_stride(name, out);
   check.writable(name, out);
   check.device(name, out, context.device);
-  check.that(same_memory(in, out) || !overlap(in, out), name, [&] { return std::string(in_name) + " itself or memory of its own"; },
-             [&] { return std::string("a part of the memory of ") + in_name; });
+  check.that(
+      same_memory(in, out) || !overlap(in, out), name, [&] { return std::string(in_name) + " itself or memory of its own"; },
+      [&] { return std::string("a part of the memory of ") + in_name; });
 }
 
 /// What all forms have in common.
@@ -88,7 +89,8 @@ inline RopeFrequencyParams rope_params(const RopeNames& names, const TensorView&
   check.dtype(names.k, k, q.dtype);
   check.in_range("rotary_dim", rotary_dim, int64_t(2), min(q.size(2), int64_t(kMaxRotaryDim)));
   check.that(rotary_dim % 2 == 0, "rotary_dim", "an even number", [&] { return std::to_string(rotary_dim); });
-  check.that(q.size(0) <= INT32_MAX && q.size(1) + k.size(1) <= INT32_MAX, names.q, "at most 2^31 - 1 tokens and heads", [&] { return shape_of(q); });
+  check.that(q.size(0) <= INT32_MAX && q.size(1) + k.size(1) <= INT32_MAX, names.q, "at most 2^31 - 1 tokens and heads",
+             [&] { return shape_of(q); });
   check_rope_output(check, names.q_out, q_out, names.q, q, context);
   check_rope_output(check, names.k_out, k_out, names.k, k, context);
 
@@ -104,9 +106,10 @@ inline void set_rope_frequencies(const Check& check, RopeFrequencyParams& params
   check.positive("rope_theta", options.rope_theta);
   if (options.llama31) {
     check.positive("old_context_len", options.old_context_len);
-    check.that(options.high_freq_factor > options.low_freq_factor, "high_freq_factor",
-               [&] { return "more than low_freq_factor " + std::to_string(options.low_freq_factor); },
-               [&] { return std::to_string(options.high_freq_factor); });
+    check.that(
+        options.high_freq_factor > options.low_freq_factor, "high_freq_factor",
+        [&] { return "more than low_freq_factor " + std::to_string(options.low_freq_factor); },
+        [&] { return std::to_string(options.high_freq_factor); });
   }
   // A layer after the other asks for the same: the powers are computed once a thread.
   thread_local RopeOptions known_options;
@@ -126,12 +129,16 @@ inline void check_index(const Check& check, const char* name, const TensorView& 
   check.device(name, x, context.device);
 }
 
-inline void run_rope(gpu::RopeProblem problem, const RopeFrequencyParams& params, std::initializer_list<TensorView> vectors, const Context& context) {
+inline void run_rope(gpu::RopeProblem problem, const RopeFrequencyParams& params, std::initializer_list<TensorView> vectors,
+                     const Context& context) {
   if (context.device.type == DeviceType::cpu) {
     const cpu::RopeShape shape{problem.head_dim, problem.rotary_dim / 2, problem.interleave};
-    if (problem.dtype == DType::f16) cpu::rope<f16>(params, shape, problem.angle, problem.index, problem.cache);
-    else if (problem.dtype == DType::bf16) cpu::rope<bf16>(params, shape, problem.angle, problem.index, problem.cache);
-    else cpu::rope<float>(params, shape, problem.angle, problem.index, problem.cache);
+    if (problem.dtype == DType::f16)
+      cpu::rope<f16>(params, shape, problem.angle, problem.index, problem.cache);
+    else if (problem.dtype == DType::bf16)
+      cpu::rope<bf16>(params, shape, problem.angle, problem.index, problem.cache);
+    else
+      cpu::rope<float>(params, shape, problem.angle, problem.index, problem.cache);
     return;
   }
   problem.num_tokens = params.num_tokens;
@@ -141,8 +148,9 @@ inline void run_rope(gpu::RopeProblem problem, const RopeFrequencyParams& params
   gpu::rope(problem, params, context);
 }
 
-inline void apply_rope(const RopeNames& names, const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets,
-                       const TensorView& q_out, const TensorView& k_out, const RopeOptions& options, const Context& context) {
+inline void apply_rope(const RopeNames& names, const TensorView& q, const TensorView& k, const TensorView& indptr,
+                       const TensorView& offsets, const TensorView& q_out, const TensorView& k_out, const RopeOptions& options,
+                       const Context& context) {
   const Check check(names.op);
   check.rank(names.q, q, 3);
   const int64_t rotary_dim = options.rotary_dim ? options.rotary_dim : q.size(2);
@@ -156,11 +164,12 @@ inline void apply_rope(const RopeNames& names, const TensorView& q, const Tensor
   params.batch_size = int32_t(offsets.size(0));
   params.indptr = indptr.data;
   params.offsets = offsets.data;
-  run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::offsets, indptr.dtype}, params, {q, k, q_out, k_out}, context);
+  run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::offsets, indptr.dtype}, params, {q, k, q_out, k_out},
+           context);
 }
 
-inline void apply_rope_pos_ids(const RopeNames& names, const TensorView& q, const TensorView& k, const TensorView& pos_ids, const TensorView& q_out,
-                               const TensorView& k_out, const RopeOptions& options, const Context& context) {
+inline void apply_rope_pos_ids(const RopeNames& names, const TensorView& q, const TensorView& k, const TensorView& pos_ids,
+                               const TensorView& q_out, const TensorView& k_out, const RopeOptions& options, const Context& context) {
   const Check check(names.op);
   check.rank(names.q, q, 3);
   const int64_t rotary_dim = options.rotary_dim ? options.rotary_dim : q.size(2);
@@ -169,19 +178,21 @@ inline void apply_rope_pos_ids(const RopeNames& names, const TensorView& q, cons
   check.shape("pos_ids", pos_ids, {{"num_tokens", q.size(0)}});
   set_rope_frequencies(check, params, options, rotary_dim);
   params.positions = pos_ids.data;
-  run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::positions, pos_ids.dtype}, params, {q, k, q_out, k_out}, context);
+  run_rope({q.dtype, int(q.size(2)), int(rotary_dim), options.interleave, RopeAngle::positions, pos_ids.dtype}, params,
+           {q, k, q_out, k_out}, context);
 }
 
-inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorView& positions, const TensorView& query, const TensorView& key,
-                                          const TensorView& cos_sin_cache, const TensorView& query_out, const TensorView& key_out, bool interleave,
-                                          const Context& context) {
+inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorView& positions, const TensorView& query,
+                                          const TensorView& key, const TensorView& cos_sin_cache, const TensorView& query_out,
+                                          const TensorView& key_out, bool interleave, const Context& context) {
   const Check check(names.op);
   check.rank(names.q, query, 3);
   check.rank("cos_sin_cache", cos_sin_cache, 2);
   const int64_t rotary_dim = cos_sin_cache.size(1);
-  check.that(rotary_dim >= 2 && rotary_dim % 2 == 0 && rotary_dim <= min(query.size(2), int64_t(kMaxRotaryDim)), "cos_sin_cache",
-             [&] { return "an even width (rotary_dim) of at most head_size=" + std::to_string(query.size(2)) + " and 512"; },
-             [&] { return "shape " + shape_of(cos_sin_cache); });
+  check.that(
+      rotary_dim >= 2 && rotary_dim % 2 == 0 && rotary_dim <= min(query.size(2), int64_t(kMaxRotaryDim)), "cos_sin_cache",
+      [&] { return "an even width (rotary_dim) of at most head_size=" + std::to_string(query.size(2)) + " and 512"; },
+      [&] { return "shape " + shape_of(cos_sin_cache); });
   check.dtype("cos_sin_cache", cos_sin_cache, {DType::f32, DType::f16, DType::bf16});
   check.inner_stride("cos_sin_cache", cos_sin_cache);
   check.device("cos_sin_cache", cos_sin_cache, context.device);
@@ -195,8 +206,10 @@ inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorVi
 
   look_at(positions, context, [&](const auto& position) {
     for (int64_t i = 0; i < positions.size(0); ++i)
-      check.that(position(i) >= 0 && position(i) < params.cache_len, "positions", [&] { return "0 to max_pos - 1 = " + std::to_string(params.cache_len - 1); },
-                 [&] { return std::to_string(position(i)) + " at " + std::to_string(i); });
+      check.that(
+          position(i) >= 0 && position(i) < params.cache_len, "positions",
+          [&] { return "0 to max_pos - 1 = " + std::to_string(params.cache_len - 1); },
+          [&] { return std::to_string(position(i)) + " at " + std::to_string(i); });
   });
   run_rope({query.dtype, int(query.size(2)), int(rotary_dim), interleave, RopeAngle::cache, positions.dtype, cos_sin_cache.dtype}, params,
            {query, key, query_out, key_out, cos_sin_cache}, context);
@@ -209,27 +222,28 @@ inline void apply_rope_with_cos_sin_cache(const RopeNames& names, const TensorVi
 ///   k, k_out  [num_tokens, num_kv_heads, head_dim]   the same dtype
 ///   indptr    [batch_size + 1], offsets [batch_size]  i32 or i64, both alike, contiguous; indptr rises from 0, which is checked
 ///             where the host can see it
-inline void apply_rope(const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets, const TensorView& q_out,
-                       const TensorView& k_out, const RopeOptions& options = {}, const Context& context = {}) {
+inline void apply_rope(const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets,
+                       const TensorView& q_out, const TensorView& k_out, const RopeOptions& options = {}, const Context& context = {}) {
   detail::apply_rope({options.llama31 ? "apply_llama31_rope" : "apply_rope"}, q, k, indptr, offsets, q_out, k_out, options, context);
 }
 /// Into q and k themselves.
 inline void apply_rope_inplace(const TensorView& q, const TensorView& k, const TensorView& indptr, const TensorView& offsets,
                                const RopeOptions& options = {}, const Context& context = {}) {
-  detail::apply_rope({options.llama31 ? "apply_llama31_rope_inplace" : "apply_rope_inplace", "q", "k", "q", "k"}, q, k, indptr, offsets, q, k, options,
-                     context);
+  detail::apply_rope({options.llama31 ? "apply_llama31_rope_inplace" : "apply_rope_inplace", "q", "k", "q", "k"}, q, k, indptr, offsets, q,
+                     k, options, context);
 }
 
 /// Token t is at position pos_ids[t], of either sign.
 ///   pos_ids  [num_tokens]  i32 or i64, contiguous; the rest as in apply_rope
-inline void apply_rope_pos_ids(const TensorView& q, const TensorView& k, const TensorView& pos_ids, const TensorView& q_out, const TensorView& k_out,
-                               const RopeOptions& options = {}, const Context& context = {}) {
-  detail::apply_rope_pos_ids({options.llama31 ? "apply_llama31_rope_pos_ids" : "apply_rope_pos_ids"}, q, k, pos_ids, q_out, k_out, options, context);
+inline void apply_rope_pos_ids(const TensorView& q, const TensorView& k, const TensorView& pos_ids, const TensorView& q_out,
+                               const TensorView& k_out, const RopeOptions& options = {}, const Context& context = {}) {
+  detail::apply_rope_pos_ids({options.llama31 ? "apply_llama31_rope_pos_ids" : "apply_rope_pos_ids"}, q, k, pos_ids, q_out, k_out, options,
+                             context);
 }
 inline void apply_rope_pos_ids_inplace(const TensorView& q, const TensorView& k, const TensorView& pos_ids, const RopeOptions& options = {},
                                        const Context& context = {}) {
-  detail::apply_rope_pos_ids({options.llama31 ? "apply_llama31_rope_pos_ids_inplace" : "apply_rope_pos_ids_inplace", "q", "k", "q", "k"}, q, k, pos_ids, q,
-                             k, options, context);
+  detail::apply_rope_pos_ids({options.llama31 ? "apply_llama31_rope_pos_ids_inplace" : "apply_rope_pos_ids_inplace", "q", "k", "q", "k"}, q,
+                             k, pos_ids, q, k, options, context);
 }
 
 /// Cosines and sines from a table, whose width is rotary_dim.
@@ -237,15 +251,16 @@ inline void apply_rope_pos_ids_inplace(const TensorView& q, const TensorView& k,
 ///                                         see them, and are not rotated on a GPU
 ///   query, key     as q and k in apply_rope
 ///   cos_sin_cache  [max_pos, rotary_dim]  f32, f16 or bf16: rotary_dim / 2 cosines, then as many sines; dense rows
-inline void apply_rope_with_cos_sin_cache(const TensorView& positions, const TensorView& query, const TensorView& key, const TensorView& cos_sin_cache,
-                                          const TensorView& query_out, const TensorView& key_out, bool interleave = false, const Context& context = {}) {
-  detail::apply_rope_with_cos_sin_cache({"apply_rope_with_cos_sin_cache", "query", "key", "query_out", "key_out"}, positions, query, key, cos_sin_cache,
-                                        query_out, key_out, interleave, context);
+inline void apply_rope_with_cos_sin_cache(const TensorView& positions, const TensorView& query, const TensorView& key,
+                                          const TensorView& cos_sin_cache, const TensorView& query_out, const TensorView& key_out,
+                                          bool interleave = false, const Context& context = {}) {
+  detail::apply_rope_with_cos_sin_cache({"apply_rope_with_cos_sin_cache", "query", "key", "query_out", "key_out"}, positions, query, key,
+                                        cos_sin_cache, query_out, key_out, interleave, context);
 }
 inline void apply_rope_with_cos_sin_cache_inplace(const TensorView& positions, const TensorView& query, const TensorView& key,
                                                   const TensorView& cos_sin_cache, bool interleave = false, const Context& context = {}) {
-  detail::apply_rope_with_cos_sin_cache({"apply_rope_with_cos_sin_cache_inplace", "query", "key", "query", "key"}, positions, query, key, cos_sin_cache,
-                                        query, key, interleave, context);
+  detail::apply_rope_with_cos_sin_cache({"apply_rope_with_cos_sin_cache_inplace", "query", "key", "query", "key"}, positions, query, key,
+                                        cos_sin_cache, query, key, interleave, context);
 }
 
 }  // namespace flashinfer

@@ -18,7 +18,7 @@ struct CosSin {
 
 /// Of a fraction of a turn: 2^32 is a whole one. Off by at most 1.3e-7.
 FLASHINFER_HOST_DEVICE constexpr CosSin cos_sin_of_turn(uint32_t turn) {
-  const uint32_t quarter = (turn + 0x20000000u) >> 30;  // the nearest of 0, 1/4, 1/2, 3/4
+  const uint32_t quarter = (turn + 0x20000000u) >> 30;                                  // the nearest of 0, 1/4, 1/2, 3/4
   const float x = float(int32_t(turn - (quarter << 30))) * 1.46291807926715968105e-9f;  // 2 pi / 2^32; |x| <= pi / 4
   const float xx = x * x;
   // Minimax polynomials of sin and cos on [-pi/4, pi/4] (Cephes).
@@ -53,7 +53,7 @@ struct RopeParams {
   const void* offsets = nullptr;    // [batch_size]
   const void* positions = nullptr;  // [num_tokens], else
   // RopeAngle::cache: row p is cos of position p's angles, then sin. Tokens at positions outside are not rotated.
-  const void* cache = nullptr;      // [cache_len, rotary_dim]
+  const void* cache = nullptr;  // [cache_len, rotary_dim]
   int64_t cache_stride = 0, cache_len = 0;
 };
 

@@ -10,7 +10,7 @@ namespace flashinfer {
 
 struct Arch {
   int16_t number = 0;  // major * 10 + minor
-  char feature = 0;    // 'a' where instructions of exactly this architecture are used (wgmma, setmaxnreg); 'p': PTX of it, for any later GPU
+  char feature = 0;  // 'a' where instructions of exactly this architecture are used (wgmma, setmaxnreg); 'p': PTX of it, for any later GPU
 
   friend constexpr bool operator==(Arch, Arch) = default;
   constexpr bool has_bf16_mma() const { return number >= 80; }
@@ -36,9 +36,12 @@ inline Arch parse_arch(const std::string& text) {
   std::string digits;
   char feature = 0;
   for (char c : text.rfind("sm_", 0) == 0 ? text.substr(3) : text) {
-    if (c >= '0' && c <= '9' && !feature) digits += c;
-    else if ((c == 'a' || c == 'f') && !feature) feature = c;
-    else if (c != '.') digits.clear(), feature = '?';
+    if (c >= '0' && c <= '9' && !feature)
+      digits += c;
+    else if ((c == 'a' || c == 'f') && !feature)
+      feature = c;
+    else if (c != '.')
+      digits.clear(), feature = '?';
   }
   if (digits.size() < 2 || digits.size() > 3 || feature == '?')
     throw InvalidArgument("parse_arch", "arch", "an architecture such as sm_80 or sm_90a", "'" + text + "'");

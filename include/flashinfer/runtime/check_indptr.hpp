@@ -20,7 +20,9 @@ void look_at(const TensorView& t, const Context& context, const F& f) {
     context.kernels->copy_to_host(copy.data(), t.data, copy.size(), context);
     data = copy.data();
   }
-  f([&](int64_t i) { return t.dtype == DType::i32 ? int64_t(static_cast<const int32_t*>(data)[i]) : static_cast<const int64_t*>(data)[i]; });
+  f([&](int64_t i) {
+    return t.dtype == DType::i32 ? int64_t(static_cast<const int32_t*>(data)[i]) : static_cast<const int64_t*>(data)[i];
+  });
 }
 
 /// Bounds of segments: from 0, never falling.

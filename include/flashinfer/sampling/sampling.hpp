@@ -32,11 +32,11 @@ struct SamplingSeed {
 struct SamplingOutputs {
   TensorView tokens;
   // Each may be left out:
-  TensorView valid = {};                // [num_rows] boolean: no NaN in the row, and something to draw from; if not, the token is 0
-  TensorView logprobs = {};             // [num_rows] f32: of the token drawn
+  TensorView valid = {};     // [num_rows] boolean: no NaN in the row, and something to draw from; if not, the token is 0
+  TensorView logprobs = {};  // [num_rows] f32: of the token drawn
   TensorView top_tokens = {}, top_logprobs = {};  // [num_rows, n] i32, f32: the n most probable tokens of the row, in order; both or none
-  TensorView probs = {};                // [num_rows, vocab_size] f32: the distribution drawn from
-  bool raw_logprobs = false;            // log-probabilities of the row before filters
+  TensorView probs = {};                          // [num_rows, vocab_size] f32: the distribution drawn from
+  bool raw_logprobs = false;                      // log-probabilities of the row before filters
 };
 
 inline void sampling(RowValues values, const TensorView& input, const TensorView& indices, const SamplingFilters& filters,

@@ -144,8 +144,8 @@ struct RowParam {
   FLASHINFER_HOST_DEVICE constexpr bool per_row() const { return values && !one_for_all; }
 };
 
-/// GPU: who draws a row. topk: from the first k, read once (topk_sampling_kernel.cuh). race: from all, or what top_p and min_p keep, as it is
-/// read (race_kernel.cuh). filter: by a large top_k (sampling_kernel.cuh).
+/// GPU: who draws a row. topk: from the first k, read once (topk_sampling_kernel.cuh). race: from all, or what top_p and min_p keep, as it
+/// is read (race_kernel.cuh). filter: by a large top_k (sampling_kernel.cuh).
 enum class RowSampler : uint8_t { race, topk, filter };
 inline constexpr int32_t kMostTopk = 512;  // an element a thread
 

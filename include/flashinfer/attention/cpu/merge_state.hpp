@@ -57,9 +57,12 @@ void merge_state(const MergeStateParams& p, int64_t head_dim) {
 }
 
 inline void merge_state(const MergeStateParams& p, DType dtype, int64_t head_dim) {
-  if (dtype == DType::f16) merge_state<f16>(p, head_dim);
-  else if (dtype == DType::bf16) merge_state<bf16>(p, head_dim);
-  else merge_state<float>(p, head_dim);
+  if (dtype == DType::f16)
+    merge_state<f16>(p, head_dim);
+  else if (dtype == DType::bf16)
+    merge_state<bf16>(p, head_dim);
+  else
+    merge_state<float>(p, head_dim);
 }
 
 }  // namespace flashinfer::cpu

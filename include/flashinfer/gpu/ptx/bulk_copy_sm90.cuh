@@ -17,8 +17,8 @@ FLASHINFER_DEVICE uint64_t l2_evict_first() {
 FLASHINFER_DEVICE void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 FLASHINFER_DEVICE void bulk_copy(void* shared, const void* global, uint32_t bytes, Mbarrier* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(shared)), "l"(global),
-               "r"(bytes), "r"(smem_address(barrier))
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(shared)),
+               "l"(global), "r"(bytes), "r"(smem_address(barrier))
                : "memory");
 }
 FLASHINFER_DEVICE void bulk_copy(void* shared, const void* global, uint32_t bytes, Mbarrier* barrier, uint64_t l2_policy) {

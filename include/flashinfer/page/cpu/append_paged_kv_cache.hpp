@@ -11,7 +11,8 @@ namespace flashinfer::cpu {
 inline void append_rows(const AppendedRows& x, int64_t token, const PageSlot& slot, int32_t num_heads, int64_t row_bytes) {
   const char* from = x.rows + token * x.row_stride_token;
   char* to = x.pages + slot.page * x.page_stride + slot.row * x.page_stride_token;
-  for (int32_t head = 0; head < num_heads; ++head) std::memcpy(to + head * x.page_stride_head, from + head * x.row_stride_head, size_t(row_bytes));
+  for (int32_t head = 0; head < num_heads; ++head)
+    std::memcpy(to + head * x.page_stride_head, from + head * x.row_stride_head, size_t(row_bytes));
 }
 
 /// Page ids have been checked.

@@ -14,10 +14,14 @@ void get_batch_indices_positions(const GetBatchIndicesPositionsParams& p) {
 }
 
 inline void get_batch_indices_positions(const GetBatchIndicesPositionsParams& p, DType append_indptr, DType seq_lens) {
-  if (append_indptr == DType::i32 && seq_lens == DType::i32) get_batch_indices_positions<int32_t, int32_t>(p);
-  else if (append_indptr == DType::i32) get_batch_indices_positions<int32_t, int64_t>(p);
-  else if (seq_lens == DType::i32) get_batch_indices_positions<int64_t, int32_t>(p);
-  else get_batch_indices_positions<int64_t, int64_t>(p);
+  if (append_indptr == DType::i32 && seq_lens == DType::i32)
+    get_batch_indices_positions<int32_t, int32_t>(p);
+  else if (append_indptr == DType::i32)
+    get_batch_indices_positions<int32_t, int64_t>(p);
+  else if (seq_lens == DType::i32)
+    get_batch_indices_positions<int64_t, int32_t>(p);
+  else
+    get_batch_indices_positions<int64_t, int64_t>(p);
 }
 
 }  // namespace flashinfer::cpu

@@ -6,7 +6,8 @@
 
 namespace flashinfer::gpu {
 
-inline void get_batch_indices_positions(const GetBatchIndicesPositionsParams& params, DType append_indptr, DType seq_lens, const Context& context) {
+inline void get_batch_indices_positions(const GetBatchIndicesPositionsParams& params, DType append_indptr, DType seq_lens,
+                                        const Context& context) {
   const GetBatchIndicesPositionsConfig config{append_indptr, seq_lens};
   LaunchShape shape;
   shape.grid = {uint32_t(ceil_div(params.num_tokens, int64_t(config.kThreads)))};

@@ -32,8 +32,10 @@ void pack_run(const uint8_t* input, int64_t num_bits, uint8_t* output, int64_t b
 
 template <class F>
 void with_bit_order(BitOrder order, const F& f) {
-  if (order == BitOrder::big) f(std::integral_constant<BitOrder, BitOrder::big>{});
-  else f(std::integral_constant<BitOrder, BitOrder::little>{});
+  if (order == BitOrder::big)
+    f(std::integral_constant<BitOrder, BitOrder::big>{});
+  else
+    f(std::integral_constant<BitOrder, BitOrder::little>{});
 }
 
 inline void packbits(const PackbitsParams& p, BitOrder order) {
@@ -51,13 +53,17 @@ void segment_packbits(const PackbitsParams& p, BitOrder order) {
   int64_t size = 0;
   p.packed_indptr[0] = 0;
   for (int32_t s = 0; s < p.num_segments; ++s) {
-    check.that(indptr[s] <= indptr[s + 1] && indptr[s + 1] <= p.num_bits, "indptr", [&] { return "entries that rise to at most " + std::to_string(p.num_bits); },
-               [&] { return std::to_string(indptr[s]) + " before " + std::to_string(indptr[s + 1]); });
+    check.that(
+        indptr[s] <= indptr[s + 1] && indptr[s + 1] <= p.num_bits, "indptr",
+        [&] { return "entries that rise to at most " + std::to_string(p.num_bits); },
+        [&] { return std::to_string(indptr[s]) + " before " + std::to_string(indptr[s + 1]); });
     size += packed_size(indptr[s + 1] - indptr[s]);
     check.that(size <= INT32_MAX, "x", "packed segments of at most 2^31 - 1 bytes", "more");
     p.packed_indptr[s + 1] = int32_t(size);
   }
-  check.that(size <= p.output_size, "output", [&] { return "at least " + std::to_string(size) + " bytes"; }, [&] { return std::to_string(p.output_size); });
+  check.that(
+      size <= p.output_size, "output", [&] { return "at least " + std::to_string(size) + " bytes"; },
+      [&] { return std::to_string(p.output_size); });
 
   with_bit_order(order, [&](auto kOrder) {
     parallel_for(size, kPackbitsGrain, [&](int64_t begin, int64_t end) {
@@ -73,8 +79,10 @@ void segment_packbits(const PackbitsParams& p, BitOrder order) {
 }
 
 inline void segment_packbits(const PackbitsParams& p, BitOrder order, DType indptr) {
-  if (indptr == DType::i32) segment_packbits<int32_t>(p, order);
-  else segment_packbits<int64_t>(p, order);
+  if (indptr == DType::i32)
+    segment_packbits<int32_t>(p, order);
+  else
+    segment_packbits<int64_t>(p, order);
 }
 
 }  // namespace flashinfer::cpu

@@ -21,7 +21,8 @@ inline void segment_packbits(const PackbitsParams& params, BitOrder order, DType
   // Without segments, one block writes packed_indptr[0].
   const int64_t num_segments = max(params.num_segments, 1);
   LaunchShape shape;
-  shape.grid = {uint32_t(num_segments), uint32_t(clamp(ceil_div(packed_size(params.num_bits) / num_segments, kPackbitsTile), int64_t(1), int64_t(65535)))};
+  shape.grid = {uint32_t(num_segments),
+                uint32_t(clamp(ceil_div(packed_size(params.num_bits) / num_segments, kPackbitsTile), int64_t(1), int64_t(65535)))};
   shape.block = {kPackbitsThreads};
   shape.pdl = context.pdl;
   launch(config, shape, params, context);

@@ -45,7 +45,8 @@ struct PackbitsKernel {
     const int64_t size = packed_size(num_bits);
     if (blockIdx.y == 0 && threadIdx.x == 0 && segment == p.num_segments - 1) p.packed_indptr[p.num_segments] = int32_t(start + size);
     const int64_t room = max(p.output_size - start, int64_t(0));
-    pack(p.input + clamp(int64_t(indptr[segment]), int64_t(0), p.num_bits), num_bits, p.output + start, min(size, room), blockIdx.y, gridDim.y);
+    pack(p.input + clamp(int64_t(indptr[segment]), int64_t(0), p.num_bits), num_bits, p.output + start, min(size, room), blockIdx.y,
+         gridDim.y);
   }
 
   /// A segment's booleans, counting only those that the input has.

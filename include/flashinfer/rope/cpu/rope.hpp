@@ -91,15 +91,20 @@ void rope(const RopeFrequencyParams& p, const RopeShape& shape, RopeAngle angle)
 
 template <class T, class Index>
 void rope(const RopeFrequencyParams& p, const RopeShape& shape, RopeAngle angle, DType cache) {
-  if (cache == DType::f16) rope<T, Index, f16>(p, shape, angle);
-  else if (cache == DType::bf16) rope<T, Index, bf16>(p, shape, angle);
-  else rope<T, Index, float>(p, shape, angle);
+  if (cache == DType::f16)
+    rope<T, Index, f16>(p, shape, angle);
+  else if (cache == DType::bf16)
+    rope<T, Index, bf16>(p, shape, angle);
+  else
+    rope<T, Index, float>(p, shape, angle);
 }
 
 template <class T>
 void rope(const RopeFrequencyParams& p, const RopeShape& shape, RopeAngle angle, DType index, DType cache) {
-  if (index == DType::i32) rope<T, int32_t>(p, shape, angle, cache);
-  else rope<T, int64_t>(p, shape, angle, cache);
+  if (index == DType::i32)
+    rope<T, int32_t>(p, shape, angle, cache);
+  else
+    rope<T, int64_t>(p, shape, angle, cache);
 }
 
 }  // namespace flashinfer::cpu

@@ -13,8 +13,10 @@ inline void rope(const RopeProblem& problem, const RopeFrequencyParams& params, 
   shape.block = {uint32_t(config.threads_per_head() * config.heads() * config.tokens)};
   shape.pdl = context.pdl;
   if (params.q.num_heads + params.k.num_heads == 0) return;
-  if (config.angle == RopeAngle::cache) launch(config, shape, static_cast<const RopeParams&>(params), context);
-  else launch(config, shape, params, context);
+  if (config.angle == RopeAngle::cache)
+    launch(config, shape, static_cast<const RopeParams&>(params), context);
+  else
+    launch(config, shape, params, context);
 }
 
 }  // namespace flashinfer::gpu
