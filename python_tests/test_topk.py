@@ -98,7 +98,7 @@ def test_rows_and_clusters(rows, num_rows, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_rows,width,k", [(1, 128256, 64), (40, 128256, 64), (100, 128256, 64), (300, 128256, 64), (1, 1 << 20, 2048), (200, 131072, 2048), (2, 131072, 4096)])
+@pytest.mark.parametrize("num_rows,width,k", [(1, 128256, 64), (20, 128256, 64), (40, 128256, 64), (100, 128256, 64), (300, 128256, 64), (1, 1 << 20, 2048), (200, 131072, 2048), (2, 131072, 4096)])
 def test_large_rows(rows, kind, num_rows, width, k):
     x = rows(kind, num_rows, width)
     values, indices = flashinfer.top_k(x, k)

@@ -82,6 +82,10 @@ TEST(TopkKernel, LongRings) {
   constexpr TopkConfig kLong{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 8, .cluster = 2};
   expect_all_kinds<kLong>(14003, 20);
   expect_all_kinds<kLong>(20001, 60);
+  // As tuned for 16 rows: a sample of twice the vectors.
+  constexpr TopkConfig kSampled{.input = DType::f32, .threads = 256, .vecs = 8, .stages = 8, .cluster = 8};
+  for (Values kind : {Values::normal, Values::few, Values::flat, Values::ascending})
+    for (bool sorted : {false, true}) expect_top_k<kSampled>(1024, kind, 1, 80003, 64, sorted, TieBreak::small);
 }
 
 TEST(TopkKernel, ManyOfARow) {

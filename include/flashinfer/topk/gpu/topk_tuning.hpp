@@ -47,7 +47,7 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
       smem * (1024 / config.threads) <= device.smem_per_sm) {
     // Eight blocks for a row: all but one of a thread's vectors are on their way while the bound is found. Few wanted: half the threads, a
     // sample of twice the vectors (H100, k 64, 16 / 20 / 24 / 32 rows: 12.8 / 13.4 / 14.2 / 19.8 us, with 512 threads 14.5 / 13.8 / 14.2 /
-    // 21.6; with so few, places of many would not be counted).
+    // 21.6). Not for more: candidates beyond half the threads (kFewRanks) are sorted, not placed by counting.
     if (config.cluster == 8 && device.arch.number == 90 && problem.k <= 64) {
       config.threads = 256, config.vecs = 8, config.stages = 8;
       return config;
