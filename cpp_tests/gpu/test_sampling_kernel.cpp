@@ -315,15 +315,16 @@ TEST(TopkSamplingKernel, JointTopP) {
                    SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 999, 9);
 }
 
-/// Rows that nothing cuts, or top_p and min_p, by another share in each row.
+/// Rows that nothing cuts, or top_p and min_p, by another share in each row; `part` of them is top_p.
 template <RaceConfig kConfig>
-void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1) {
+void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1, float part = 1) {
   using T = number_t<kConfig.input>;
   Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
   std::vector<int64_t> tokens[2];
   std::vector<char> valid[2];
-  constexpr float top_p[] = {0.9f, 0.1f, 0.5f, 0.99f, 0.9f, 1, 0, 0.9f, 0.9f};
+  float top_p[] = {0.9f, 0.1f, 0.5f, 0.99f, 0.9f, 1, 0, 0.9f, 0.9f};
   constexpr float min_p[] = {0.1f, 0, 0.5f, 1e-3f, 1, 0.05f, 0.3f, 2, 0.01f};
+  for (float& share : top_p) share *= part;
   for (int i = 0; i < 2; ++i) {
     tokens[i].assign(size_t(num_rows), -7), valid[i].assign(size_t(num_rows), 7);
     SamplingParams p;
@@ -356,15 +357,23 @@ TEST(RaceKernel, MatchesItsTwin) {
 }
 TEST(RaceKernel, Filters) {
   for (uint32_t seed : {1, 3}) {
-    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2}>(9, 5003, seed, 0.8f);
-    expect_same_race<RaceConfig{.values = kProbs, .top_p = true}>(9, 4099, seed);
-    expect_same_race<RaceConfig{.input = DType::bf16, .values = kProbs, .top_p = true, .cluster = 4}>(9, 3001, seed);
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2, .columns = 8}>(9, 5003, seed, 0.8f);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8}>(9, 4099, seed);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kProbs, .top_p = true, .cluster = 4, .columns = 4}>(9, 3001, seed);
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2}>(9, 9001, seed);
-    expect_same_race<RaceConfig{.input = DType::f16, .values = kLogits, .top_p = true}>(9, 4003, seed);
-    expect_same_race<RaceConfig{.values = kLogits, .min_p = true, .cluster = 2}>(9, 5003, seed, 0.9f);
-    expect_same_race<RaceConfig{.values = kProbs, .min_p = true}>(9, 3099, seed);
-    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .min_p = true, .cluster = 4}>(9, 5001, seed);
-    expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .top_p = true, .min_p = true}>(9, 3003, seed, 2.0f);
+    expect_same_race<RaceConfig{.input = DType::f16, .values = kLogits, .top_p = true, .columns = 4}>(9, 4003, seed);
+    expect_same_race<RaceConfig{.values = kLogits, .min_p = true, .cluster = 2, .columns = 8}>(9, 5003, seed, 0.9f);
+    expect_same_race<RaceConfig{.values = kProbs, .min_p = true, .columns = 8}>(9, 3099, seed);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .min_p = true, .cluster = 4, .columns = 2}>(9, 5001, seed);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .top_p = true, .min_p = true, .columns = 8}>(9, 3003, seed, 2.0f);
+  }
+}
+
+/// Rows whose columns race three times and more.
+TEST(RaceKernel, RacesAgain) {
+  for (uint32_t seed = 20; seed < 60; ++seed) {
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8}>(9, 1500, seed, 1, 0.2f);
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 4}>(9, 1500, seed, 1, 0.2f);
   }
 }
 

@@ -70,6 +70,7 @@ struct RaceConfig {
   int32_t threads = 256;
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
   int32_t blocks = 3;   // on an SM
+  int32_t columns = 1;  // parts of a block's threads, whole warps, that race for themselves
 
   /// Whether probabilities are counted as they are read, for top_p of the whole row.
   FLASHINFER_HOST_DEVICE constexpr bool counts() const { return values == RowValues::probs && top_p && !min_p; }
@@ -77,7 +78,7 @@ struct RaceConfig {
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("values", values), f("top_p", top_p), f("min_p", min_p);
-    f("threads", threads), f("cluster", cluster), f("blocks", blocks);
+    f("threads", threads), f("cluster", cluster), f("blocks", blocks), f("columns", columns);
   }
 };
 

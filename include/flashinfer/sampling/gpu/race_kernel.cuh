@@ -17,6 +17,9 @@
 //           top_p wants; else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 / top_p)
 //           races in the mean, whatever its shape. The mass before a probability is bounded by counts of the first read (prob_counts.cuh);
 //           where these can not tell, and for logits, the row is read again.
+//           Columns, parts of a block, race for themselves. If the best of a column is kept, it is the best of all that it has and is
+//           kept; so only those race again whose best is not kept and better than the best that is: mostly one, a warp's share. Where a
+//           thread has a few vectors only, there is one column a block: every column has its first elements to look at.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -59,13 +62,17 @@ struct RaceKernel {
   using Counts = gpu::ProbCounts<kThreads>;
   static constexpr int kVec = Row::kVec;
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
+  // A column is what these threads of a block read.
+  static constexpr int kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
+  static_assert(kColumnThreads % gpu::kWarpSize == 0 && kColumnThreads * kColumns == kThreads);
 
   struct NoCounts {};
   struct Smem {
     typename Stream::Smem stream;
     typename Group::Smem group;
-    uint32_t best;  // key_of the best score of this block so far
-    uint32_t most;  // min_p: order_key of its largest element so far
+    unsigned long long column[kColumns];  // its best, as Scores::best, where there are several
+    uint32_t best[kColumns];              // key_of its best score so far
+    uint32_t most;                        // min_p: order_key of the block's largest element so far
     conditional_t<kConfig.counts(), typename Counts::Smem, NoCounts> counts;
   };
   /// Keys have the order of scores. Those of probabilities are not negative, and their bits will do.
@@ -87,7 +94,7 @@ struct RaceKernel {
   Group group_;
   Weight weight_;
   float least_in_total_ = -kInfinity;  // min_p, top_p: the least element that belongs to the mass
-  float seen_ = 0;                     // with counts: the mass of what this thread has read
+  float seen_ = 0;                     // with counts: twice the mass of what this thread has read; NaN where -inf is in it
 
   __device__ RaceKernel(const Params& p, Smem& smem, int row)
       : p_(p),
@@ -101,15 +108,15 @@ struct RaceKernel {
   __device__ float temperature() const { return p_.temperature.at(row_, p_.input_row(row_)); }
 
   __device__ void draw() {
+    const Noise noise(p_.seed.at(row_, row_), p_.offset.at(row_, row_), p_.draw(row_));
     const float top_p = kConfig.top_p ? p_.top_p.at(row_, p_.input_row(row_)) : 1.0f;
-    for (Prefix rest{gpu::kLowestRank, 0};;) {
-      const uint64_t winner = race(rest);
-      const bool valid = winner != 0;
-      if (!valid || !kConfig.top_p || top_p >= 1) return write(valid ? index_of_rank(winner) : 0, valid);
-      const uint64_t rank = rank_of(winner);
-      if (is_kept(rank, top_p)) return write(index_of_rank(winner), true);
-      rest.rank = rank + 1;
+    uint64_t winner = race(noise);
+    if constexpr (kConfig.top_p) {
+      while (winner && !(top_p >= 1) && !is_kept(rank_of(winner), top_p)) winner = race_again(noise, rank_of(winner) + 1);
     }
+    if (Group::rank() != 0 || threadIdx.x != 0) return;
+    write_token(p_, row_, winner ? int32_t(index_of_rank(winner)) : 0);
+    if (p_.valid) p_.valid[row_] = winner != 0;
   }
   /// Of the element that has this score.
   __device__ uint64_t rank_of(uint64_t entry) const {
@@ -117,14 +124,9 @@ struct RaceKernel {
     return order_rank(order_key(gpu::load_float(input_ + token)), token);
   }
 
-  __device__ void write(uint32_t token, bool valid) const {
-    if (Group::rank() != 0 || threadIdx.x != 0) return;
-    write_token(p_, row_, int32_t(token));
-    if (p_.valid) p_.valid[row_] = valid;
-  }
-
   static constexpr float kUnit = 134217728.0f, kMost = 8388608.0f;  // masses in messages: 27 bits behind the point, less than kMost
-  static constexpr float kRoundings = 1e-4f;                        // of sums of floats
+  /// Of sums of floats, relative to them.
+  __device__ float roundings() const { return fmaxf(1e-4f, 6e-8f * float(chunks() * kVec)); }
 
   enum class Verdict { kept, refused, unknown };
   /// Whether what lies before `rank` weighs less than top_p of the row, or of what min_p keeps of it.
@@ -140,10 +142,11 @@ struct RaceKernel {
   /// Without another look at the row.
   __device__ Verdict by_counts(uint64_t rank, float top_p) {
     const float value = value_of_order_key<float>(key_of_rank(rank)), share = fmaxf(top_p, 0.0f);
-    const auto [least, most] = Counts(smem_.counts).above(value, seen_);
-    const float total = seen_ * weight_.scale, own = Group::rank() == 0 && threadIdx.x == 0 ? value * weight_.scale : 0.0f;
-    float too_much = fminf(most * weight_.scale, kMost) - own - (share - kRoundings) * total;
-    float enough = least * weight_.scale - (share + kRoundings) * total;
+    const float seen = 0.5f * seen_;
+    const auto [least, most] = Counts(smem_.counts).above(value, seen);
+    const float total = seen * weight_.scale, own = Group::rank() == 0 && threadIdx.x == 0 ? value * weight_.scale : 0.0f;
+    float too_much = fminf(most * weight_.scale, kMost) - own - (share - roundings()) * total;
+    float enough = least * weight_.scale - (share + roundings()) * total;
     if (!(total < kMost)) too_much = kMost, enough = -kMost;
     const auto sums = group_.sum(uint64_t(int64_t(too_much * kUnit)), uint64_t(int64_t(enough * kUnit)));
     return int64_t(sums.first) < 0 ? Verdict::kept : int64_t(sums.second) > 0 ? Verdict::refused : Verdict::unknown;
@@ -153,7 +156,7 @@ struct RaceKernel {
     const float value = value_of_order_key<float>(key_of_rank(rank));
     float total = 0, above = 0;
     int ties = 0;  // elements equal to the value: one, or it matters which come before
-    for_each<true>([&](const float(&x)[kVec], int) {
+    for_each_backwards([&](const float(&x)[kVec], int) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
         const float f = kLogits ? gpu::ptx::ex2((x[j] - weight_.max) * weight_.scale) : fmaxf(x[j], 0.0f);
@@ -168,7 +171,7 @@ struct RaceKernel {
     if (!kLogits) total *= weight_.scale, above *= weight_.scale;
     if (!(total < kMost)) total = above = 0, ties = 2;
     const auto sums = group_.sum(uint64_t(total * kUnit), uint64_t(above * kUnit) << kTieBits | uint64_t(min(ties, 2)));
-    const float whole = float(sums.first), part = float(sums.second >> kTieBits), error = kRoundings * (whole + kUnit);
+    const float whole = float(sums.first), part = float(sums.second >> kTieBits), error = roundings() * (whole + kUnit);
     const float needed = fmaxf(top_p, 0.0f) * whole;
     if (sums.second % (1u << kTieBits) != 1) return Verdict::unknown;
     return part + error < needed ? Verdict::kept : part - error > needed ? Verdict::refused : Verdict::unknown;
@@ -177,7 +180,7 @@ struct RaceKernel {
   __device__ bool by_masses(uint64_t rank, float top_p) {
     gpu::MassSum sum, before;
     const Prefix::Test is_before = Prefix{rank + 1, 0}.test();
-    for_each<true>([&](const float(&x)[kVec], int first) {
+    for_each_backwards([&](const float(&x)[kVec], int first) {
       float f[kVec];
       bool counts[kVec];
 #pragma unroll
@@ -190,52 +193,95 @@ struct RaceKernel {
   /// Whether an element belongs to the mass that top_p is a share of. Those before a rank that min_p keeps do.
   __device__ bool in_total(float x) const { return !kConfig.min_p || x >= least_in_total_; }
 
-  /// The winner among the elements of `rest`, in every thread: its index is that of the rank. 0 for a row that is not valid. The first
-  /// race finds the maximum too, and what min_p keeps, which then is the rest.
-  __device__ uint64_t race(Prefix& rest) {
-    const Noise noise(p_.seed.at(row_, row_), p_.offset.at(row_, row_), p_.draw(row_));
+  /// The winner of the row, or of what min_p keeps of it, in every thread: its index is that of the rank. 0 for a row that is not valid.
+  __device__ uint64_t race(const Noise& noise) {
     const float min_p = kConfig.min_p ? p_.min_p.at(row_, p_.input_row(row_)) : 0.0f;
-    const float limit = kLogits ? least_exponent(min_p) : min_p;
-    while (true) {
-      const bool first = rest.rank == gpu::kLowestRank;
-      if (threadIdx.x == 0) smem_.best = key_of(kLogits ? -kInfinity : 0.0f), smem_.most = order_key(-kInfinity);
-      __syncthreads();
-      Scores scores;
-      go_over(
-          noise, rest, limit, scores, [this] { return bar(); },
-          [&](float x, uint32_t index, uint32_t bits) { raise(scores, score_of(x, bits), index); });
-      // The key of a NaN stands above all others.
-      const auto [best, most_key] = group_.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
-      if (first && (uint32_t(most_key) == ~0u || !weight_.set(value_of_order_key<float>(uint32_t(most_key)), temperature()))) return 0;
-      if (kConfig.min_p && first) {
-        rest.rank = weight_.floor(min_p);
-        least_in_total_ = p_.joint ? -kInfinity : value_of_order_key<float>(key_of_rank(rest.rank));
-        if (best && rank_of(best) < rest.rank) continue;
-      }
-      if constexpr (kLogits) {
-        const float score = score_of_key(key_of_rank(best)), least = score - tolerance(score);
-        const bool close = scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least);
-        if (group_.max(close)) {
-          uint64_t exact = 0;
-          go_over(
-              noise, rest, limit, scores, [least] { return least; },
-              [&](float x, uint32_t index, uint32_t bits) {
-                const float w = weight_(x);
-                if (w > 0) exact = max(exact, gpu::race_entry(race_score(w, bits), index));
-              });
-          return group_.max(exact);
-        }
-      }
-      return best;
+    if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = key_of(kLogits ? -kInfinity : 0.0f), smem_.column[threadIdx.x] = 0;
+    if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
+    __syncthreads();
+    const Scores scores = go_over(noise, kLogits ? least_exponent(min_p) : min_p);
+    if constexpr (kColumns > 1) {
+      const uint64_t best = gpu::warp_max(scores.best);
+      if (threadIdx.x % gpu::kWarpSize == 0) raise_column(int(threadIdx.x) / kColumnThreads, best);
     }
+    // The key of a NaN stands above all others.
+    const auto [best, most_key] = group_.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
+    if (uint32_t(most_key) == ~0u || !weight_.set(value_of_order_key<float>(uint32_t(most_key)), temperature())) return 0;
+    uint64_t floor = gpu::kLowestRank;
+    if constexpr (kConfig.min_p) {
+      floor = weight_.floor(min_p);
+      least_in_total_ = p_.joint ? -kInfinity : value_of_order_key<float>(key_of_rank(floor));
+      if (best && rank_of(best) < floor) return race_again(noise, floor);
+    }
+    if constexpr (kLogits) {
+      const float score = score_of_key(key_of_rank(best)), least = score - tolerance(score);
+      const bool close = scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least);
+      if (group_.max(close)) return race_again(noise, floor);
+    }
+    return best;
+  }
+
+  /// The winner among the elements from rank `floor` up, by exact scores.
+  __device__ uint64_t race_again(const Noise& noise, uint64_t floor) {
+    uint32_t again = 1;  // a bit for each column
+    uint64_t winner = 0;
+    if constexpr (kColumns > 1) {
+      const int column = int(threadIdx.x) % gpu::kWarpSize;  // every warp looks at all of them
+      const uint64_t best = column < kColumns ? smem_.column[column] : 0, known = group_.max(best && rank_of(best) >= floor ? best : 0);
+      if constexpr (kLogits) {  // known approximately
+        const float score = known ? score_of_key(key_of_rank(known)) : -kInfinity, least = score - tolerance(score);
+        again = __ballot_sync(0xffffffffu, best && !(score_of_key(key_of_rank(best)) < least));
+      } else {
+        winner = known;
+        again = __ballot_sync(0xffffffffu, best > known);
+      }
+      __syncthreads();  // every warp has looked
+      if (threadIdx.x < kColumns && again >> threadIdx.x & 1) smem_.column[threadIdx.x] = 0;
+      __syncthreads();
+    }
+    for (; again; again &= again - 1) {
+      const int column = __ffs(int(again)) - 1;
+      const uint64_t best = gpu::warp_max(best_of_column(column, noise, Prefix{floor, 0}.test()));
+      winner = max(winner, best);
+      if (kColumns > 1 && best && threadIdx.x % gpu::kWarpSize == 0) {
+        const float score = score_of_exact(bit_cast<float>(key_of_rank(best)));
+        raise_column(column, order_rank(key_of(score), index_of_rank(best)));
+      }
+    }
+    return group_.max(winner);
+  }
+  __device__ void raise_column(int column, uint64_t best) const { atomicMax(&smem_.column[column], static_cast<unsigned long long>(best)); }
+  /// Of what this thread reads of a column, exactly.
+  __device__ uint64_t best_of_column(int column, const Noise& noise, const Prefix::Test& in_rest) {
+    uint64_t best = 0;
+    const int part = int(threadIdx.x) / kColumnThreads, place = column * kColumnThreads + int(threadIdx.x) % kColumnThreads;
+    for_each(part * kThreads + place, kColumns * kThreads, ceil_div(chunks(), kColumns), [&](const float(&x)[kVec], int first) {
+      uint32_t hits = 0;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) hits |= in_rest(x[j], first + j) && is_own(first + j) ? 1u << j : 0u;
+      if (!hits) return;
+      uint32_t bits[kVec];
+      bits_of(noise, first, bits);
+      for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
+        const float score = race_score(kLogits ? weight_(value) : finite_prob(value), own);
+        if (score > 0) best = max(best, gpu::race_entry(score, uint32_t(first + j)));
+      });
+    });
+    return best;
   }
 
   /// How far scores may be from the logarithms of the exact ones: an approximate logarithm and the roundings of x * c on one side, those of
   /// (x - M) * c and of the exact score on the other. Ten times what these add up to.
   static __device__ float tolerance(float score) { return 1e-4f + 1e-6f * fabsf(score); }
+  /// The score, as the first race has it, of an exact one.
+  __device__ float score_of_exact(float score) const {
+    return kLogits ? PortableScalar::fma(weight_.max, weight_.scale, gpu::ptx::lg2(score)) : score;
+  }
+  /// The best score of this thread's column so far.
+  __device__ uint32_t& best_key() const { return smem_.best[int(threadIdx.x) / kColumnThreads]; }
   /// What a chance must reach to be looked at.
   __device__ float bar() const {
-    const float best = score_of_key(*static_cast<volatile uint32_t*>(&smem_.best));
+    const float best = score_of_key(*static_cast<volatile uint32_t*>(&best_key()));
     return kLogits ? best - tolerance(best) : best * (0.9998f / 4294967296.0f);
   }
   /// Not below the score but for roundings; without a logarithm for probabilities, whose bar is for a unit of the random bits.
@@ -260,7 +306,7 @@ struct RaceKernel {
     if (entry > scores.best) {
       if (scores.best) scores.second = scores.best_score();
       scores.best = entry;
-      if (key > *static_cast<volatile uint32_t*>(&smem_.best)) atomicMax(&smem_.best, key);
+      if (key > *static_cast<volatile uint32_t*>(&best_key())) atomicMax(&best_key(), key);
     } else {
       scores.second = fmaxf(scores.second, score);
     }
@@ -277,7 +323,7 @@ struct RaceKernel {
       if (chance > likeliest && counts(x[j], first + j)) likeliest = chance, likely = x[j], likely_bits = bits[j];
     }
     const uint32_t key = gpu::warp_max(likeliest > (kLogits ? -kInfinity : 0.0f) ? key_of(score_of(likely, likely_bits)) : 0u);
-    if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&smem_.best, key);
+    if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&best_key(), key);
   }
 
   /// The block's largest element so far, with this one. A warp's first elements in one message.
@@ -294,46 +340,55 @@ struct RaceKernel {
     return kLogits ? logit_exponent(x, finite_logit(most), weight_.scale) >= limit : x >= least_prob(limit, finite_prob(most));
   }
 
-  /// visit(element, index, random bits) for those elements of this block's slice that belong to `rest` and have a chance; in the first race
-  /// also to what min_p keeps of the elements so far.
-  template <class Bar, class Visit>
-  __device__ void go_over(const Noise& noise, const Prefix& rest, float limit, Scores& scores, const Bar& bar, const Visit& visit) {
-    const Prefix::Test in_rest = rest.test();
-    const bool all = rest.rank == gpu::kLowestRank;
+  /// f(element, its place in the vector, its random bits) for those whose bit is set: one copy of what few elements need.
+  template <class F>
+  __device__ static void for_each_hit(uint32_t hits, const float (&x)[kVec], const uint32_t (&bits)[kVec], const F& f) {
+#pragma unroll 1
+    for (; hits; hits &= hits - 1) {
+      const int j = __ffs(int(hits)) - 1;
+      float value = x[0];
+      uint32_t own = bits[0];
+#pragma unroll
+      for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value, own = i == j ? bits[i] : own;
+      f(value, j, own);
+    }
+  }
+
+  /// Whether an element of a vector belongs to this block's slice.
+  __device__ bool is_own(int index) const { return index >= 0 && index < slice_.length; }
+  __device__ static void bits_of(const Noise& noise, int first, uint32_t (&bits)[kVec]) {
+#pragma unroll
+    for (int j = 0; j < kVec; j += 4) {
+      uint32_t of_four[4];
+      noise.bits_of(first + j, of_four);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) bits[j + i] = of_four[i];
+    }
+  }
+
+  /// All elements of this block's slice race, or what min_p keeps of the elements so far.
+  __device__ Scores go_over(const Noise& noise, float limit) {
+    Scores scores;
     bool at_first = true;
-    for_each<false>([&](const float(&x)[kVec], int first) {
+    const int thread = int(threadIdx.x);
+    for_each(thread, kThreads, chunks(), [&](const float(&x)[kVec], int first) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
+      if constexpr (kConfig.counts()) {
+#pragma unroll
+        for (int j = 0; j < kVec; ++j) seen_ += x[j] + fabsf(x[j]), Counts(smem_.counts).add(x[j]);
+      }
       float most = -kInfinity;
-      if (all) {  // the first race sees every element
+      if constexpr (kConfig.min_p) {
+        float largest = x[0];
 #pragma unroll
-        for (int j = 0; j < kVec; ++j) scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
-        if constexpr (kConfig.counts()) {
-#pragma unroll
-          for (int j = 0; j < kVec; ++j) seen_ += fmaxf(x[j], 0.0f), Counts(smem_.counts).add(x[j]);
-        }
-        if constexpr (kConfig.min_p) {
-          float largest = x[0];
-#pragma unroll
-          for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
-          most = raise_most(largest, at_first);
-          if (!__any_sync(0xffffffffu, is_likely(largest, most, limit))) return;
-        }
-      } else {
-        bool any = false;
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) any |= in_rest.reaches(x[j]);
-        if (!__any_sync(0xffffffffu, any)) return;
+        for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
+        most = raise_most(largest, at_first);
+        if (!__any_sync(0xffffffffu, is_likely(largest, most, limit))) return;
       }
-      const auto counts = [&](float value, int index) {
-        return in_rest(value, index) && index >= 0 && index < slice_.length && (!kConfig.min_p || !all || is_likely(value, most, limit));
-      };
+      const auto counts = [&](float value, int index) { return is_own(index) && (!kConfig.min_p || is_likely(value, most, limit)); };
       uint32_t bits[kVec];
-#pragma unroll
-      for (int j = 0; j < kVec; j += 4) {
-        uint32_t of_four[4];
-        noise.bits_of(first + j, of_four);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) bits[j + i] = of_four[i];
-      }
+      bits_of(noise, first, bits);
       if (at_first) set_bar(x, bits, first, counts), at_first = false;
       const float least = bar();
       bool any = false;
@@ -343,30 +398,29 @@ struct RaceKernel {
       uint32_t hits = 0;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) hits |= has_chance(x[j], bits[j], least) ? 1u << j : 0u;
-#pragma unroll 1
-      for (; hits; hits &= hits - 1) {
-        const int j = __ffs(int(hits)) - 1;
-        float value = x[0];
-        uint32_t own = bits[0];
-#pragma unroll
-        for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value, own = i == j ? bits[i] : own;
-        if (counts(value, first + j)) visit(value, uint32_t(first + j), own);
-      }
+      for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
+        if (counts(value, first + j)) raise(scores, score_of(value, own), uint32_t(first + j));
+      });
     });
+    return scores;
   }
 
-  /// f(elements, index of the first, which may be negative) for the vectors of this thread, all lanes of a warp together, with -inf for
-  /// what lies outside the row or the slice.
-  template <bool kBackwards, class F>
-  __device__ void for_each(const F& f) {
-    const int chunks = ceil_div(slice_.count, kThreads), thread = int(threadIdx.x);
-    const int start = kBackwards ? (chunks - 1) * kThreads + thread : thread;
-    Stream::for_each(smem_.stream, slice_, start, kBackwards ? -kThreads : kThreads, chunks, Row::kLeast,
-                     [&](const typename Stream::Vector& v, int vec) {
-                       float x[kVec];
-                       v.to_float(x);
-                       f(x, (slice_.begin + vec) * kVec - slice_.skip);
-                     });
+  /// Vectors of each thread in this block's slice.
+  __device__ int chunks() const { return ceil_div(slice_.count, kThreads); }
+  /// f(elements, index of the first, which may be negative) for the vectors start, start + step, ..., all lanes of a warp together, with
+  /// -inf, or 0 for a probability, for what lies outside the row or the slice.
+  template <class F>
+  __device__ void for_each(int start, int step, int count, const F& f) {
+    Stream::for_each(smem_.stream, slice_, start, step, count, kLogits ? Row::kLeast : 0u, [&](const typename Stream::Vector& v, int vec) {
+      float x[kVec];
+      v.to_float(x);
+      f(x, (slice_.begin + vec) * kVec - slice_.skip);
+    });
+  }
+  /// All of them, the last ones first.
+  template <class F>
+  __device__ void for_each_backwards(const F& f) {
+    for_each((chunks() - 1) * kThreads + int(threadIdx.x), -kThreads, chunks(), f);
   }
 };
 
