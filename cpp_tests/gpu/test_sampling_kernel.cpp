@@ -134,8 +134,8 @@ void expect_same_tokens(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
 }
 
 /// What runs over rows and writes rows.
-template <class Kernel, class T, class Out, class Params, class Cpu>
-void expect_same_rows(Rows<T>& rows, Params p, const RowSplit& split, const Cpu& cpu, const std::string& what) {
+template <class Kernel, class T, class Out, class Params, class Split, class Cpu>
+void expect_same_rows(Rows<T>& rows, Params p, const Split& split, const Cpu& cpu, const std::string& what) {
   const int64_t stride = rows.vocab_size + 1;
   std::vector<Out> out(size_t(rows.num_rows * stride), from_float<Out>(NAN)), twin = out;
   p.input = rows.row(0), p.input_stride = rows.stride, p.output_stride = stride;
@@ -157,8 +157,7 @@ void expect_same_softmax(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
     SoftmaxParams p;
     p.temperature.value = temperature;
     expect_same_rows<SoftmaxKernel<kConfig>, T, float>(
-        rows, p, kConfig.split(), [](const SoftmaxParams& q) { cpu::softmax(q, kConfig.input); },
-        "temperature " + std::to_string(temperature));
+        rows, p, kConfig, [](const SoftmaxParams& q) { cpu::softmax(q, kConfig.input); }, "temperature " + std::to_string(temperature));
   }
 }
 
@@ -442,6 +441,7 @@ TEST(SoftmaxKernel, MatchesItsTwin) {
   expect_same_softmax<SoftmaxConfig{.threads = 256, .cluster = 2, .chunks = 5}>(9, 5001, 1);
   expect_same_softmax<SoftmaxConfig{.input = DType::bf16, .threads = 256}>(9, 5001, 2);
   expect_same_softmax<SoftmaxConfig{.input = DType::f16, .threads = 256, .cluster = 4, .chunks = 2}>(9, 8192, 3);
+  expect_same_softmax<SoftmaxConfig{.threads = 128, .cluster = 2, .chunks = 5}>(9, 5101, 4);  // with no room for more than a row
 }
 
 TEST(RenormKernel, MatchesItsTwin) {

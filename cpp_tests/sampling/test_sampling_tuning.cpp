@@ -30,7 +30,7 @@ TEST(RowTuning, FitsEveryGpu) {
             ASSERT_TRUE(split.chunks == 0 || split.resident_vecs() * (16 / size_of(dtype)) >= vocab_size + 16 / size_of(dtype) - 1);
             ASSERT_TRUE(split.chunks > 0 || arch.number != 90 || vocab_size > 262144);  // rows are read once
 
-            const LaunchShape shape = gpu::shape_of(split, num_rows, device, true);
+            const LaunchShape shape = gpu::clusters_in_turn(split, num_rows, device, true);
             ASSERT_EQ(shape.grid.x % unsigned(split.cluster), 0u);
             const int64_t clusters = shape.grid.x / unsigned(split.cluster);
             ASSERT_LE(clusters, std::min(num_rows, clusters_at_once(split.cluster, split.blocks, device)));
@@ -39,6 +39,23 @@ TEST(RowTuning, FitsEveryGpu) {
             ASSERT_EQ(ceil_div(num_rows, clusters), ceil_div(num_rows, clusters_at_once(split.cluster, split.blocks, device)));
           }
   }
+}
+
+TEST(SoftmaxTuning, FitsEveryDevice) {
+  for (Arch arch : kArchs)
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (int64_t vocab_size : {7, 32000, 128256, 151936, 262144})
+        for (int64_t num_rows : {1, 16, 33, 128, 512, 4000}) {
+          const DeviceInfo device = device_info_of(arch);
+          const SoftmaxConfig config = gpu::tune(gpu::SoftmaxProblem{dtype, num_rows, vocab_size}, device);
+          SCOPED_TRACE(to_string(arch) + " " + std::to_string(num_rows) + " x " + std::to_string(vocab_size));
+          ASSERT_LE(config.smem_bytes(), device.smem_per_block);
+          ASSERT_LE(config.blocks * (config.smem_bytes() + 1024), device.smem_per_sm + 1024);
+          ASSERT_TRUE(config.chunks > 0 || config.cluster == 1);
+          const int64_t resident = int64_t(config.chunks) * config.threads * config.cluster * (16 / size_of(dtype));
+          ASSERT_TRUE(config.chunks == 0 || resident >= vocab_size + 16 / size_of(dtype) - 1);
+        }
+  EXPECT_EQ(gpu::tune(gpu::SoftmaxProblem{DType::f32, 512, 128256}, device_info_of({90, 'a'})).blocks, 3);
 }
 
 /// What cudaOccupancyMaxActiveClusters said on an H200.

@@ -89,7 +89,13 @@ class RowGroup {
         mail[0] = x.first;
         if (kPair) mail[1] = x.second;
       }
-      ptx::cluster_sync();
+      // What the block wrote before it met is released with the mail: in every warp the fence would wait for that warp's stores.
+      if (warp == 0) {
+        ptx::cluster_arrive();
+      } else {
+        ptx::cluster_arrive_relaxed();
+      }
+      ptx::cluster_wait();
       const uint64_t* mail = smem.mail[turn][lane % kCluster];
       const bool counts = kMax || lane < kCluster;
       x = reduce_warp<kMax, kPair>({counts ? mail[0] : 0, kPair && counts ? mail[1] : 0});

@@ -86,9 +86,10 @@ struct SoftmaxConfig {
   static constexpr const char *kName = "SoftmaxConfig", *kKernel = "SoftmaxKernel", *kHeader = "sampling/gpu/softmax_kernel.cuh";
 
   DType input = DType::f32;
-  int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;
+  int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;  // as RowSplit's
 
-  FLASHINFER_HOST_DEVICE constexpr RowSplit split() const { return {threads, cluster, chunks, blocks}; }
+  /// Chunks and their barriers; mail.
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * (threads * 16 + 8) + 2048; }
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);

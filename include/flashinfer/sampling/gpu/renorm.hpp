@@ -26,7 +26,7 @@ inline void renorm(RenormParams params, RowValues values, DType input, DType out
     return launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context);
   }
   const RenormConfig config = tune(problem, device);
-  launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);
+  launch(config, clusters_in_turn(config.split(), params.num_rows, device, context.pdl), params, context);
 }
 
 }  // namespace flashinfer::gpu

@@ -19,15 +19,11 @@ LaunchShape cluster_a_row(const Config& config, int64_t num_rows, bool pdl) {
   return shape;
 }
 
-inline LaunchShape shape_of(const RowSplit& split, int64_t num_rows, const DeviceInfo& device, bool pdl) {
-  const int64_t turns = ceil_div(num_rows, clusters_at_once(split.cluster, split.blocks, device));
-  LaunchShape shape;
-  shape.grid.x = uint32_t(ceil_div(num_rows, turns) * split.cluster);
-  shape.block.x = uint32_t(split.threads);
-  shape.smem_bytes = split.smem_bytes();
-  shape.cluster.x = uint32_t(split.cluster);
-  shape.pdl = pdl;
-  return shape;
+/// Clusters that take rows in turn.
+template <class Config>
+LaunchShape clusters_in_turn(const Config& config, int64_t num_rows, const DeviceInfo& device, bool pdl) {
+  const int64_t turns = ceil_div(num_rows, clusters_at_once(config.cluster, config.blocks, device));
+  return cluster_a_row(config, ceil_div(num_rows, turns), pdl);
 }
 
 }  // namespace flashinfer::gpu

@@ -39,7 +39,7 @@ inline void sampling(SamplingParams params, RowValues values, DType input, const
   }
   if (!extras && !samplers.filter) return;
   const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.mixed, params.num_rows, params.vocab_size}, device);
-  launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);
+  launch(config, clusters_in_turn(config.split(), params.num_rows, device, context.pdl), params, context);
 }
 
 }  // namespace flashinfer::gpu

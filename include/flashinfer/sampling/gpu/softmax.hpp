@@ -12,7 +12,7 @@ inline void softmax(const SoftmaxParams& params, DType input, const Context& con
   if (params.num_rows == 0) return;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
   const SoftmaxConfig config = tune(SoftmaxProblem{input, params.num_rows, params.vocab_size}, device);
-  launch(config, shape_of(config.split(), params.num_rows, device, context.pdl), params, context);
+  launch(config, clusters_in_turn(config, params.num_rows, device, context.pdl), params, context);
 }
 
 }  // namespace flashinfer::gpu

@@ -2,12 +2,15 @@
 // Called by sampling/gpu/softmax.hpp; twin of sampling/cpu/softmax.hpp, bit for bit.
 //
 // Bound by: memory, a read and a write; for few rows by two barriers of the cluster.
-// Threads, memory: as sampling_kernel.cuh.
+// Threads:  a cluster of blocks a row, each with a slice of it; for many rows clusters that take rows in turn, three blocks a
+// multiprocessor,
+//           so that some copy and write while others wait for their clusters.
+// Memory:   a slice in shared memory, where its weights take the place of floats (row_reader.cuh).
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
-#include <flashinfer/sampling/gpu/row_filter.cuh>
+#include <flashinfer/sampling/gpu/row_passes.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
 #include <flashinfer/sampling/softmax_params.hpp>
 
@@ -20,18 +23,18 @@ struct SoftmaxKernel {
 
   static __device__ void run(const Params& p) {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
-    static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
-    Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
+    static_assert(sizeof(Smem) <= kConfig.smem_bytes());
+    Passes passes(Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
     Group::sync();  // the barriers of the reader are initialised, and every block has begun
     gpu::ptx::griddep_wait();
     const int step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
     gpu::ptx::griddep_launch_dependents();
     for (int row = int(blockIdx.x) / kCluster; row < num_rows; row += step) {
-      filter.reader.copy_ahead(step, num_rows, row_at);
-      filter.reader.open(row_at(row));
-      softmax(filter, p.output + row * p.output_stride, p.temperature.at(row, row));
-      filter.reader.close();
+      passes.reader.copy_ahead(step, num_rows, row_at);
+      passes.reader.open(row_at(row));
+      softmax(passes, p.output + row * p.output_stride, p.temperature.at(row, row));
+      passes.reader.close();
     }
     if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
   }
@@ -40,27 +43,26 @@ struct SoftmaxKernel {
   using T = number_t<kConfig.input>;
   using Reader = gpu::RowReader<T, kThreads, kCluster, kConfig.chunks>;
   using Group = gpu::RowGroup<kThreads, kCluster>;
-  using Filter = gpu::RowFilter<RowValues::logits, Reader, Group, kThreads, kCluster>;
+  using Passes = gpu::RowPasses<RowValues::logits, Reader, Group>;
 
   struct Smem {
     typename Reader::Smem reader;
     typename Group::Smem group;
-    typename Filter::Smem filter;
   };
 
-  static __device__ void softmax(Filter& filter, float* output, float temperature) {
+  static __device__ void softmax(Passes& passes, float* output, float temperature) {
     gpu::RowWeight<RowValues::logits> weight;
-    const float largest = filter.template look<true>();
-    if (largest != largest) return filter.fill(output, bit_cast<float>(0x7fc00000u));
-    if (!weight.set(largest, temperature)) return filter.fill(output, 0.0f);
+    const float largest = passes.template look<true>();
+    if (largest != largest) return passes.fill(output, bit_cast<float>(0x7fc00000u));
+    if (!weight.set(largest, temperature)) return passes.fill(output, 0.0f);
     if (is_greedy(temperature)) {
-      filter.write(output, weight, {filter.first(largest), mass_of(1)}, 1.0f);
+      passes.write(output, weight, {passes.first(largest), mass_of(1)}, 1.0f);
     } else if constexpr (Reader::kReplaces) {
-      const float mass = weight_of_mass(filter.weigh(weight));
-      filter.write_all(output, [](float f) { return f; }, 1.0f / mass);
+      const float mass = weight_of_mass(passes.weigh(weight));
+      passes.write_all(output, [](float f) { return f; }, 1.0f / mass);
     } else {
-      const float mass = weight_of_mass(filter.mass_from(weight, gpu::kLowestRank));
-      filter.write_all(output, weight, 1.0f / mass);
+      const float mass = weight_of_mass(passes.mass_from(weight, gpu::kLowestRank));
+      passes.write_all(output, weight, 1.0f / mass);
     }
   }
 };

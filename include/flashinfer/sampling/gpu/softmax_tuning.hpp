@@ -12,7 +12,17 @@ struct SoftmaxProblem {
 
 constexpr SoftmaxConfig tune(const SoftmaxProblem& problem, const DeviceInfo& device) {
   const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device);
-  return {.input = problem.input, .threads = split.threads, .cluster = split.cluster, .chunks = split.chunks, .blocks = split.blocks};
+  SoftmaxConfig config{problem.input, split.threads, split.cluster, split.chunks, split.blocks};
+  if (split.cluster == 1 || problem.num_rows * split.cluster <= device.num_sms) return config;
+  SoftmaxConfig narrow = config;
+  // Of 128256 floats, us at 64 / 128 / 512 rows (H100): two blocks of 512 threads an SM with half a row ahead 43.5 / 72 / 242, without 44 /
+  // 73 / 246, two of 256 44 / 72 / 238, three of 256 39 / 63 / 219, three of 512 39 / 63 / 225.
+  const int64_t vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
+  narrow.threads = 256;
+  narrow.chunks = int32_t(ceil_div(ceil_div(vecs, int64_t(narrow.cluster)), int64_t(narrow.threads)));
+  for (narrow.blocks = 3; narrow.blocks > 1; --narrow.blocks)
+    if (narrow.blocks * (narrow.smem_bytes() + 1024) <= device.smem_per_sm) return narrow;
+  return config;
 }
 
 /// What a kernel is likely to be asked for: precompiled without a GPU.
