@@ -26,37 +26,41 @@ class RowRing {
   __device__ RowRing(Smem& smem, const RowVectors<T>& row)
       : own_(smem.slots + threadIdx.x * 16), row_(row), first_whole_(row.first_whole()), chunks_(ceil_div(row.count, kThreads)) {
     whole_ = uint32_t(row.end_whole() - first_whole_);
+    int vec = int(threadIdx.x) - first_whole_;
+    const T* from = address_of(vec);
 #pragma unroll 1
-    for (int c = 0; c < kChunks; ++c) copy(c, c * kSlot, true);
+    for (int c = 0; c < kChunks; ++c, vec += kThreads, from += kThreads * kVec) copy(c * kSlot, vec, from, true);
   }
 
   __device__ const RowVectors<T>& row() const { return row_; }
 
   /// f(kUnit elements as floats, index of the first in the row, which may be negative, number of the chunk) for this thread's vectors or
-  /// parts of them, all lanes of a warp together, with -inf for what lies outside the row or the slice. What lies in chunks that
+  /// parts of them, all lanes of a warp together, with `padding` for what lies outside the row or the slice. What lies in chunks that
   /// needs(chunk) denies may read as zeros. Every pass goes the other way.
   template <int kUnit, class Needs, class F>
-  __device__ void for_each(const Needs& needs, const F& f) {
+  __device__ void for_each(uint32_t padding, const Needs& needs, const F& f) {
     const int step = forwards_ ? 1 : -1, start = forwards_ ? 0 : chunks_ - 1;
     forwards_ = !forwards_;
     int slot = start % kChunks * kSlot;  // of chunk c: c % kChunks, on the way back too
     const int turn = step * kSlot, end = step > 0 ? kChunks * kSlot : -kSlot, again = step > 0 ? 0 : (kChunks - 1) * kSlot;
+    // What a chunk costs beside f is counted in instructions: vectors and addresses move by a step.
+    const int vecs = step * kThreads;
+    int vec = start * kThreads + int(threadIdx.x) - first_whole_;
+    const T* from = address_of(vec + kChunks * vecs);
 #pragma unroll 1
     for (int i = 0, c = start; i < chunks_; ++i, c += step) {
       ptx::cp_async_wait<kChunks - 1>();  // a group a chunk, if an empty one: those of the chunks that come after this one may be under way
       T* const place = reinterpret_cast<T*>(own_ + slot);
-      const int vec = c * kThreads + int(threadIdx.x);
-      if (uint32_t(vec - first_whole_) >= whole_) row_.load_part(vec, RowVectors<T>::kLeast).store(place);
-      const int first = (row_.begin + vec) * kVec - row_.skip;
+      if (uint32_t(vec) >= whole_) row_.load_part(vec + first_whole_, padding).store(place);
+      const int first = (row_.begin + first_whole_ + vec) * kVec - row_.skip;
 #pragma unroll 1
       for (int j = 0; j < kVec; j += kUnit) {
         float x[kUnit];
         Vec<T, kUnit>::load(place + j).to_float(x);
         f(x, first + j, c);
       }
-      const int next = c + step * kChunks;
-      copy(next, slot, next >= 0 && needs(next));
-      slot += turn;
+      copy(slot, vec + kChunks * vecs, from, needs(c + step * kChunks));
+      vec += vecs, from += int64_t(vecs) * kVec, slot += turn;
       if (slot == end) slot = again;
     }
   }
@@ -65,19 +69,18 @@ class RowRing {
   unsigned char* const own_;
   const RowVectors<T> row_;
   const int first_whole_, chunks_;
-  uint32_t whole_;  // vectors from first_whole_ on; others are put together when they are needed
+  uint32_t whole_;  // vectors from first_whole_ on, from which this class counts; others are put together when they are needed
   bool forwards_ = true;
 
-  __device__ void copy(int chunk, int slot, bool needed) const {
-    const int vec = chunk * kThreads + int(threadIdx.x);
-    const bool valid = needed && uint32_t(vec - first_whole_) < whole_;
-    const T* const from = row_.base + int64_t(row_.begin + (valid ? vec : 0)) * kVec;
-    if (chunk >= 0 && chunk < chunks_) {
+  __device__ const T* address_of(int vec) const { return row_.base + (int64_t(row_.begin) + first_whole_ + vec) * kVec; }
+  /// A whole vector, or zeros. What is behind the end of the pass leaves its slot as it is.
+  __device__ void copy(int slot, int vec, const T* from, bool needed) const {
+    if (uint32_t(vec) < whole_) {
       if constexpr (ptx::kHasCpAsync) {
-        ptx::cp_async_16(ptx::smem_address(own_ + slot), from, valid);
+        ptx::cp_async_16(ptx::smem_address(own_ + slot), from, needed);
       } else {
         Vector v = Vector::zero();
-        if (valid) v = Vector::load(from);
+        if (needed) v = Vector::load(from);
         v.store(reinterpret_cast<T*>(own_ + slot));
       }
     }

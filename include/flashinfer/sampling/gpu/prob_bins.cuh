@@ -22,7 +22,7 @@ class ProbBins {
 
  public:
   struct Smem {
-    uint32_t sums[kBins];
+    uint32_t sums[kBins + kWarpSize];  // and what each lane adds to for what has no bin
     uint64_t partial[kThreads / kWarpSize];
     int first, last;
   };
@@ -110,9 +110,10 @@ class ProbBins {
 
   __device__ void add(float x, uint32_t count) const {
     const uint32_t bits = bit_cast<uint32_t>(x);
-    // Bits of positive numbers have their order; those of negative ones and NaN's stand above.
-    if (bits - least_ <= bit_cast<uint32_t>(kInfinity) - least_)
-      atomicAdd(&smem_.sums[min(int(bits >> kShift) - kFirst, kBins - 1)], count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_)));
+    // Bits of positive numbers have their order; those of negative ones and NaN's stand above. Without a branch: most warps have some.
+    const bool has_bin = bits - least_ <= bit_cast<uint32_t>(kInfinity) - least_;
+    atomicAdd(&smem_.sums[has_bin ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)],
+              count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_)));
   }
   __device__ uint64_t mass(int bin) const { return uint64_t(smem_.sums[bin]) << (kPoint - kOctaves + 2 - bits_ + bin / kPerOctave); }
   static __device__ uint32_t key_of(int bin) { return order_key(bit_cast<float>(uint32_t(kFirst + bin) << kShift)); }

@@ -13,7 +13,7 @@ struct SoftmaxProblem {
 constexpr SoftmaxConfig tune(const SoftmaxProblem& problem, const DeviceInfo& device) {
   const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device);
   SoftmaxConfig config{problem.input, split.threads, split.cluster, split.chunks, split.blocks};
-  if (split.cluster == 1 || problem.num_rows * split.cluster <= device.num_sms) return config;
+  if (split.cluster == 1 || problem.num_rows <= clusters_at_once(split.cluster, split.blocks, device)) return config;  // all run at once
   SoftmaxConfig narrow = config;
   // Of 128256 floats, us at 64 / 128 / 512 rows (H100): two blocks of 512 threads an SM with half a row ahead 43.5 / 72 / 242, without 44 /
   // 73 / 246, two of 256 44 / 72 / 238, three of 256 39 / 63 / 219, three of 512 39 / 63 / 225.

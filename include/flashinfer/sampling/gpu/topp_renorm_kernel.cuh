@@ -117,10 +117,10 @@ struct ToppRenormKernel {
     float largest = -kInfinity, sum = 0;
     for_each([&](const float(&x)[kVec], int, int) {
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += fmaxf(x[j], 0.0f);
+      for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += x[j] + fabsf(x[j]);
       bins.add(x);
     });
-    const uint64_t total = group_.sum(Bins::fixed(sum));
+    const uint64_t total = group_.sum(Bins::fixed(0.5f * sum));
     bins.merge();
     weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
     return bins.find(top_p_, total);
@@ -162,19 +162,22 @@ struct ToppRenormKernel {
   /// listed. also(elements) for all of them.
   template <class Also>
   __device__ void list(const Range& range, Range& span, const Also& also) {
-    const float least = value_of_order_key<float>(key_of_rank(range.low));
+    const float least = value_of_order_key<float>(key_of_rank(range.low)), most = value_of_order_key<float>(key_of_rank(range.high));
     span = {~uint64_t(0), 0};
     chunks_ = 0;
     for_each([&](const float(&x)[kVec], int first, int chunk) {
       also(x);
-      if (for_each_hit(x, first, least, [&](float value, int index) {
-            const uint64_t rank = order_rank(order_key(value), uint32_t(index));
-            if (!range.contains(rank)) return;
-            span.low = min(span.low, rank), span.high = max(span.high, rank);
-            const uint32_t at = atomicAdd(&smem_.listed, 1u);
-            if (at < kListed) smem_.list.ranks[at] = rank;
-          }))
-        chunks_ |= 1u << chunk % 32;
+      float largest = x[0];
+#pragma unroll
+      for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
+      if (largest >= least) chunks_ |= 1u << chunk % 32;
+      for_each_hit(x, first, least, most, [&](float value, int index) {
+        const uint64_t rank = order_rank(order_key(value), uint32_t(index));
+        if (!range.contains(rank)) return;
+        span.low = min(span.low, rank), span.high = max(span.high, rank);
+        const uint32_t at = atomicAdd(&smem_.listed, 1u);
+        if (at < kListed) smem_.list.ranks[at] = rank;
+      });
     });
   }
 
@@ -259,7 +262,7 @@ struct ToppRenormKernel {
   /// Of the elements of a range in bins of 2^shift ranks. Where a thread's or the warp's elements are ties of one bin, they are added at
   /// once.
   __device__ void add_masses(const Range& range, int shift) {
-    const float least = value_of_order_key<float>(key_of_rank(range.low));
+    const float least = value_of_order_key<float>(key_of_rank(range.low)), most = value_of_order_key<float>(key_of_rank(range.high));
     const auto bin_of = [&](uint64_t rank) { return int((rank >> shift) - (range.low >> shift)); };
     for_each([&](const float(&x)[kVec], int first, int) {
       bool ties = x[0] >= least;
@@ -276,7 +279,7 @@ struct ToppRenormKernel {
           add_mass(bin, (all ? kVec * gpu::kWarpSize : kVec) * mass_of(weight_(x[0])));
       }
       if (ties) return;
-      for_each_hit(x, first, least, [&](float value, int index) {
+      for_each_hit(x, first, least, most, [&](float value, int index) {
         const uint64_t rank = order_rank(order_key(value), uint32_t(index));
         if (range.contains(rank)) add_mass(bin_of(rank), mass_of(weight_(value)));
       });
@@ -292,27 +295,27 @@ struct ToppRenormKernel {
   __device__ void write(bool valid, const Prefix& prefix) {
     const Prefix::Test kept = prefix.test();
     const float scale = 1.0f / weight_of_mass(prefix.mass);
-    ring_.template for_each<kVec>([this](int chunk) { return (chunks_ >> chunk % 32 & 1) != 0; },
-                                  [&](const float(&x)[kVec], int first, int) {
-                                    float y[kVec];
+    ring_.template for_each<kVec>(
+        0, [this](int chunk) { return (chunks_ >> (chunk & 31) & 1) != 0; },
+        [&](const float(&x)[kVec], int first, int) {
+          float y[kVec];
 #pragma unroll
-                                    for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
-                                    writer_.write(y, first);
-                                  });
+          for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
+          writer_.write(y, first);
+        });
   }
 
   /// f(elements, index of the first, number of the chunk) for all of this thread's elements.
   template <class F>
   __device__ void for_each(const F& f) {
-    ring_.template for_each<kVec>([](int) { return true; }, f);
+    ring_.template for_each<kVec>(0, [](int) { return true; }, f);
   }
-  /// f(element, index) for the elements from `least` up; whether there are any. Code that few elements need is there once.
+  /// f(element, index) for the elements from `least` to `most`. Code that few elements need is there once.
   template <class F>
-  static __device__ bool for_each_hit(const float (&x)[kVec], int first, float least, const F& f) {
+  static __device__ void for_each_hit(const float (&x)[kVec], int first, float least, float most, const F& f) {
     uint32_t hits = 0;
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) hits |= x[j] >= least ? 1u << j : 0u;
-    const bool any = hits != 0;
+    for (int j = 0; j < kVec; ++j) hits |= x[j] >= least && x[j] <= most ? 1u << j : 0u;
 #pragma unroll 1
     for (; hits; hits &= hits - 1) {
       const int j = __ffs(int(hits)) - 1;
@@ -321,7 +324,6 @@ struct ToppRenormKernel {
       for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;
       f(value, first + j);
     }
-    return any;
   }
 };
 
