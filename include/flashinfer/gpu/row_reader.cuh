@@ -95,13 +95,24 @@ class RowWriter {
         aligned_((uintptr_t(row) - uintptr_t(read.skip) * sizeof(Out)) % Vec<Out, kVec>::kAlignment == 0) {}
 
   __device__ void write(const float (&y)[kVec], int first) const {
-    if (aligned_ && first >= 0 && first + kVec <= end_) return Vec<Out, kVec>::from_float(y).store(row_ + first);
-#pragma unroll
-    for (int j = 0; j < kVec; ++j)
-      if (first + j >= 0 && first + j < end_) store_float(row_ + first + j, y[j]);
+    if (aligned_ && first >= 0 && first + kVec <= end_) {
+      Vec<Out, kVec>::from_float(y).store(row_ + first);
+    } else if (first < end_) {
+      write_part(row_, first, end_, Vec<float, kVec>::from_float(y));
+    }
   }
 
  private:
+  /// Element by element, and there once: inline, these stores are issued for every vector, with predicates that are off, and fill the queue
+  /// of the memory pipe (a tenth of renorm by top_p).
+  static __device__ __noinline__ void write_part(Out* row, int first, int end, Vec<float, kVec> v) {
+    float y[kVec];
+    v.to_float(y);
+#pragma unroll
+    for (int j = 0; j < kVec; ++j)
+      if (first + j >= 0 && first + j < end) store_float(row + first + j, y[j]);
+  }
+
   Out* row_;
   int end_;  // of the slice
   bool aligned_;

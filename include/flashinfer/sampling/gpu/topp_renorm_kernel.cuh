@@ -178,6 +178,7 @@ struct ToppRenormKernel {
         const uint32_t at = atomicAdd(&smem_.listed, 1u);
         if (at < kListed) smem_.list.ranks[at] = rank;
       });
+      __syncwarp();  // or lanes that had none go on alone
     });
   }
 
