@@ -1,5 +1,6 @@
 """The examples of README.md run as they stand there."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -21,6 +22,13 @@ def test_python_example():
     (source,) = examples("python")
     ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_tables_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("tables", README.parent / "benchmarks" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert f"<!-- benchmarks/tables.py -->\n\n{tables.tables()}\n\n<!-- end -->" in README.read_text()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
