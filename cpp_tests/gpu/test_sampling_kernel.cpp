@@ -314,9 +314,9 @@ TEST(TopkSamplingKernel, JointTopP) {
                    SamplingConfig{.input = DType::bf16, .values = kLogits, .mixed = true, .threads = 256}>(9, 999, 9);
 }
 
-/// Rows that nothing cuts, or top_p and min_p, by another share in each row; `part` of them is top_p.
+/// Rows that nothing cuts, or top_p and min_p, by another share in each row; `part` of them is top_p. Probabilities have this sum.
 template <RaceConfig kConfig>
-void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1, float part = 1) {
+void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1, float part = 1, float sum = 1) {
   using T = number_t<kConfig.input>;
   Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
   std::vector<int64_t> tokens[2];
@@ -324,6 +324,7 @@ void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float
   float top_p[] = {0.9f, 0.1f, 0.5f, 0.99f, 0.9f, 1, 0, 0.9f, 0.9f};
   constexpr float min_p[] = {0.1f, 0, 0.5f, 1e-3f, 1, 0.05f, 0.3f, 2, 0.01f};
   for (float& share : top_p) share *= part;
+  for (T& x : rows.data) x = from_float<T>(to_float(x) * sum);
   for (int i = 0; i < 2; ++i) {
     tokens[i].assign(size_t(num_rows), -7), valid[i].assign(size_t(num_rows), 7);
     SamplingParams p;
@@ -366,6 +367,12 @@ TEST(RaceKernel, Filters) {
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .min_p = true, .cluster = 4, .columns = 2}>(9, 5001, seed);
     expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .top_p = true, .min_p = true, .columns = 8}>(9, 3003, seed, 2.0f);
   }
+}
+
+TEST(RaceKernel, TakesWhatDoesNotSumToOne) {
+  for (uint32_t seed = 1; seed < 9; ++seed)
+    for (float sum : {300.0f, 20.0f, 1e-6f})
+      expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 4}>(9, 1500, seed, 1, 1, sum);
 }
 
 /// Rows whose columns race three times and more.

@@ -1,4 +1,4 @@
-// Host only. Softmax on the CPU: a pass for the maximum, one for the mass, one that writes.
+// Host only. Softmax on the CPU: a pass for the maximum, one that writes weights and sums their masses, one that divides them.
 #pragma once
 
 #include <algorithm>
@@ -25,9 +25,15 @@ FLASHINFER_INLINE inline void softmax_row(const SoftmaxParams& p, DType input, i
     output[first] = 1;
     return;
   }
-  const float scale = 1.0f / weight_of_mass(r.mass());
+  uint64_t mass = 0;
   r.for_each_run([&](int64_t first, const float* weights, int64_t count) FLASHINFER_INLINE {
-    for (int64_t i = 0; i < count; ++i) output[first + i] = weights[i] * scale;
+    uint64_t part = 0;
+    for (int64_t i = 0; i < count; ++i) part += cpu::mass_of(weights[i]), output[first + i] = weights[i];
+    mass += part;
+  });
+  const typename Isa::F scale = Isa::set(1.0f / weight_of_mass(mass));
+  for_each_vec<Isa>(p.vocab_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
+    Isa::store(output + i, Isa::load(output + i, count...) * scale, count...);
   });
 }
 

@@ -147,7 +147,7 @@ struct RaceKernel {
     const float total = seen * weight_.scale, own = Group::rank() == 0 && threadIdx.x == 0 ? value * weight_.scale : 0.0f;
     float too_much = fminf(most * weight_.scale, kMost) - own - (share - roundings()) * total;
     float enough = least * weight_.scale - (share + roundings()) * total;
-    if (!(total < kMost)) too_much = kMost, enough = -kMost;
+    if (!(total < kMost && weight_.max < Counts::kEnd)) too_much = kMost, enough = -kMost;
     const auto sums = group_.sum(uint64_t(int64_t(too_much * kUnit)), uint64_t(int64_t(enough * kUnit)));
     return int64_t(sums.first) < 0 ? Verdict::kept : int64_t(sums.second) > 0 ? Verdict::refused : Verdict::unknown;
   }
