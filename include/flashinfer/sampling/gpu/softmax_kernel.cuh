@@ -2,9 +2,8 @@
 // Called by sampling/gpu/softmax.hpp; twin of sampling/cpu/softmax.hpp, bit for bit.
 //
 // Bound by: memory, a read and a write; for few rows by two barriers of the cluster.
-// Threads:  a cluster of blocks a row, each with a slice of it; for many rows clusters that take rows in turn, three blocks a
-// multiprocessor,
-//           so that some copy and write while others wait for their clusters.
+// Threads:  a cluster of blocks a row, each with a slice of it; for many rows clusters that take rows in turn, three blocks an SM, so
+//           that some copy and write while others wait for their clusters.
 // Memory:   a slice in shared memory, where its weights take the place of floats (row_reader.cuh).
 #pragma once
 
