@@ -32,9 +32,8 @@ FLASHINFER_INLINE inline void softmax_row(const SoftmaxParams& p, DType input, i
     mass += part;
   });
   const typename Isa::F scale = Isa::set(1.0f / weight_of_mass(mass));
-  for_each_vec<Isa>(p.vocab_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
-    Isa::store(output + i, Isa::load(output + i, count...) * scale, count...);
-  });
+  for_each_vec<Isa>(p.vocab_size, [&](int64_t i, auto... count)
+                                      FLASHINFER_INLINE { Isa::store(output + i, Isa::load(output + i, count...) * scale, count...); });
 }
 
 inline void softmax(const SoftmaxParams& p, DType input) {
