@@ -3,7 +3,7 @@
 //
 // Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 100 instructions for four
 //           elements, half of them Philox, hide behind the loads (H100, 512 rows: 91 us, the read 87); with min_p most vectors need none
-//           of them.
+//           of them. With top_p it is bound by instructions where rows are many: 130 for four elements, 131 us.
 // Threads:  a cluster of blocks a row, each with a slice of it.
 // Memory:   a ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody; nothing of a row is
 //           kept. Tried: a slice a block that stays in shared memory. A cluster of 8 takes 15 us, half of them without a load on its way,
@@ -370,8 +370,7 @@ struct RaceKernel {
   __device__ Scores go_over(const Noise& noise, float limit) {
     Scores scores;
     bool at_first = true;
-    const int thread = int(threadIdx.x);
-    for_each(thread, kThreads, chunks(), [&](const float(&x)[kVec], int first) {
+    for_each(int(threadIdx.x), kThreads, chunks(), [&](const float(&x)[kVec], int first) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
       if constexpr (kConfig.counts()) {

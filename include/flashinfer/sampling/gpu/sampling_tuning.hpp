@@ -63,9 +63,8 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
   config.blocks = threads / config.threads;
   const int32_t most = !device.arch.has_tma() ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
   // Pairs of blocks for as many rows as SMs, larger clusters as long as each block has an SM for itself. H100, us at 512 rows with 1 / 2 /
-  // 4 blocks a row: 91 (the read alone: 87) / 100 / 101, at 64 with 2 / 4: 16.4 / 22.9. A row that races again under top_p holds up the end
-  // of the launch: with 1 / 2 / 4 blocks 181 / 170 / 174. Of logits all rows are read again, and are cut into more pieces than run at a
-  // time: 260 / 210 / 194, with 8 219.
+  // 4 blocks a row: 91 (the read alone: 87) / 100 / 101, with top_p 138 / 150 / 189, at 64 with 2 / 4: 16.4 / 22.9. Of logits with top_p
+  // all rows are read again, and are cut into more pieces than run at a time: 250 / 210 / 208, with 8 245.
   const bool again = problem.top_p && !config.counts();
   const auto fits = [&](int32_t cluster) {
     if (again) return problem.num_rows * cluster <= int64_t(device.num_sms) * (cluster < 8 ? 16 : 8);

@@ -296,20 +296,19 @@ struct ToppRenormKernel {
   __device__ void write(bool valid, const Prefix& prefix) {
     const Prefix::Test kept = prefix.test();
     const float scale = 1.0f / weight_of_mass(prefix.mass);
-    ring_.template for_each<kVec>(
-        0, [this](int chunk) { return (chunks_ >> (chunk & 31) & 1) != 0; },
-        [&](const float(&x)[kVec], int first, int) {
-          float y[kVec];
+    ring_.template for_each<kVec>([this](int chunk) { return (chunks_ >> (chunk & 31) & 1) != 0; },
+                                  [&](const float(&x)[kVec], int first, int) {
+                                    float y[kVec];
 #pragma unroll
-          for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
-          writer_.write(y, first);
-        });
+                                    for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
+                                    writer_.write(y, first);
+                                  });
   }
 
   /// f(elements, index of the first, number of the chunk) for all of this thread's elements.
   template <class F>
   __device__ void for_each(const F& f) {
-    ring_.template for_each<kVec>(0, [](int) { return true; }, f);
+    ring_.template for_each<kVec>([](int) { return true; }, f);
   }
   /// f(element, index) for the elements from `least` to `most`. Code that few elements need is there once.
   template <class F>
