@@ -281,8 +281,8 @@ struct Batch {
     upload(set.header, std::vector<PlanHeader>{header}), upload(set.starts, starts), upload(set.counters, counters);
     plan.kv_indptr = set.indptr, plan.last_page_len = set.last, plan.header = set.header, plan.starts = set.starts,
     plan.counters = set.counters;
-    plan.partial_out = set.partials, plan.partial_max = plan.partial_out + size_t(kMaxSlots) * 64 * 128;
-    plan.partial_sum = plan.partial_max + size_t(kMaxSlots) * 64;
+    plan.partial_out = set.partials;
+    plan.partial_states = reinterpret_cast<PartialState*>(plan.partial_out + size_t(kMaxSlots) * 64 * 128);
     return plan;
   }
 

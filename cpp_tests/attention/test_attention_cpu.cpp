@@ -64,7 +64,8 @@ struct Case {
   PlanHeader header{};
   std::vector<WorkerStart> starts;
   std::vector<int32_t> counters;
-  std::vector<float> partial_out, partial_max, partial_sum;
+  std::vector<float> partial_out;
+  std::vector<PartialState> partial_states;
   std::mt19937 generator;
 
   explicit Case(uint32_t seed) : generator(seed) {}
@@ -268,11 +269,10 @@ struct Case {
     starts.resize(plan.max_workers);
     counters.assign(plan.max_slots, -1);
     partial_out.assign(int64_t(plan.max_slots) * plan.q_tile * problem.head_dim_vo, std::nanf(""));
-    partial_max.assign(int64_t(plan.max_slots) * plan.q_tile, std::nanf(""));
-    partial_sum = partial_max;
+    partial_states.assign(int64_t(plan.max_slots) * plan.q_tile, {std::nanf(""), std::nanf("")});
     plan_work(plan, header, starts.data(), counters.data());
     plan.header = &header, plan.starts = starts.data(), plan.counters = counters.data();
-    plan.partial_out = partial_out.data(), plan.partial_max = partial_max.data(), plan.partial_sum = partial_sum.data();
+    plan.partial_out = partial_out.data(), plan.partial_states = partial_states.data();
     params.kv.k = k.data(), params.kv.v = v.data();
     params.q = q.data(), params.out = out.data(), params.lse = lse.data();
   }

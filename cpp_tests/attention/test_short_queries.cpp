@@ -152,13 +152,12 @@ TEST_F(ShortQueries, PlansLieApartWithinTheWorkspaces) {
         take(p.header, sizeof(PlanHeader));
         take(p.starts, int64_t(p.max_workers) * int64_t(sizeof(WorkerStart)));
         take(p.counters, int64_t(p.max_slots) * 4);
-        const auto end = [&](const float* begin, int64_t count) {
+        const auto end = [&](const auto* begin, int64_t count) {
           EXPECT_LE(reinterpret_cast<const char*>(begin + count), reinterpret_cast<const char*>(floats.data()) + size.float_bytes);
         };
         if (p.max_slots == 0) return;
         end(p.partial_out, int64_t(p.max_slots) * p.q_tile * kernel.vo_tile);
-        end(p.partial_max, int64_t(p.max_slots) * p.q_tile);
-        end(p.partial_sum, int64_t(p.max_slots) * p.q_tile);
+        end(p.partial_states, int64_t(p.max_slots) * p.q_tile);
       });
       if (upload) take(planned.kv_indices, kPages * 4);
       EXPECT_TRUE(is_decode(run(planned, kBatch * 4)));

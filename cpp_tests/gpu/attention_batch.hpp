@@ -294,10 +294,10 @@ class AttentionBatch {
     starts_.resize(plan.max_workers);
     counters_.assign(plan.max_slots, -1);
     partial_out_ = poisoned<float>(int64_t(plan.max_slots) * plan.q_tile * kVoTile);
-    partial_max_ = partial_sum_ = poisoned<float>(int64_t(plan.max_slots) * plan.q_tile);
+    partial_states_.assign(int64_t(plan.max_slots) * plan.q_tile, {std::nanf(""), std::nanf("")});
     plan_work(plan, header_, starts_.data(), counters_.data());
     plan.header = &header_, plan.starts = starts_.data(), plan.counters = counters_.data();
-    plan.partial_out = partial_out_.data(), plan.partial_max = partial_max_.data(), plan.partial_sum = partial_sum_.data();
+    plan.partial_out = partial_out_.data(), plan.partial_states = partial_states_.data();
   }
 
   reference::Row expected(int r, int token, int head) const {
@@ -348,8 +348,8 @@ class AttentionBatch {
   std::vector<Kv> k_, v_;
   std::vector<Out> out_;
   float token_unit_ = 1.0f;
-  std::vector<float> q_heads_, k_heads_, v_heads_, k_tokens_, v_tokens_, lse_, alibi_slopes_, sinks_, partial_out_, partial_max_,
-      partial_sum_;
+  std::vector<float> q_heads_, k_heads_, v_heads_, k_tokens_, v_tokens_, lse_, alibi_slopes_, sinks_, partial_out_;
+  std::vector<PartialState> partial_states_;
   std::vector<uint8_t> mask_;
   PlanHeader header_{};
   std::vector<WorkerStart> starts_;

@@ -360,8 +360,7 @@ PlannedAttention plan_attention(const AttentionProblem& problem, const Attention
     placed.starts = at_offset<WorkerStart>(int_workspace.data, here.starts);
     placed.counters = at_offset<int32_t>(int_workspace.data, here.counters);
     placed.partial_out = at_offset<float>(float_workspace.data, here.partial_out);
-    placed.partial_max = at_offset<float>(float_workspace.data, here.partial_max);
-    placed.partial_sum = at_offset<float>(float_workspace.data, here.partial_sum);
+    placed.partial_states = at_offset<PartialState>(float_workspace.data, here.partial_states);
   });
   if (!prepared.on_host) {
     prefetch(planned, context);  // to be built beside the planner, if neither is there yet

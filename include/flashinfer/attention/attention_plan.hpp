@@ -58,6 +58,11 @@ struct WorkItem {
   FLASHINFER_HOST_DEVICE int32_t slot_at(int32_t i) const { return first_slot + i * slot_stride - (i > 0 && slot_stride > 1); }
 };
 
+/// The softmax state of a partial result's row. In pairs, as a kernel that merges them copies 16 bytes at a time.
+struct alignas(8) PartialState {
+  float max, sum;  // of the logits in the log2 domain; of 2^(logit - max)
+};
+
 /// A plan is a value: shape, cuts, and pointers to the lengths and to the planner's output (device memory for a GPU plan).
 struct AttentionPlan {
   int32_t batch_size = 0;
@@ -82,11 +87,10 @@ struct AttentionPlan {
   const int32_t* kv_indptr = nullptr;      // [batch_size + 1] pages, or tokens when ragged
   const int32_t* last_page_len = nullptr;  // [batch_size], paged only
   PlanHeader* header = nullptr;
-  WorkerStart* starts = nullptr;  // [max_workers / head_lanes]
-  int32_t* counters = nullptr;    // [max_slots], zero between launches; a segment's counter is that of its first slot
-  float* partial_out = nullptr;   // [max_slots, q_tile, vo_tile]
-  float* partial_max = nullptr;   // [max_slots, q_tile], log2 domain
-  float* partial_sum = nullptr;   // [max_slots, q_tile]
+  WorkerStart* starts = nullptr;           // [max_workers / head_lanes]
+  int32_t* counters = nullptr;             // [max_slots], zero between launches; a segment's counter is that of its first slot
+  float* partial_out = nullptr;            // [max_slots, q_tile, vo_tile]
+  PartialState* partial_states = nullptr;  // [max_slots, q_tile]
 
   FLASHINFER_HOST_DEVICE int32_t group_size() const { return num_qo_heads / num_kv_heads; }
   FLASHINFER_HOST_DEVICE int32_t num_heads() const { return num_kv_heads * num_vo_tiles; }
@@ -145,10 +149,10 @@ struct RequestWork : RequestLengths {
     return plan.cut_tiles > 0 ? plan.cut_tiles * plan.kv_tile : 0;
   }
   /// Units of one segment of this tile.
-  FLASHINFER_HOST_DEVICE int32_t num_units(const AttentionPlan& plan, int32_t q_tile) const {
+  FLASHINFER_HOST_DEVICE int32_t num_units(const AttentionPlan& plan, int32_t q_tile) const { return num_units(plan, keys(plan, q_tile)); }
+  FLASHINFER_HOST_DEVICE static int32_t num_units(const AttentionPlan& plan, const KvRange& range) {
     const int32_t step = unit_keys(plan);
     if (step == 0) return 1;
-    const KvRange range = keys(plan, q_tile);
     return max(ceil_div(range.end, step) - (range.begin ? range.begin / step : 0), int32_t(1));
   }
   /// The segment's stretch of the line.
@@ -280,12 +284,13 @@ struct WorkIterator : WorkCursor {
         if (++at.request < plan.batch_size) static_cast<RequestLengths&>(at) = plan.lengths(at.request);
         continue;
       }
-      const int32_t n = work.num_units(plan, at.q_tile), before = RequestWork::item_units(plan), length = n + before;
+      const KvRange range = work.keys(plan, at.q_tile);
+      const int32_t n = RequestWork::num_units(plan, range), before = RequestWork::item_units(plan), length = n + before;
       // Balanced: all of the segment that is this worker's, in one go. Batch-invariant: one unit.
       const int32_t step = plan.batch_invariant ? 1 : int32_t(min(int64_t(max(length - at.unit, int32_t(1))), end - unit));
       const int32_t first = max(at.unit - before, int32_t(0)), last = at.unit + step - before;
       const bool has_keys = last > first;  // else the piece ends before the segment's first unit
-      if (has_keys) take(item, work, n, first, last);
+      if (has_keys) take(item, range, n, first, last);
       unit += step;
       at.unit += step;
       if (at.unit >= length) {
@@ -299,9 +304,8 @@ struct WorkIterator : WorkCursor {
   }
 
  private:
-  /// Units [first, last) of the n of the segment at hand.
-  FLASHINFER_HOST_DEVICE void take(WorkItem& item, const RequestWork& work, int32_t n, int32_t first, int32_t last) const {
-    const KvRange range = work.keys(plan, at.q_tile);
+  /// Units [first, last) of the n of the segment at hand, whose rows see the range.
+  FLASHINFER_HOST_DEVICE void take(WorkItem& item, const KvRange& range, int32_t n, int32_t first, int32_t last) const {
     const int32_t keys = RequestWork::unit_keys(plan);
     const int32_t first_unit = keys ? range.begin / keys : 0;
     const int32_t aligned_begin = range.begin / plan.kv_tile * plan.kv_tile;

@@ -78,7 +78,7 @@ void for_each_plan(Planned& planned, Visit&& visit) {
 /// Where everything lies in the two buffers.
 struct PlanLayout {
   int64_t header, counters, starts;
-  int64_t partial_out, partial_max, partial_sum;
+  int64_t partial_out, partial_states;
 };
 struct AttentionLayout {
   PlanLayout plans[AttentionPlans::kMost];  // in the order of for_each_plan()
@@ -89,9 +89,8 @@ struct AttentionLayout {
 inline int64_t partial_bytes(const AttentionPlan& plan, int32_t vo_tile, int64_t num_slots, PlanLayout* layout = nullptr) {
   WorkspaceLayout walk;
   const int64_t out = walk.add<float>(num_slots * plan.q_tile * vo_tile);
-  const int64_t max = walk.add<float>(num_slots * plan.q_tile);
-  const int64_t sum = walk.add<float>(num_slots * plan.q_tile);
-  if (layout) layout->partial_out = out, layout->partial_max = max, layout->partial_sum = sum;
+  const int64_t states = walk.add<PartialState>(num_slots * plan.q_tile);
+  if (layout) layout->partial_out = out, layout->partial_states = states;
   return walk.size;
 }
 

@@ -16,8 +16,9 @@ struct DecodeConfig {
   int kv_tile = 32;               // keys of a stage of the ring
   int warps_q = 1, warps_kv = 4;  // warps that share a stage's keys and have rows of their own; groups of them, each with stages of its own
   int load_warps = 1;
-  int num_stages = 4;  // a multiple of warps_kv
-  int num_items = 3;   // items that the loading warps may have begun
+  int num_stages = 4;   // a multiple of warps_kv
+  int num_items = 3;    // items that the loading warps may have begun
+  int merge_parts = 4;  // of partial results, under way at a time for each thread that merges
   int blocks_per_sm = 2;
   int cluster_blocks = 1;  // blocks that share a segment where lengths are even enough; 1: none (gpu/decode_cluster.cuh)
   bool paged = true;
@@ -32,9 +33,9 @@ struct DecodeConfig {
   FLASHINFER_HOST_DEVICE constexpr void for_each_field(F&& f) const {
     f("q", q), f("kv", kv), f("out", out), f("head_dim_qk", head_dim_qk), f("head_dim_vo", head_dim_vo), f("q_tile", q_tile),
         f("kv_tile", kv_tile), f("warps_q", warps_q), f("warps_kv", warps_kv), f("load_warps", load_warps), f("num_stages", num_stages),
-        f("num_items", num_items), f("blocks_per_sm", blocks_per_sm), f("cluster_blocks", cluster_blocks), f("paged", paged),
-        f("limits", limits), f("soft_cap", soft_cap), f("alibi", alibi), f("custom_mask", custom_mask), f("sinks", sinks),
-        f("head_scales", head_scales), f("token_scales", token_scales);
+        f("num_items", num_items), f("merge_parts", merge_parts), f("blocks_per_sm", blocks_per_sm), f("cluster_blocks", cluster_blocks),
+        f("paged", paged), f("limits", limits), f("soft_cap", soft_cap), f("alibi", alibi), f("custom_mask", custom_mask),
+        f("sinks", sinks), f("head_scales", head_scales), f("token_scales", token_scales);
   }
   constexpr VariantFlags variant_flags() const { return {soft_cap, alibi, custom_mask, sinks, false}; }
 };

@@ -310,8 +310,7 @@ class AttentionThread {
     const int64_t vo = problem_.head_dim_vo;
     for_each_row([&](int at, int place) {
       const int64_t to = int64_t(item.slot) * plan_.q_tile + place;
-      plan_.partial_max[to] = scratch_.rows[at].softmax.max;
-      plan_.partial_sum[to] = scratch_.rows[at].softmax.sum;
+      plan_.partial_states[to] = {scratch_.rows[at].softmax.max, scratch_.rows[at].softmax.sum};
       std::copy_n(out_of(at), vo, plan_.partial_out + to * vo);
     });
     std::atomic_ref<int32_t> counter(plan_.counters[item.first_slot]);
@@ -322,12 +321,12 @@ class AttentionThread {
       for_each_row([&](int at, int place) {
         const auto slot_row = [&](int32_t i) { return int64_t(item.slot_at(i)) * plan_.q_tile + place; };
         tile::Softmax merged{-kInfinity, 0.0f};
-        for (int32_t i = 0; i < item.num_slots; ++i) merged.max = max(merged.max, plan_.partial_max[slot_row(i)]);
+        for (int32_t i = 0; i < item.num_slots; ++i) merged.max = max(merged.max, plan_.partial_states[slot_row(i)].max);
         std::fill_n(out_of(at), vo_stride_, 0.0f);
         for (int32_t i = 0; i < item.num_slots; ++i) {
           const int64_t from = slot_row(i);
-          const float weight = merged.max == -kInfinity ? 0.0f : std::exp2(plan_.partial_max[from] - merged.max);
-          merged.sum += weight * plan_.partial_sum[from];
+          const float weight = merged.max == -kInfinity ? 0.0f : std::exp2(plan_.partial_states[from].max - merged.max);
+          merged.sum += weight * plan_.partial_states[from].sum;
           tile::add_row<Isa>(out_of(at), plan_.partial_out + from * vo, problem_.head_dim_vo, weight);
         }
         scratch_.rows[at].softmax = merged;

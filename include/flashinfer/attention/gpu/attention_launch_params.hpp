@@ -83,8 +83,8 @@ struct AttentionSmem {
         work(0),
         scales(0),
         size(0) {
-    // Scratch: the accumulators of warps that share rows, or the merge of slots: 8 bytes a row.
-    const int scratch = max(c.warps_kv > 1 ? merge_sum + c.warps_kv * 64 - k : 0, c.q_tile * 8);
+    // Scratch: the accumulators of warps that share rows, or a part of a slot for every thread.
+    const int scratch = max(c.warps_kv > 1 ? merge_sum + c.warps_kv * 64 - k : 0, num_threads(c) * 32);
     tiles_end = k + max(c.num_stages * (k_stage + v_stage), scratch);
     places = round_up(tiles_end, 16);
     rope = places + num_places * c.kv_tile * kPlaceBytes;

@@ -85,7 +85,7 @@ FLASHINFER_DEVICE float store_state(const AttentionParams& p, const Work& work, 
   const OutRow at = out_row<Tile>(p, work, row);
   if (work.item.slot >= 0) {
     const int64_t slot_row = int64_t(work.item.slot) * Tile::kQTile + row;
-    if (writes && at.valid) p.plan.partial_max[slot_row] = m, p.plan.partial_sum[slot_row] = d;
+    if (writes && at.valid) p.plan.partial_states[slot_row] = {m, d};
     return 1.0f;
   }
   const FinishedRow finished = finish_row<Tile, Variant>(p, work, m, d, at.qo_head);
@@ -246,90 +246,72 @@ FLASHINFER_DEVICE bool arrives_last(const AttentionParams& p, const WorkItem& it
   return is_last;
 }
 
-/// Merges a segment's slots in slot order. A task is four columns of a row; a thread has kTasks of them under way, kBatch slots of each
-/// at a time, softmax states along with sums: segments of few slots wait for memory once.
-template <class Tile, class Variant, int kTasks, int kBatch, class Work>
-FLASHINFER_DEVICE void merge_tasks(const AttentionParams& p, const Work& work, int num_tasks) {
-  const int columns = ItemColumns<Tile>::count(work), tasks_per_row = columns / 4;
-  const AttentionPlan& plan = p.plan;
-  const WorkItem& item = work.item;
-#pragma unroll 1
-  for (int first = ptx::opaque(int(threadIdx.x)); first < num_tasks; first += Tile::kThreads * kTasks) {
-    float4 sum[kTasks];
-    float m[kTasks], d[kTasks];
-    int row[kTasks];
-    const float* part[kTasks];  // of slot 0
-#pragma unroll
-    for (int t = 0; t < kTasks; ++t) {
-      const int task = min(first + t * Tile::kThreads, num_tasks - 1);  // past the end: the last one again, and not stored
-      row[t] = task / tasks_per_row, part[t] = plan.partial_out + task * 4;
-      m[t] = -kInfinity, d[t] = 0.0f;
-      sum[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    }
-#pragma unroll 1
-    for (int slot = 0; slot < item.num_slots; slot += kBatch) {
-      float4 parts[kBatch][kTasks];
-      float maxima[kBatch][kTasks], sums[kBatch][kTasks];
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const bool there = slot + j < item.num_slots;
-        const int64_t of_slot = item.slot_at(slot + j);
-#pragma unroll
-        for (int t = 0; t < kTasks; ++t) {
-          parts[j][t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), maxima[j][t] = -kInfinity, sums[j][t] = 0.0f;
-          if (there) {
-            parts[j][t] = __ldcg(reinterpret_cast<const float4*>(part[t] + of_slot * (Tile::kQTile * columns)));
-            maxima[j][t] = __ldcg(plan.partial_max + of_slot * Tile::kQTile + row[t]);
-            sums[j][t] = __ldcg(plan.partial_sum + of_slot * Tile::kQTile + row[t]);
-          }
-        }
-      }
-#pragma unroll
-      for (int t = 0; t < kTasks; ++t) {
-        float most = m[t];
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) most = fmaxf(most, maxima[j][t]);
-        const float keep = m[t] == -kInfinity ? 0.0f : ptx::ex2(m[t] - most);
-        sum[t].x *= keep, sum[t].y *= keep, sum[t].z *= keep, sum[t].w *= keep, d[t] *= keep;
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          const float factor = maxima[j][t] == -kInfinity ? 0.0f : ptx::ex2(maxima[j][t] - most);
-          sum[t].x += parts[j][t].x * factor, sum[t].y += parts[j][t].y * factor, sum[t].z += parts[j][t].z * factor,
-              sum[t].w += parts[j][t].w * factor, d[t] += sums[j][t] * factor;
-        }
-        m[t] = most;
-      }
-    }
-    // Code for one task, and the others move up to it: a copy for each would be a fifth of the kernel to compile.
-#pragma unroll 1
-    for (int task = first;;) {
-      const int32_t at_row = task / tasks_per_row, column = (task - at_row * tasks_per_row) * 4;
-      const OutRow at = out_row<Tile>(p, work, at_row);
-      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m[0], d[0], at.qo_head);
-      if (column == 0) store_lse<Tile>(p, work, at, finished.lse);
-      const float factor = finished.factor;
-      store_out<Tile>(p, work, at, column, make_float4(sum[0].x * factor, sum[0].y * factor, sum[0].z * factor, sum[0].w * factor));
-      task += Tile::kThreads;
-      if (task >= min(first + Tile::kThreads * kTasks, num_tasks)) break;
-#pragma unroll
-      for (int t = 0; t < kTasks - 1; ++t) sum[t] = sum[t + 1], m[t] = m[t + 1], d[t] = d[t + 1];
-    }
+/// Sixteen bytes that other blocks have written, past the registers where the architecture can. The thread that asks waits for them.
+FLASHINFER_DEVICE void copy_16(unsigned char* smem, const void* global) {
+  if constexpr (ptx::kHasCpAsync) {
+    ptx::cp_async_16(ptx::smem_address(smem), global, true);
+  } else {
+    *reinterpret_cast<uint4*>(smem) = __ldcg(static_cast<const uint4*>(global));
   }
 }
 
-/// Merges a segment's partial results in slot order, whatever the order of arrival. The whole block waits for this memory, so as
-/// much of it as registers hold is under way at a time: many slots of one task (decode), or few slots of many tasks (prefill).
+/// Merges a segment's partial results in the order of their slots, whatever the order of arrival. A task is four columns of a row; a
+/// thread has its tasks one after the other, and a task's slots. The whole block waits for this memory, so as much of it as shared memory
+/// holds is under way at a time, each thread's to cells of its own: nobody waits for another, and loops stay short. In registers the same
+/// was a quarter of the kernel to compile (NOTES.md).
 template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
-  constexpr int kRounds = ceil_div(Tile::kQTile * Tile::kVoTile / 4, Tile::kThreads);
-  const int num_rows = min(Tile::kQTile, work.qo_len * work.group_size(p) - work.item.q_tile * Tile::kQTile);
-  const int num_tasks = num_rows * (ItemColumns<Tile>::count(work) / 4);
-  if constexpr (Tile::kMergeTasks == 1) {
-    merge_tasks<Tile, Variant, 1, 16>(p, work, num_tasks);
-  } else if (kRounds > 1 && num_tasks > Tile::kThreads) {
-    merge_tasks<Tile, Variant, min(kRounds, Tile::kMergeTasks), 2>(p, work, num_tasks);
-  } else {
-    merge_tasks<Tile, Variant, 1, (kRounds > 1 ? 8 : 16)>(p, work, num_tasks);
+  static_assert(Tile::kQTile % 2 == 0, "states are copied in pairs of rows");
+  constexpr int kCellBytes = 16, kPartBytes = Tile::kThreads * kCellBytes;  // a cell of every thread
+  const AttentionPlan& plan = p.plan;
+  const WorkItem& item = work.item;
+  const int columns = ItemColumns<Tile>::count(work), tasks_per_row = columns / 4;
+  const int num_rows = min(Tile::kQTile, work.qo_len * work.group_size(p) - item.q_tile * Tile::kQTile);
+  const int num_tasks = num_rows * tasks_per_row, thread = ptx::opaque(int(threadIdx.x));
+  const MergeSpace space = Tile::merge_space(work);
+  unsigned char* const cells = space.data + thread * kCellBytes;
+  const int most_parts = space.bytes / (2 * kPartBytes);
+
+  struct Part {
+    int task, slot = 0;
+    FLASHINFER_DEVICE void advance(int num_slots) {
+      if (++slot == num_slots) slot = 0, task += Tile::kThreads;
+    }
+  };
+  Part asked = {thread}, taken = {thread};
+  float m = -kInfinity, d = 0.0f;
+  float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  while (taken.task < num_tasks) {
+    int count = 0;
+#pragma unroll(ptx::kHasCpAsync ? 1 : 4)
+    for (; count < most_parts && asked.task < num_tasks; ++count, asked.advance(item.num_slots)) {
+      const int64_t slot_row = int64_t(item.slot_at(asked.slot)) * Tile::kQTile;
+      unsigned char* const to = cells + count * 2 * kPartBytes;
+      copy_16(to, plan.partial_out + slot_row * columns + asked.task * 4);
+      copy_16(to + kPartBytes, plan.partial_states + slot_row + asked.task / tasks_per_row / 2 * 2);
+    }
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+#pragma unroll 1
+    for (int i = 0; i < count; ++i, taken.advance(item.num_slots)) {
+      const int row = taken.task / tasks_per_row;
+      const unsigned char* const from = cells + i * 2 * kPartBytes;
+      const PartialState state = reinterpret_cast<const PartialState*>(from + kPartBytes)[row % 2];
+      const float4 part = *reinterpret_cast<const float4*>(from);
+      const float most = fmaxf(m, state.max), keep = m == -kInfinity ? 0.0f : ptx::ex2(m - most);
+      const float factor = state.max == -kInfinity ? 0.0f : ptx::ex2(state.max - most);
+      m = most, d = d * keep + state.sum * factor;
+      o = make_float4(o.x * keep + part.x * factor, o.y * keep + part.y * factor, o.z * keep + part.z * factor,
+                      o.w * keep + part.w * factor);
+      if (taken.slot + 1 < item.num_slots) continue;
+      const OutRow at = out_row<Tile>(p, work, row);
+      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m, d, at.qo_head);
+      const float scale = finished.factor;
+      const int column = (taken.task - row * tasks_per_row) * 4;
+      if (column == 0) store_lse<Tile>(p, work, at, finished.lse);
+      store_out<Tile>(p, work, at, column, make_float4(o.x * scale, o.y * scale, o.z * scale, o.w * scale));
+      m = -kInfinity, d = 0.0f, o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
   }
 }
 

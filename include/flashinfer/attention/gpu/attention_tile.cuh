@@ -28,6 +28,12 @@ struct AttentionWorks {
 };
 static_assert(sizeof(AttentionWorks) <= AttentionSmem::kWorkBytes);
 
+/// Shared memory that nobody else uses while a block merges.
+struct MergeSpace {
+  unsigned char* data;
+  int bytes;
+};
+
 template <AttentionConfig kConfig>
 struct AttentionTile {
   using Q = number_t<kConfig.q>;
@@ -48,7 +54,6 @@ struct AttentionTile {
   // What attention_merge.cuh asks for.
   static constexpr int kQTile = kConfig.q_tile, kVoTile = kConfig.vo_tile, kHeadDimVo = kConfig.head_dim_vo;
   static constexpr int kVoTiles = ceil_div(kConfig.head_dim_vo, kConfig.vo_tile);
-  static constexpr int kMergeTasks = 4;  // of a thread at a time: as many as registers hold
   static constexpr bool kHeadScales = kConfig.head_scales;
 
   /// cp.async moves q, or keys and values, that need no conversion; else a thread loads, converts and stores.
@@ -83,8 +88,8 @@ struct AttentionTile {
   }
   /// All threads that merge.
   static FLASHINFER_DEVICE void sync() { __syncthreads(); }
-  /// For two floats a row, when the tiles are not needed any more.
-  static FLASHINFER_DEVICE float* merge_scratch() { return reinterpret_cast<float*>(dynamic_smem() + kSmem.k); }
+  /// Where the tiles lay: no longer needed.
+  static FLASHINFER_DEVICE MergeSpace merge_space(const AttentionWork&) { return {dynamic_smem(), kSmem.tiles_end}; }
   static FLASHINFER_DEVICE int32_t& is_last() { return works().is_last; }
   static FLASHINFER_DEVICE AttentionWorks& works() { return *reinterpret_cast<AttentionWorks*>(dynamic_smem() + kSmem.work); }
   static FLASHINFER_DEVICE const AttentionWork& work() { return works().current; }

@@ -100,7 +100,11 @@ struct ItemColumns<ClusterPart<kConfig>> {
 /// That, or the tile where the block has returned to the plan's pieces: partial results of both are merged by one piece of code.
 template <DecodeConfig kConfig>
 struct ClusterPartOrTile : DecodeTile<kConfig> {
-  static constexpr int kMergeTasks = 1;
+  /// A block of a cluster has no other item: its stages are empty.
+  static FLASHINFER_DEVICE MergeSpace merge_space(const DecodeWork& work) {
+    using Tile = DecodeTile<kConfig>;
+    return work.in_cluster ? MergeSpace{dynamic_smem(), Tile::kSmem.q} : Tile::merge_space(work);
+  }
 };
 template <DecodeConfig kConfig>
 struct ItemColumns<ClusterPartOrTile<kConfig>> {

@@ -42,6 +42,7 @@ FLASHINFER_HOST_DEVICE constexpr const char* why_invalid(const DecodeConfig& c) 
   if (!is_power_of_two(c.cluster_blocks) || c.cluster_blocks > 16 || c.head_dim_vo % (4 * c.cluster_blocks))
     return "a cluster has 1, 2, 4, 8 or 16 blocks, which share the output's columns by fours";
   if (c.token_scales && !is_float8(c.kv)) return "tokens of e4m3 and e5m2 caches have scales, others have none";
+  if (c.merge_parts < 1 || c.merge_parts > 16) return "1 to 16 parts are under way when slots are merged";
   if (c.num_stages < 2 || c.num_stages > 32 || c.num_items < 2 || c.num_items > 8) return "2 to 32 stages, 2 to 8 items";
   // Else a group might wait for the lap after the next of a slot that another group has, and take the parity of the one before for its own.
   if (c.num_stages % c.warps_kv) return "every group of warps has stages of its own: their number is a multiple of warps_kv";
@@ -56,12 +57,14 @@ struct DecodeSmem {
   int block_bytes, v, stage_bytes;  // of a stage: a block of all its keys, where the values begin, all
   int q_pitch, q_bytes;             // rows of q an odd number of 16-byte chunks apart
   int row_floats;                   // of the accumulators' rows in scratch: fragments of eight rows meet no bank twice
-  int q, scratch, maxima, sums, works, limits, barriers, is_last;  // limits: what each warp's rows may see
+  int q, scratch, maxima, sums, works, limits, barriers, is_last;  // scratch: what groups, then slots are merged in; limits: what each
+                                                                   // warp's rows may see
   int cluster_columns, cluster_states;  // what the blocks of a cluster push here: [block, row, column], [block, row]
   int scales;                           // of tokens: [stage, keys then values, token]
   int size;
 
   static constexpr int kWorkBytes = 96;
+  static constexpr int kMergePartBytes = 32;  // four columns, and the softmax states of a pair of rows
 
   FLASHINFER_HOST_DEVICE constexpr explicit DecodeSmem(const DecodeConfig& c)
       : k_blocks(row_blocks(c.kv, c.head_dim_qk)),
@@ -74,7 +77,7 @@ struct DecodeSmem {
         row_floats(c.head_dim_vo + 4),
         q(c.num_stages * stage_bytes),
         scratch(round_up(q + c.num_items * q_bytes, 128)),
-        maxima(scratch + c.warps_kv * c.q_tile * row_floats * 4),
+        maxima(scratch + max(c.warps_kv * c.q_tile * row_floats * 4, c.merge_parts * consumer_threads(c) * kMergePartBytes)),
         sums(maxima + c.warps_kv * c.q_tile * 4),
         works(round_up(sums + c.warps_kv * c.q_tile * 4, 16)),
         limits(works + c.num_items * kWorkBytes),

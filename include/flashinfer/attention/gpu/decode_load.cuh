@@ -83,25 +83,27 @@ struct DecodeLoader {
         share(p.plan) {}
 
   FLASHINFER_DEVICE void run() {
+    RequestLengths lengths{};
+    bool exists = false, in_cluster = false;
     if constexpr (kConfig.cluster_blocks > 1) {
-      const bool exists = share.request < p.plan.batch_size;
-      const RequestLengths lengths = exists ? p.plan.lengths(share.request) : RequestLengths{};
-      if (share.taken(lane)) {
-        const bool has_part = exists && share.has_part(lengths);  // the same in all blocks of the cluster
-        const WorkItem item = has_part ? share.item(lengths) : WorkItem{};
-        if (has_part) ask_for_pages(lengths, item);
-        if (loader == 0) hand_over(lengths, item, has_part, true);
-        if (has_part) load_keys(lengths, item);
-        return;
-      }
+      exists = share.request < p.plan.batch_size;
+      if (exists) lengths = p.plan.lengths(share.request);
+      in_cluster = share.taken(lane);
     }
-    WorkIterator items(p.plan, int32_t(blockIdx.x));
-    for (bool has_item = true; has_item;) {
+    WorkIterator items(p.plan, in_cluster ? WorkCursor() : WorkIterator(p.plan, int32_t(blockIdx.x)));
+    for (bool has_item = true; has_item;) {  // a block of a cluster has one item, or none
       WorkItem item;
-      has_item = items.next(item);
-      if (has_item) ask_for_pages(items.at, item);
-      if (loader == 0) hand_over(items.at, item, has_item);
-      if (has_item) load_keys(items.at, item);
+      if constexpr (kConfig.cluster_blocks > 1) {
+        if (in_cluster) {
+          has_item = exists && share.has_part(lengths);  // the same in all blocks of the cluster
+          if (has_item) item = share.item(lengths);
+        }
+      }
+      if (!in_cluster) has_item = items.next(item), lengths = items.at;
+      if (has_item) ask_for_pages(lengths, item);
+      if (loader == 0) hand_over(lengths, item, has_item, in_cluster);
+      if (has_item) load_keys(lengths, item);
+      if (in_cluster) break;
     }
   }
 
@@ -111,7 +113,7 @@ struct DecodeLoader {
     return uint32_t(uint64_t(elements * kElementBytes) >> (63 - __clzll(int64_t(unit))));
   }
   /// Gives the consumers the item and its rows of q, or the end.
-  FLASHINFER_DEVICE void hand_over(const RequestLengths& lengths, const WorkItem& item, bool has_item, bool in_cluster = false) {
+  FLASHINFER_DEVICE void hand_over(const RequestLengths& lengths, const WorkItem& item, bool has_item, bool in_cluster) {
     ptx::mbarrier_wait(Tile::item_empty(slot.slot), slot.parity ^ 1u);
     if (lane == 0) {
       DecodeWork& work = Tile::work(slot.slot);

@@ -48,10 +48,12 @@ struct DecodeTile {
   // What attention_merge.cuh asks for: the consumers are the block's first threads.
   static constexpr int kThreads = consumer_threads(kConfig);
   static constexpr int kQTile = kConfig.q_tile, kVoTile = kConfig.head_dim_vo, kHeadDimVo = kConfig.head_dim_vo, kVoTiles = 1;
-  static constexpr int kMergeTasks = 4;
   static constexpr bool kHeadScales = kConfig.head_scales;
   static FLASHINFER_DEVICE void sync() { ptx::sync_threads(1, kThreads); }
-  static FLASHINFER_DEVICE float* merge_scratch() { return reinterpret_cast<float*>(dynamic_smem() + kSmem.scratch); }
+  /// Where the groups' accumulators met: stages are being filled for the next item.
+  static FLASHINFER_DEVICE MergeSpace merge_space(const DecodeWork&) {
+    return {dynamic_smem() + kSmem.scratch, kSmem.maxima - kSmem.scratch};
+  }
   static FLASHINFER_DEVICE int32_t& is_last() { return *reinterpret_cast<int32_t*>(dynamic_smem() + kSmem.is_last); }
 
   static FLASHINFER_DEVICE int lane() { return int(threadIdx.x % kWarpSize); }

@@ -37,22 +37,30 @@ constexpr int min_keys_per_worker(const DecodeConfig& c) { return c.cluster_bloc
 /// with 4, 385 with 1, 32 rows 362 and 369 (H100; by wgmma instead of mma.sync the same to 0.2 %).
 constexpr int head_lanes(const DecodeConfig& c, int num_heads, int max_workers) { return head_lanes(c.q_tile, num_heads, max_workers); }
 
+/// As many stages as shared memory holds: what is under way is what keeps memory busy. What they leave is for merging. False: too few fit.
+constexpr bool take_stages(DecodeConfig& c, const DeviceInfo& device, int most_stages) {
+  const int available = min(device.smem_per_block, device.smem_per_sm / c.blocks_per_sm - 1024);
+  const auto fits = [&] { return smem_bytes(c) <= available; };
+  c.merge_parts = 1;
+  for (c.num_stages = most_stages; c.num_stages > max(c.warps_kv, 2) && !fits(); c.num_stages -= c.warps_kv) {
+  }
+  if (!fits()) return false;
+  for (c.merge_parts = 16; !fits(); --c.merge_parts) {
+  }
+  return true;
+}
+
 /// The kernel of a plan for a call with scales of heads, of tokens: these take the place of a few stages.
 constexpr DecodeConfig with_scales(DecodeConfig c, bool heads, bool tokens, const DeviceInfo& device) {
   c.head_scales = heads, c.token_scales = tokens;
-  const int available = min(device.smem_per_block, device.smem_per_sm / c.blocks_per_sm - 1024);
-  while (tokens && c.num_stages > max(c.warps_kv, 2) && smem_bytes(c) > available) c.num_stages -= c.warps_kv;
+  if (tokens) take_stages(c, device, c.num_stages);
   return c;
 }
 
-/// As many blocks and stages as shared memory holds: what is under way is what keeps memory busy.
+/// As many blocks as shared memory holds stages for.
 constexpr void take_shared_memory(DecodeConfig& c, const DeviceInfo& device, int most_stages) {
-  for (int blocks = c.warps_q * c.warps_kv <= 4 ? 2 : 1; blocks >= 1; --blocks) {
-    c.blocks_per_sm = blocks;
-    const int available = min(device.smem_per_block, device.smem_per_sm / blocks - 1024);
-    for (c.num_stages = most_stages; c.num_stages > max(c.warps_kv, 2) && smem_bytes(c) > available; c.num_stages -= c.warps_kv) {
-    }
-    if (smem_bytes(c) <= available) return;
+  for (c.blocks_per_sm = c.warps_q * c.warps_kv <= 4 ? 2 : 1; !take_stages(c, device, most_stages) && c.blocks_per_sm > 1;
+       --c.blocks_per_sm) {
   }
 }
 
