@@ -135,9 +135,10 @@ struct DecodeLoader {
     const uint32_t to = ptx::smem_address(Tile::q_rows(slot.slot));
     const int32_t group_size = int32_t(group.divisor), first_row = item.q_tile * kConfig.q_tile;
     const auto* heads = static_cast<const typename Tile::Q*>(p.q) + int64_t(item.head) * group_size * p.q_stride_head;
+    static_assert(kConfig.q_tile * kChunks % kWarpSize == 0);
 #pragma unroll 4
-    for (int i = lane; i < kConfig.q_tile * kChunks; i += kWarpSize) {
-      const int row = i / kChunks, chunk = i % kChunks;
+    for (int j = 0; j < kConfig.q_tile * kChunks / kWarpSize; ++j) {
+      const int i = lane + j * kWarpSize, row = i / kChunks, chunk = i % kChunks;
       const int32_t token = group.quotient(first_row + row), head = first_row + row - token * group_size;
       const bool valid = token < lengths.qo_len && uint32_t(lengths.qo_begin + token) < uint32_t(p.total_qo_len);
       const auto* from = heads + (lengths.qo_begin + token) * p.q_stride_token + head * p.q_stride_head + chunk * 8;
@@ -155,12 +156,7 @@ struct DecodeLoader {
   FLASHINFER_DEVICE void load_keys(const RequestLengths& lengths, const WorkItem& item) {
     const int32_t num_tiles = ceil_div(max(item.kv_end - item.kv_begin, int32_t(0)), int32_t(kConfig.kv_tile));
     const int32_t kv_end = end_of_keys(item);
-    int32_t window_end = item.kv_begin;  // first key of the next window of page ids
-    if (kConfig.paged && num_tiles > 0) {
-      pages.advance();
-      window_end = next_window(item.kv_begin);
-      read_ahead(lengths, kv_end, window_end);
-    }
+    int32_t window_end = item.kv_begin;  // first key of the next window of page ids: ask_for_pages() has asked for the first
     // Loading warps take turns.
     const auto* k = static_cast<const char*>(p.kv.k) + item.head * p.kv.k_stride_head * kElementBytes;
     const auto* v = static_cast<const char*>(p.kv.v) + item.head * p.kv.v_stride_head * kElementBytes;
@@ -307,6 +303,7 @@ struct DecodePrefetch {
     const Divisor page_size(max(plan.page_size, int32_t(1)));
     const int32_t count = min(end_key - first_key, int32_t(kKeys));
     // Nothing of this is kept for later: 16 rows a warp and an FP8 cache spilled.
+#pragma unroll 1
     for (int32_t i = ptx::opaque(int(threadIdx.x)); i < count; i += Tile::kThreads) {
       const int32_t key = first_key + i, page = kConfig.paged ? page_size.quotient(key) : 0;
       const int32_t row = key - page * int32_t(page_size.divisor);
