@@ -145,24 +145,23 @@ FLASHINFER_DEVICE void block_sort(int count, const Order& order) {
   int padded = 1;
   while (padded < count) padded *= 2;
   bool local = false;  // did the last step stay inside warps?
-  auto step = [&](int span, bool fold) {
-    const bool stays = span <= 2 * kWarpSize;
-    if (local && stays)
-      __syncwarp();
-    else
-      __syncthreads();
-    local = stays;
 #pragma unroll 1
-    for (int pair = int(threadIdx.x); pair < padded / 2; pair += kThreads) {
-      const int offset = pair & (span / 2 - 1), first = (pair - offset) * 2;
-      const int i = first + offset, j = fold ? first + span - 1 - offset : i + span / 2;
-      if (j < count) order(i, j);
+  for (int size = 2; size <= padded; size *= 2)
+#pragma unroll 1
+    for (int span = size; span >= 2; span /= 2) {
+      const bool stays = span <= 2 * kWarpSize;
+      if (local && stays)
+        __syncwarp();
+      else
+        __syncthreads();
+      local = stays;
+#pragma unroll 1
+      for (int pair = int(threadIdx.x); pair < padded / 2; pair += kThreads) {
+        const int offset = pair & (span / 2 - 1), first = (pair - offset) * 2;
+        const int i = first + offset, j = span == size ? first + span - 1 - offset : i + span / 2;
+        if (j < count) order(i, j);
+      }
     }
-  };
-  for (int size = 2; size <= padded; size *= 2) {
-    step(size, true);
-    for (int span = size / 2; span >= 2; span /= 2) step(span, false);
-  }
   __syncthreads();
 }
 

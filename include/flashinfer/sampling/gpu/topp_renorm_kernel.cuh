@@ -128,45 +128,37 @@ struct ToppRenormKernel {
 
   /// The prefix that top_p keeps of the row.
   __device__ Prefix keep(const typename Bins::Keys& keys) {
-    if (top_p_ >= 1) {
-      gpu::MassSum sum;
-      for_each([&](const float(&x)[kVec], int, int) {
-        float f[kVec];
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]);
-        sum.add(f);
-      });
-      chunks_ = ~0u;
-      return {gpu::kLowestRank, group_.sum(sum.total())};
-    }
     __syncthreads();  // the bins have been read: the list lies there
-    Range range{order_rank(keys.least, uint32_t(p_.vocab_size - 1)), order_rank(keys.most, 0)};
-    Range listed = range;  // what the list spans
+    const bool all = top_p_ >= 1;  // nothing needs listing
+    Range range{all ? ~uint64_t(0) : order_rank(keys.least, uint32_t(p_.vocab_size - 1)), all ? ~uint64_t(0) : order_rank(keys.most, 0)};
+    uint64_t needed = 0;
+    for (bool first = true;; first = false) {  // most often the first list has the boundary
+      Range listed;
+      const auto [whole, mass_above] = list(range, listed);
+      if (all) {
+        chunks_ = ~0u;
+        return {gpu::kLowestRank, whole};
+      }
+      if (first) range.above = mass_above, needed = needed_mass(top_p_, whole);
+      if (choose(needed, range.above)) return smem_.prefix;
+      narrow(needed, range, listed);
+    }
+  }
+
+  /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
+  /// listed. Returns the masses of the row and of what lies above the range. The blocks meet.
+  __device__ typename Group::Pair list(const Range& range, Range& span) {
     gpu::MassSum sum, sum_above;
-    const float next = value_of_order_key<float>(keys.most + 1);  // NaN after infinity
-    list(range, listed, [&](const float(&x)[kVec]) {
+    const float next = value_of_order_key<float>(key_of_rank(range.high) + 1);  // NaN after infinity
+    const float least = value_of_order_key<float>(key_of_rank(range.low)), most = value_of_order_key<float>(key_of_rank(range.high));
+    span = {~uint64_t(0), 0};
+    chunks_ = 0;
+    for_each([&](const float(&x)[kVec], int first, int chunk) {
       float f[kVec];
       bool counts[kVec];
 #pragma unroll
       for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = x[j] >= next;
       sum.add(f, counts, sum_above);
-    });
-    const auto [whole, mass_above] = group_.sum(sum.total(), sum_above.total());
-    range.above = mass_above;
-    const uint64_t needed = needed_mass(top_p_, whole);
-    if (!choose(needed, range.above)) narrow(needed, range, listed);
-    return smem_.prefix;
-  }
-
-  /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
-  /// listed. also(elements) for all of them.
-  template <class Also>
-  __device__ void list(const Range& range, Range& span, const Also& also) {
-    const float least = value_of_order_key<float>(key_of_rank(range.low)), most = value_of_order_key<float>(key_of_rank(range.high));
-    span = {~uint64_t(0), 0};
-    chunks_ = 0;
-    for_each([&](const float(&x)[kVec], int first, int chunk) {
-      also(x);
       float largest = x[0];
 #pragma unroll
       for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
@@ -180,6 +172,7 @@ struct ToppRenormKernel {
       });
       __syncwarp();  // or lanes that had none go on alone
     });
+    return group_.sum(sum.total(), sum_above.total());
   }
 
   /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
@@ -215,18 +208,14 @@ struct ToppRenormKernel {
     return smem_.prefix.rank != 0;
   }
 
-  /// Where the list was too long or the boundary not in it. All blocks go the same way.
-  __device__ void narrow(uint64_t needed, Range range, Range span) {
+  /// Where the list was too long or the boundary not in it: a smaller range that has it. All blocks go the same way.
+  __device__ void narrow(uint64_t needed, Range& range, Range span) {
     if (needed <= range.above) range = span = {range.high + 1, order_rank(order_key(kInfinity), 0)};
-    do {
-      // What was listed may span less than the range: one value, where that is tied. Then all blocks have read this one's list.
-      const auto [high, low] = group_.max(span.high, ~span.low);
-      if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
-      while (!divide(needed, range)) {
-      }
-      list(range, span, [](const float(&)[kVec]) {});
-      Group::sync();  // the lists are complete
-    } while (!choose(needed, range.above));
+    // What was listed may span less than the range: one value, where that is tied. Then all blocks have read this one's list.
+    const auto [high, low] = group_.max(span.high, ~span.low);
+    if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
+    while (!divide(needed, range)) {
+    }
   }
 
   /// Makes of a range the bin of it that has the boundary; false: the boundary lies below, and the range is all that does.

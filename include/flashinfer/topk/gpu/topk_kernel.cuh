@@ -35,33 +35,43 @@ struct TopkKernel {
 
   __device__ int wanted() const { return selection_.wanted(); }
 
+  /// What a block has written of a row: nothing, all of it, or all in the order of the indices though it is to be sorted.
+  enum class Written { nothing, row, unsorted };
+
   __device__ void select() {
+    const Written written = write_chosen();
+    if (written == Written::nothing) return;
+    T padding;
+    gpu::store_float(&padding, p_.padding);
+#pragma unroll 1
+    for (int i = wanted() + int(threadIdx.x); i < p_.k; i += kThreads) write_padding(p_, number_, i, padding);
+    if (written == Written::unsorted) sort_written();
+  }
+
+  __device__ Written write_chosen() {
+    const Written in_order = p_.sorted ? Written::unsorted : Written::row;
     const int rank = Selection::Group::rank(), length = selection_.row().length;
     if (wanted() == length && (!p_.sorted || length > p_.capacity)) {  // all of them
       Selection::meet();
-      if (!p_.sorted) {
-        write_all(rank, kCluster);
-      } else if (rank == 0) {
-        write_all(0, 1);
-        sort_written();
-      }
-      return;
+      if (p_.sorted && rank > 0) return Written::nothing;
+      write_all(rank, p_.sorted ? 1 : kCluster);
+      return rank == 0 ? in_order : Written::nothing;
     }
     if (p_.k <= p_.capacity / 4 || length <= p_.capacity) selection_.collect();
     const Chosen chosen = selection_.choose([&](int place, uint64_t rank) { write(place, rank, false); });
-    if (chosen == Chosen::elsewhere) return;
-    if (chosen == Chosen::overflow) {
-      write_rest();
-      if (p_.sorted) sort_written();
-      return;
+    if (chosen == Chosen::elsewhere) return Written::nothing;
+    if (chosen == Chosen::overflow) return in_order;
+    if (chosen == Chosen::among_few) {
+      write_few();
+      return Written::row;
     }
-    if (chosen == Chosen::among_few) return write_few();
     const bool sorted = chosen == Chosen::sorted;
     if (sorted != p_.sorted) {
       if (sorted) turn_candidates();
       selection_.sort();
     }
     write_candidates(sorted && !p_.sorted);
+    return Written::row;
   }
 
   /// Every thread places its candidate and writes it.
@@ -77,7 +87,6 @@ struct TopkKernel {
       chosen = own.place >= 0;
     }
     if (chosen) write(own.place, own.rank, !p_.sorted);
-    write_rest();
   }
 
   /// The same candidate as a number whose order is that of the indices.
@@ -93,7 +102,6 @@ struct TopkKernel {
   __device__ void write_candidates(bool turned) const {
 #pragma unroll 1
     for (int i = int(threadIdx.x); i < wanted(); i += kThreads) write(i, selection_.ranked()[i], turned);
-    write_rest();
   }
 
   /// The key knows the value, but for NaN and the sign of zero.
@@ -108,12 +116,6 @@ struct TopkKernel {
     else
       gpu::store_float(value, value_of_order_key<float>(key));
   }
-  __device__ void write_rest() const {
-    T padding;
-    gpu::store_float(&padding, p_.padding);
-#pragma unroll 1
-    for (int i = wanted() + int(threadIdx.x); i < p_.k; i += kThreads) write_padding(p_, number_, i, padding);
-  }
   /// The whole window, by this and other blocks.
   __device__ void write_all(int block, int blocks) const {
 #pragma unroll 1
@@ -121,7 +123,6 @@ struct TopkKernel {
       write_index(p_, number_, i, i);
       if (p_.values) static_cast<T*>(p_.values)[number_ * p_.k + i] = selection_.element(i);
     }
-    if (block == 0) write_rest();
   }
   /// Sorts a row of results in global memory: more than shared memory holds. Slow, and the one thing that top-k is not for.
   __device__ void sort_written() const {
