@@ -292,10 +292,10 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
     }
     ptx::cp_async_commit();
     ptx::cp_async_wait<0>();
+    // The pointer moves: a cell found by its number took one register too many of the decode kernel of 64 rows and an FP8 cache.
 #pragma unroll 1
-    for (int i = 0; i < count; ++i, taken.advance(item.num_slots)) {
+    for (const unsigned char* from = cells; count > 0; --count, from += 2 * kPartBytes, taken.advance(item.num_slots)) {
       const int row = taken.task / tasks_per_row;
-      const unsigned char* const from = cells + i * 2 * kPartBytes;
       const PartialState state = reinterpret_cast<const PartialState*>(from + kPartBytes)[row % 2];
       const float4 part = *reinterpret_cast<const float4*>(from);
       const float most = fmaxf(m, state.max), keep = m == -kInfinity ? 0.0f : ptx::ex2(m - most);
