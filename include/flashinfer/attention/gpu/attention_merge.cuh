@@ -255,14 +255,36 @@ FLASHINFER_DEVICE void copy_16(unsigned char* smem, const void* global) {
   }
 }
 
-/// Merges a segment's partial results in the order of their slots, whatever the order of arrival. A task is four columns of a row; a
-/// thread has its tasks one after the other, and a task's slots. The whole block waits for this memory, so as much of it as shared memory
-/// holds is under way at a time, each thread's to cells of its own: nobody waits for another, and loops stay short. In registers the same
-/// was a quarter of the kernel to compile (NOTES.md).
+/// Four columns of a row of several parts, added up: the sums, and the softmax state that they are relative to.
+struct MergedColumns {
+  float m = -kInfinity, d = 0.0f;
+  float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+
+  template <int kParts>
+  FLASHINFER_DEVICE void add(const PartialState (&states)[kParts], const float4 (&parts)[kParts]) {
+    float most = m;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) most = fmaxf(most, states[i].max);
+    const float keep = m == -kInfinity ? 0.0f : ptx::ex2(m - most);
+    o.x *= keep, o.y *= keep, o.z *= keep, o.w *= keep, d *= keep, m = most;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      const float factor = states[i].max == -kInfinity ? 0.0f : ptx::ex2(states[i].max - most);
+      o.x += parts[i].x * factor, o.y += parts[i].y * factor, o.z += parts[i].z * factor, o.w += parts[i].w * factor;
+      d += states[i].sum * factor;
+    }
+  }
+};
+
+/// Merges a segment's partial results in the order of their slots, whatever the order of arrival. A task is four columns of a row. The
+/// whole block waits for this memory, so as much of it as shared memory holds is under way at a time, each thread's to cells of its own:
+/// many slots of one task (decode), or few slots of many tasks (prefill). Nobody waits for another, and no loop is unrolled for what is
+/// under way: in registers that was a quarter of the kernel to compile (NOTES.md).
 template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   static_assert(Tile::kQTile % 2 == 0, "states are copied in pairs of rows");
-  constexpr int kCellBytes = 16, kPartBytes = Tile::kThreads * kCellBytes;  // a cell of every thread
+  constexpr int kCellBytes = 16, kStateCells = Tile::kThreads * kCellBytes, kPartBytes = 2 * kStateCells;  // of every thread
+  constexpr int kTogether = 4;                                                                             // parts that are added at a time
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
   const int columns = ItemColumns<Tile>::count(work), tasks_per_row = columns / 4;
@@ -270,47 +292,54 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   const int num_tasks = num_rows * tasks_per_row, thread = ptx::opaque(int(threadIdx.x));
   const MergeSpace space = Tile::merge_space(work);
   unsigned char* const cells = space.data + thread * kCellBytes;
-  const int most_parts = space.bytes / (2 * kPartBytes);
-
-  struct Part {
-    int task, slot = 0;
-    FLASHINFER_DEVICE void advance(int num_slots) {
-      if (++slot == num_slots) slot = 0, task += Tile::kThreads;
-    }
-  };
-  Part asked = {thread}, taken = {thread};
-  float m = -kInfinity, d = 0.0f;
-  float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  while (taken.task < num_tasks) {
-    int count = 0;
-#pragma unroll(ptx::kHasCpAsync ? 1 : 4)
-    for (; count < most_parts && asked.task < num_tasks; ++count, asked.advance(item.num_slots)) {
-      const int64_t slot_row = int64_t(item.slot_at(asked.slot)) * Tile::kQTile;
-      unsigned char* const to = cells + count * 2 * kPartBytes;
-      copy_16(to, plan.partial_out + slot_row * columns + asked.task * 4);
-      copy_16(to + kPartBytes, plan.partial_states + slot_row + asked.task / tasks_per_row / 2 * 2);
-    }
-    ptx::cp_async_commit();
-    ptx::cp_async_wait<0>();
-    // The pointer moves: a cell found by its number took one register too many of the decode kernel of 64 rows and an FP8 cache.
+  const int most_parts = space.bytes / kPartBytes, most_slots = min(item.num_slots, most_parts);
+  const int step = most_parts / most_slots * Tile::kThreads;  // tasks of the block at a time
 #pragma unroll 1
-    for (const unsigned char* from = cells; count > 0; --count, from += 2 * kPartBytes, taken.advance(item.num_slots)) {
-      const int row = taken.task / tasks_per_row;
-      const PartialState state = reinterpret_cast<const PartialState*>(from + kPartBytes)[row % 2];
-      const float4 part = *reinterpret_cast<const float4*>(from);
-      const float most = fmaxf(m, state.max), keep = m == -kInfinity ? 0.0f : ptx::ex2(m - most);
-      const float factor = state.max == -kInfinity ? 0.0f : ptx::ex2(state.max - most);
-      m = most, d = d * keep + state.sum * factor;
-      o = make_float4(o.x * keep + part.x * factor, o.y * keep + part.y * factor, o.z * keep + part.z * factor,
-                      o.w * keep + part.w * factor);
-      if (taken.slot + 1 < item.num_slots) continue;
-      const OutRow at = out_row<Tile>(p, work, row);
-      const FinishedRow finished = finish_row<Tile, Variant>(p, work, m, d, at.qo_head);
-      const float scale = finished.factor;
-      const int column = (taken.task - row * tasks_per_row) * 4;
-      if (column == 0) store_lse<Tile>(p, work, at, finished.lse);
-      store_out<Tile>(p, work, at, column, make_float4(o.x * scale, o.y * scale, o.z * scale, o.w * scale));
-      m = -kInfinity, d = 0.0f, o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  for (int first = thread; first < num_tasks; first += step) {
+    MergedColumns merged;
+#pragma unroll 1
+    for (int slot = 0; slot < item.num_slots; slot += most_slots) {
+      const int end = min(slot + most_slots, item.num_slots), end_task = min(first + step, num_tasks);
+      unsigned char* to = cells;
+#pragma unroll 1
+      for (int task = first; task < end_task; task += Tile::kThreads) {
+        const int row = task / tasks_per_row;
+#pragma unroll(ptx::kHasCpAsync ? 1 : 4)
+        for (int i = slot; i < end; ++i, to += kPartBytes) {
+          const int64_t slot_row = int64_t(item.slot_at(i)) * Tile::kQTile;
+          copy_16(to, plan.partial_out + slot_row * columns + task * 4);
+          copy_16(to + kStateCells, plan.partial_states + slot_row + row / 2 * 2);
+        }
+      }
+      ptx::cp_async_commit();
+      ptx::cp_async_wait<0>();
+      const unsigned char* from = cells;
+#pragma unroll 1
+      for (int task = first; task < end_task; task += Tile::kThreads) {
+        const int row = task / tasks_per_row;
+#pragma unroll 1
+        for (int i = slot; i < end; i += kTogether) {
+          PartialState states[kTogether];
+          float4 parts[kTogether];
+#pragma unroll
+          for (int j = 0; j < kTogether; ++j) {
+            const bool there = i + j < end;
+            states[j] = there ? reinterpret_cast<const PartialState*>(from + kStateCells)[row % 2] : PartialState{-kInfinity, 0.0f};
+            parts[j] = there ? *reinterpret_cast<const float4*>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            from += there ? kPartBytes : 0;
+          }
+          merged.add(states, parts);
+        }
+        if (end < item.num_slots) break;
+        const OutRow at = out_row<Tile>(p, work, row);
+        const FinishedRow finished = finish_row<Tile, Variant>(p, work, merged.m, merged.d, at.qo_head);
+        const float factor = finished.factor;
+        const int column = (task - row * tasks_per_row) * 4;
+        if (column == 0) store_lse<Tile>(p, work, at, finished.lse);
+        store_out<Tile>(p, work, at, column,
+                        make_float4(merged.o.x * factor, merged.o.y * factor, merged.o.z * factor, merged.o.w * factor));
+        merged = MergedColumns();
+      }
     }
   }
 }

@@ -63,15 +63,16 @@ struct DecodeKernel {
       state.begin(p, work, slot.slot);
       const int32_t num_tiles = ceil_div(max(work.item.kv_end - work.item.kv_begin, int32_t(0)), int32_t(kConfig.kv_tile));
       RingPosition<Tile::kStages> own = stage.after(Tile::warp_kv());
+      int32_t tile = Tile::warp_kv();
 #pragma unroll 1
-      for (int32_t tile = Tile::warp_kv(); tile < num_tiles; tile += kConfig.warps_kv) {
+      for (; tile < num_tiles; tile += kConfig.warps_kv) {
         ptx::mbarrier_wait(Tile::stage_full(own.slot), own.parity);
         state.step(p, work, own.slot, work.item.kv_begin + tile * kConfig.kv_tile);
         __syncwarp();  // all lanes have read the stage
         if (Tile::lane() == 0) ptx::mbarrier_arrive(Tile::stage_empty(own.slot));
         own = own.after(kConfig.warps_kv);
       }
-      stage = stage.after(num_tiles);
+      stage = own.before(tile - num_tiles);  // from where the group came to: its start would be two more registers in the loop
       state.finish();
       merge_groups(p, work, state);
       if constexpr (kClusters) {

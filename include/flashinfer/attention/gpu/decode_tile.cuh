@@ -29,6 +29,11 @@ struct RingPosition {
     const int32_t at = slot + steps, laps = at / kSlots;
     return {at - laps * kSlots, (parity ^ uint32_t(laps)) & 1u};
   }
+  /// Up to a lap back.
+  FLASHINFER_DEVICE RingPosition before(int32_t steps) const {
+    const int32_t at = slot - steps, laps = at < 0;
+    return {at + laps * kSlots, parity ^ uint32_t(laps)};
+  }
 };
 
 template <DecodeConfig kConfig>

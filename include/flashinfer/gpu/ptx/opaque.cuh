@@ -11,5 +11,9 @@ FLASHINFER_DEVICE int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }
+FLASHINFER_DEVICE float opaque(float x) {
+  asm volatile("" : "+f"(x));
+  return x;
+}
 
 }  // namespace flashinfer::gpu::ptx

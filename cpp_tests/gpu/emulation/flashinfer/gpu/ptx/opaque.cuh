@@ -4,5 +4,6 @@
 namespace flashinfer::gpu::ptx {
 
 inline int opaque(int x) { return x; }
+inline float opaque(float x) { return x; }
 
 }  // namespace flashinfer::gpu::ptx
