@@ -44,12 +44,19 @@ FLASHINFER_HOST_DEVICE constexpr bool keeps_q(const AttentionConfig& c) {
   return keys_per_warp(c) <= 32 && rows_per_warp(c) * (padded(c.vo_tile) + keys_per_warp(c) + padded(c.head_dim_qk) / 2) <= 32 * 110;
 }
 
+/// Shared memory that merging slots takes (gpu/attention_merge.cuh): where each row goes, and of every thread that merges so many parts,
+/// each four columns and the softmax states of a pair of rows.
+inline constexpr int kMergedRowBytes = 32;
+FLASHINFER_HOST_DEVICE constexpr int merge_bytes(int q_tile, int num_threads, int num_parts) {
+  return q_tile * kMergedRowBytes + num_threads * num_parts * 32;
+}
+
 /// Byte offsets of dynamic shared memory. Rows of tiles are an odd number of 16-byte chunks apart, so that the eight rows
 /// that ldmatrix reads at a time lie in different banks whatever the head dimension.
 struct AttentionSmem {
   int q_pitch, k_pitch, v_pitch;  // bytes from row to row
   int k_stage, v_stage;           // bytes from stage to stage
-  int q, k, v;                    // tiles; at the end of an item [k, tiles_end) is scratch for merging
+  int q, k, v;                    // tiles; at the end of an item scratch for merging
   int merge_max, merge_sum;       // of every warp's rows, behind the warps' accumulators at k
   int tiles_end;
   int num_places;                // tiles whose row places are kept, a power of two
@@ -83,8 +90,8 @@ struct AttentionSmem {
         work(0),
         scales(0),
         size(0) {
-    // Scratch: the accumulators of warps that share rows, or a part of a slot for every thread.
-    const int scratch = max(c.warps_kv > 1 ? merge_sum + c.warps_kv * 64 - k : 0, num_threads(c) * 32);
+    // Scratch: the accumulators of warps that share rows, or the merge of slots.
+    const int scratch = max(c.warps_kv > 1 ? merge_sum + c.warps_kv * 64 - k : 0, merge_bytes(c.q_tile, num_threads(c), 1));
     tiles_end = k + max(c.num_stages * (k_stage + v_stage), scratch);
     places = round_up(tiles_end, 16);
     rope = places + num_places * c.kv_tile * kPlaceBytes;

@@ -56,21 +56,27 @@ FLASHINFER_DEVICE FinishedRow finish_row(const AttentionParams& p, const Work& w
     factor *= keep;
   }
   // No key to attend to: zeros, and -inf as the log of nothing. NaN stays NaN.
-  return {d == 0.0f ? 0.0f : factor / d, d == 0.0f ? -kInfinity : (m + ptx::lg2(d)) * p.lse_factor};
+  return {d == 0.0f ? 0.0f : factor * ptx::rcp(d), d == 0.0f ? -kInfinity : (m + ptx::lg2(d)) * p.lse_factor};
 }
 
+/// The row's first column of the item, in elements from the start of the result.
+template <class Tile, class Work>
+FLASHINFER_DEVICE int64_t out_begin(const AttentionParams& p, const Work& work, const OutRow& at) {
+  return at.token * p.out_stride_token + at.qo_head * p.out_stride_head + ItemColumns<Tile>::first(work);
+}
+FLASHINFER_DEVICE int64_t lse_place(const AttentionParams& p, const OutRow& at) {
+  return at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head;
+}
 /// Writes four columns of a row: of the result, or of the item's slot.
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_out(const AttentionParams& p, const Work& work, const OutRow& at, int32_t column, float4 x) {
   using Out = typename Tile::Out;
-  const int32_t vo_column = ItemColumns<Tile>::first(work) + column;
-  if (!at.valid || column >= ItemColumns<Tile>::count(work) || vo_column >= Tile::kHeadDimVo) return;
-  Out* row = static_cast<Out*>(p.out) + at.token * p.out_stride_token + at.qo_head * p.out_stride_head;
-  Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store(row + vo_column);
+  if (!at.valid || column >= ItemColumns<Tile>::count(work) || ItemColumns<Tile>::first(work) + column >= Tile::kHeadDimVo) return;
+  Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store(static_cast<Out*>(p.out) + out_begin<Tile>(p, work, at) + column);
 }
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const Work& work, const OutRow& at, float lse) {
-  if (p.lse && at.valid && ItemColumns<Tile>::first(work) == 0) p.lse[at.token * p.lse_stride_token + at.qo_head * p.lse_stride_head] = lse;
+  if (p.lse && at.valid && ItemColumns<Tile>::first(work) == 0) p.lse[lse_place(p, at)] = lse;
 }
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const Work& work, const OutRow& at, int32_t row, int32_t column, float4 x) {
@@ -119,9 +125,7 @@ template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE RowTarget row_target(const AttentionParams& p, const Work& work, int32_t row, float m, float d) {
   const float factor = store_state<Tile, Variant>(p, work, row, m, d, true);
   const OutRow at = out_row<Tile>(p, work, row);
-  const int64_t begin = work.item.slot >= 0
-                            ? (int64_t(work.item.slot) * Tile::kQTile + row) * Tile::kVoTile
-                            : at.token * p.out_stride_token + at.qo_head * p.out_stride_head + ItemColumns<Tile>::first(work);
+  const int64_t begin = work.item.slot >= 0 ? (int64_t(work.item.slot) * Tile::kQTile + row) * Tile::kVoTile : out_begin<Tile>(p, work, at);
   return {at.valid ? begin : -1, factor};
 }
 
@@ -276,6 +280,13 @@ struct MergedColumns {
   }
 };
 
+/// Where a merged row goes, found once a row.
+struct MergedRow {
+  int64_t out, lse;  // elements from the start; out below 0: nowhere
+  int32_t qo_head;
+};
+static_assert(sizeof(MergedRow) <= kMergedRowBytes);
+
 /// Merges a segment's partial results in the order of their slots, whatever the order of arrival. A task is four columns of a row. The
 /// whole block waits for this memory, so as much of it as shared memory holds is under way at a time, each thread's to cells of its own:
 /// many slots of one task (decode), or few slots of many tasks (prefill). Nobody waits for another, and no loop is unrolled for what is
@@ -283,32 +294,44 @@ struct MergedColumns {
 template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   static_assert(Tile::kQTile % 2 == 0, "states are copied in pairs of rows");
+  using Out = typename Tile::Out;
   constexpr int kCellBytes = 16, kStateCells = Tile::kThreads * kCellBytes, kPartBytes = 2 * kStateCells;  // of every thread
-  constexpr int kTogether = 4;                                                                             // parts that are added at a time
+  constexpr int kTogether = 2;                                                                             // parts that are added at a time
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
   const int columns = ItemColumns<Tile>::count(work), tasks_per_row = columns / 4;
   const int num_rows = min(Tile::kQTile, work.qo_len * work.group_size(p) - item.q_tile * Tile::kQTile);
   const int num_tasks = num_rows * tasks_per_row, thread = ptx::opaque(int(threadIdx.x));
   const MergeSpace space = Tile::merge_space(work);
-  unsigned char* const cells = space.data + thread * kCellBytes;
-  const int most_parts = space.bytes / kPartBytes, most_slots = min(item.num_slots, most_parts);
+  auto* const rows = reinterpret_cast<MergedRow*>(space.data);
+  unsigned char* const cells = space.data + Tile::kQTile * kMergedRowBytes + thread * kCellBytes;
+  const int most_parts = (space.bytes - Tile::kQTile * kMergedRowBytes) / kPartBytes, most_slots = min(item.num_slots, most_parts);
   const int step = most_parts / most_slots * Tile::kThreads;  // tasks of the block at a time
+#pragma unroll 1
+  for (int row = thread; row < num_rows; row += Tile::kThreads) {
+    const OutRow at = out_row<Tile>(p, work, row);
+    rows[row] = {at.valid ? out_begin<Tile>(p, work, at) : -1, lse_place(p, at), at.qo_head};
+  }
+  Tile::sync();
+  const int to_second = (item.slot_at(1) - item.slot_at(0)) * Tile::kQTile, to_next = item.slot_stride * Tile::kQTile;  // rows
 #pragma unroll 1
   for (int first = thread; first < num_tasks; first += step) {
     MergedColumns merged;
 #pragma unroll 1
     for (int slot = 0; slot < item.num_slots; slot += most_slots) {
       const int end = min(slot + most_slots, item.num_slots), end_task = min(first + step, num_tasks);
+      const int64_t slot_row = int64_t(item.slot_at(slot)) * Tile::kQTile;
       unsigned char* to = cells;
 #pragma unroll 1
       for (int task = first; task < end_task; task += Tile::kThreads) {
-        const int row = task / tasks_per_row;
+        const float* part = plan.partial_out + slot_row * columns + task * 4;
+        const PartialState* state = plan.partial_states + slot_row + task / tasks_per_row / 2 * 2;
 #pragma unroll(ptx::kHasCpAsync ? 1 : 4)
         for (int i = slot; i < end; ++i, to += kPartBytes) {
-          const int64_t slot_row = int64_t(item.slot_at(i)) * Tile::kQTile;
-          copy_16(to, plan.partial_out + slot_row * columns + task * 4);
-          copy_16(to + kStateCells, plan.partial_states + slot_row + row / 2 * 2);
+          copy_16(to, part);
+          copy_16(to + kStateCells, state);
+          const int rows = i == 0 ? to_second : to_next;
+          part += rows * columns, state += rows;
         }
       }
       ptx::cp_async_commit();
@@ -331,13 +354,16 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
           merged.add(states, parts);
         }
         if (end < item.num_slots) break;
-        const OutRow at = out_row<Tile>(p, work, row);
-        const FinishedRow finished = finish_row<Tile, Variant>(p, work, merged.m, merged.d, at.qo_head);
-        const float factor = finished.factor;
+        const MergedRow& to_row = rows[row];
         const int column = (task - row * tasks_per_row) * 4;
-        if (column == 0) store_lse<Tile>(p, work, at, finished.lse);
-        store_out<Tile>(p, work, at, column,
-                        make_float4(merged.o.x * factor, merged.o.y * factor, merged.o.z * factor, merged.o.w * factor));
+        const FinishedRow finished = finish_row<Tile, Variant>(p, work, merged.m, merged.d, to_row.qo_head);
+        const bool exists = Tile::kHeadDimVo % Tile::kVoTile == 0 || ItemColumns<Tile>::first(work) + column < Tile::kHeadDimVo;
+        if (to_row.out >= 0 && exists) {
+          const float factor = finished.factor;
+          Vec<Out, 4>::from_float({merged.o.x * factor, merged.o.y * factor, merged.o.z * factor, merged.o.w * factor})
+              .store(static_cast<Out*>(p.out) + to_row.out + column);
+          if (column == 0 && p.lse && ItemColumns<Tile>::first(work) == 0) p.lse[to_row.lse] = finished.lse;
+        }
         merged = MergedColumns();
       }
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <flashinfer/attention/decode_params.hpp>
+#include <flashinfer/attention/gpu/attention_launch_params.hpp>
 
 namespace flashinfer::gpu {
 
@@ -64,7 +65,6 @@ struct DecodeSmem {
   int size;
 
   static constexpr int kWorkBytes = 96;
-  static constexpr int kMergePartBytes = 32;  // four columns, and the softmax states of a pair of rows
 
   FLASHINFER_HOST_DEVICE constexpr explicit DecodeSmem(const DecodeConfig& c)
       : k_blocks(row_blocks(c.kv, c.head_dim_qk)),
@@ -77,7 +77,7 @@ struct DecodeSmem {
         row_floats(c.head_dim_vo + 4),
         q(c.num_stages * stage_bytes),
         scratch(round_up(q + c.num_items * q_bytes, 128)),
-        maxima(scratch + max(c.warps_kv * c.q_tile * row_floats * 4, c.merge_parts * consumer_threads(c) * kMergePartBytes)),
+        maxima(scratch + max(c.warps_kv * c.q_tile * row_floats * 4, merge_bytes(c.q_tile, consumer_threads(c), c.merge_parts))),
         sums(maxima + c.warps_kv * c.q_tile * 4),
         works(round_up(sums + c.warps_kv * c.q_tile * 4, 16)),
         limits(works + c.num_items * kWorkBytes),
