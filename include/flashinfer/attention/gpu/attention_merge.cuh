@@ -296,7 +296,7 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   static_assert(Tile::kQTile % 2 == 0, "states are copied in pairs of rows");
   using Out = typename Tile::Out;
   constexpr int kCellBytes = 16, kStateCells = Tile::kThreads * kCellBytes, kPartBytes = 2 * kStateCells;  // of every thread
-  constexpr int kTogether = 2;                                                                             // parts that are added at a time
+  constexpr int kTogether = 4;                                                                             // parts that are added at a time
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
   const int columns = ItemColumns<Tile>::count(work), tasks_per_row = columns / 4;
@@ -307,19 +307,14 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   unsigned char* const cells = space.data + Tile::kQTile * kMergedRowBytes + thread * kCellBytes;
   const int most_parts = (space.bytes - Tile::kQTile * kMergedRowBytes) / kPartBytes, most_slots = min(item.num_slots, most_parts);
   const int step = most_parts / most_slots * Tile::kThreads;  // tasks of the block at a time
+  const int to_second = (item.slot_at(1) - item.slot_at(0)) * Tile::kQTile, to_next = item.slot_stride * Tile::kQTile;  // rows of slots
 #pragma unroll 1
-  for (int row = thread; row < num_rows; row += Tile::kThreads) {
-    const OutRow at = out_row<Tile>(p, work, row);
-    rows[row] = {at.valid ? out_begin<Tile>(p, work, at) : -1, lse_place(p, at), at.qo_head};
-  }
-  Tile::sync();
-  const int to_second = (item.slot_at(1) - item.slot_at(0)) * Tile::kQTile, to_next = item.slot_stride * Tile::kQTile;  // rows
-#pragma unroll 1
-  for (int first = thread; first < num_tasks; first += step) {
+  for (int begin = 0; begin < num_tasks; begin += step) {
+    const int first = begin + thread;
     MergedColumns merged;
 #pragma unroll 1
     for (int slot = 0; slot < item.num_slots; slot += most_slots) {
-      const int end = min(slot + most_slots, item.num_slots), end_task = min(first + step, num_tasks);
+      const int end = min(slot + most_slots, item.num_slots), end_task = min(begin + step, num_tasks);
       const int64_t slot_row = int64_t(item.slot_at(slot)) * Tile::kQTile;
       unsigned char* to = cells;
 #pragma unroll 1
@@ -330,11 +325,19 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
         for (int i = slot; i < end; ++i, to += kPartBytes) {
           copy_16(to, part);
           copy_16(to + kStateCells, state);
-          const int rows = i == 0 ? to_second : to_next;
-          part += rows * columns, state += rows;
+          const int ahead = i == 0 ? to_second : to_next;
+          part += ahead * columns, state += ahead;
         }
       }
       ptx::cp_async_commit();
+      if (begin == 0 && slot == 0) {  // while the first parts are under way
+#pragma unroll 1
+        for (int row = thread; row < num_rows; row += Tile::kThreads) {
+          const OutRow at = out_row<Tile>(p, work, row);
+          rows[row] = {at.valid ? out_begin<Tile>(p, work, at) : -1, lse_place(p, at), at.qo_head};
+        }
+        Tile::sync();
+      }
       ptx::cp_async_wait<0>();
       const unsigned char* from = cells;
 #pragma unroll 1
