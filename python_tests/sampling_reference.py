@@ -79,11 +79,11 @@ def chi_square(tokens, probs):
 
 
 def philox(counter, key):
-    """Philox4x32-10 of counters [..., 4], uint64 arrays below 2^32."""
+    """Philox4x32-7 of counters [..., 4], uint64 arrays below 2^32."""
     mask = np.uint64(0xFFFFFFFF)
     c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
     k0, k1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
-    for _ in range(10):
+    for _ in range(7):
         a, b = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
         c0, c1, c2, c3 = (b >> np.uint64(32)) ^ c1 ^ k0, b & mask, (a >> np.uint64(32)) ^ c3 ^ k1, a & mask
         k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask

@@ -40,7 +40,7 @@ struct PhiloxVec<Avx2> {
     __m256i c0 = _mm256_add_epi32(_mm256_set1_epi32(int(counter.word[0])), lanes), c1 = _mm256_set1_epi32(int(counter.word[1]));
     __m256i c2 = _mm256_set1_epi32(int(counter.word[2])), c3 = _mm256_set1_epi32(int(counter.word[3]));
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < kPhiloxRounds; ++round) {
       __m256i a_high, a_low, b_high, b_low;
       multiply(c0, 0xd2511f53u, a_high, a_low);
       multiply(c2, 0xcd9e8d57u, b_high, b_low);
@@ -78,7 +78,7 @@ struct PhiloxVec<Avx512> {
     __m512i c0 = _mm512_add_epi32(_mm512_set1_epi32(int(counter.word[0])), lanes), c1 = _mm512_set1_epi32(int(counter.word[1]));
     __m512i c2 = _mm512_set1_epi32(int(counter.word[2])), c3 = _mm512_set1_epi32(int(counter.word[3]));
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < kPhiloxRounds; ++round) {
       __m512i a_high, a_low, b_high, b_low;
       multiply(c0, 0xd2511f53u, a_high, a_low);
       multiply(c2, 0xcd9e8d57u, b_high, b_low);

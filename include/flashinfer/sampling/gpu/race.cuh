@@ -2,7 +2,7 @@
 //
 // Most elements cannot win, and need neither a logarithm nor an exact weight: a score is at most weight / u, u = bits / 2^32, but for
 // roundings, so what stays below the best score that any thread of the block has seen is dropped after one comparison. What an element
-// costs is then its share of a Philox: 20 products and 20 exclusive-ors for four tokens.
+// costs is then its share of a Philox: 14 products and 14 exclusive-ors for four tokens.
 #pragma once
 
 #include <flashinfer/gpu/ptx/math.cuh>
@@ -11,15 +11,14 @@
 
 namespace flashinfer::gpu {
 
-/// The random bits of a row's race. `kHeld`: the keys of the rounds are held in 20 registers; the compiler would add them up again for
-/// every four tokens, which is cheaper only where few elements race.
+/// The random bits of a row's race. `kHeld`: the keys of the rounds are held in 14 registers. Else they are added up again for every four
+/// tokens, which is cheaper where few elements race.
 template <bool kHeld>
 class RaceNoise {
  public:
-  __device__ RaceNoise(uint64_t seed, uint64_t offset, uint32_t draw) : keys_(philox_key(seed)), offset_(offset), draw_(draw) {
+  __device__ RaceNoise(uint64_t seed, uint64_t offset, uint32_t draw) : key_(philox_key(seed)), keys_(key_), offset_(offset), draw_(draw) {
 #pragma unroll
-    for (uint32_t& key : keys_.word)
-      if (kHeld) key = uint32_t(ptx::opaque(int(key)));
+    for (uint32_t& key : keys_.word) key = opaque(key);
   }
 
   /// Of four neighbouring tokens. Where `first` is no multiple of four they lie in two groups.
@@ -47,11 +46,17 @@ class RaceNoise {
   }
 
  private:
-  PhiloxKeys keys_;
+  uint64_t key_;
+  PhiloxKeys keys_;  // if held
   uint64_t offset_;
   uint32_t draw_;
 
-  __device__ Philox of_group(int token) const { return philox(counter_of_tokens(offset_, draw_, uint32_t(token)), keys_, ptx::MulWide{}); }
+  static __device__ uint32_t opaque(uint32_t x) { return uint32_t(ptx::opaque(int(x))); }
+  __device__ PhiloxKeys keys() const {
+    if constexpr (kHeld) return keys_;
+    return PhiloxKeys(uint64_t(opaque(uint32_t(key_ >> 32))) << 32 | opaque(uint32_t(key_)));
+  }
+  __device__ Philox of_group(int token) const { return philox(counter_of_tokens(offset_, draw_, uint32_t(token)), keys(), ptx::MulWide{}); }
 };
 
 /// The score of an element and, above it in order among equal ones, its index: the greatest wins.

@@ -153,14 +153,13 @@ struct ToppRenormKernel {
     // Kept in registers: found again for every vector, as the compiler would, they are a tenth of the loop.
     const auto value_of = [](uint32_t key) { return gpu::ptx::opaque(value_of_order_key<float>(key)); };
     const float least = value_of(key_of_rank(range.low)), most = value_of(key_of_rank(range.high));
-    const float next = value_of(key_of_rank(range.high) + 1);  // NaN after infinity
     span = {~uint64_t(0), 0};
     chunks_ = 0;
     for_each([&](const float(&x)[kVec], int first, int chunk) {
       float f[kVec];
       bool counts[kVec];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = x[j] >= next;
+      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = x[j] > most;
       sum.add(f, counts, sum_above);
       float largest = x[0];
 #pragma unroll
