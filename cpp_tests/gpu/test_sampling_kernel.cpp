@@ -459,7 +459,7 @@ TEST(RenormKernel, MatchesItsTwin) {
 }
 
 /// By top_p alone, another share in each row, in place where the types agree. Rows that do not sum to one have their boundary where the
-/// bins do not expect it; `scale` 0: rows of few values, negative and infinite ones among them.
+/// bins do not expect it; `scale` 0: rows of few values, negative and infinite ones among them; below 0: each the largest of its bin.
 template <ToppRenormConfig kConfig>
 void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
   using T = number_t<kConfig.input>;
@@ -470,14 +470,16 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
                                             {0.99995f, 0.9999f, 0.5f, 0.9999999f, 0.0f, 0.1f, 1.0f, -1.0f, 2.0f},
                                             {0.999f, 1.0f, 0.01f, 1e-9f, 0.7f, 0.97f, NAN, 0.5f, 0.0f}};
   uint32_t turn = seed;
-  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f}) {
-    const float* const shares = top_p[turn++ % 3];
+  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f, -1.0f}) {
+    if (scale < 0 && !std::is_same_v<T, float>) continue;
+    const float* const shares = top_p[scale < 0 ? 0 : turn++ % 3];
     if (kConfig.cluster > 2 && scale > 1) continue;  // slow, sanitized
     Rows<T> rows(kRows, vocab_size, true, seed, int(seed % 4));
     for (int64_t r = 0; r < kRows; ++r)
       for (int64_t i = 0; i < vocab_size && scale != 1; ++i) {
         const float x = to_float(rows.row(r)[i]);
-        rows.row(r)[i] = from_float<T>(scale > 0 ? x * scale : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
+        const float last = bit_cast<float>(bit_cast<uint32_t>(x) | 0xffffu);
+        rows.row(r)[i] = from_float<T>(scale > 0 ? x * scale : scale < 0 ? last : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
       }
     if (scale == 0 && vocab_size > 4)
       rows.row(1)[3] = rows.row(1)[vocab_size - 1] = from_float<T>(INFINITY), rows.row(2)[4] = from_float<T>(NAN);
