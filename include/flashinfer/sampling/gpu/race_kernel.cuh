@@ -1,9 +1,9 @@
 // Draws a token from each row of logits or probabilities, of all or of what top_p and min_p keep, reading the row as it comes.
 // Called by sampling/gpu/sampling.hpp; twin of sampling/cpu/sampling.hpp: the same token wins, bit for bit.
 //
-// Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 100 instructions for four
-//           elements, half of them Philox, hide behind the loads (H100, 512 rows: 91 us, the read 87); with min_p most vectors need none
-//           of them. With top_p it is bound by instructions where rows are many: 130 for four elements, 131 us.
+// Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 90 instructions for four
+//           elements, a third of them Philox, hide behind the loads (H100, 512 rows: 91 us, the read 87); with min_p most vectors need none
+//           of them. With top_p it is bound by instructions where rows are many: 120 for four elements.
 // Threads:  a cluster of blocks a row, each with a slice of it.
 // Memory:   a ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody; nothing of a row is
 //           kept. Tried: a slice a block that stays in shared memory. A cluster of 8 takes 15 us, half of them without a load on its way,
