@@ -15,8 +15,8 @@ struct WideProduct {
   FLASHINFER_HOST_DEVICE constexpr uint64_t operator()(uint32_t a, uint32_t b) const { return uint64_t(a) * b; }
 };
 
-/// Seven rounds pass all of BigCrush (the paper's table 2: six fail), with counters and keys that count up as ours do. Ten, the authors'
-/// default, are a margin that costs every token of a vocabulary three more: a quarter of what sampling by top_p executes.
+/// Seven rounds pass BigCrush in the authors' tests, with counters and keys that count up as ours do. Ten, their default, are a margin that
+/// would cost every token of a vocabulary: three rounds are a tenth of what sampling by top_p executes.
 inline constexpr int kPhiloxRounds = 7;
 
 /// The keys of the rounds, for those who draw often with one key.
