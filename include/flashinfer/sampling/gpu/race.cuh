@@ -53,8 +53,11 @@ class RaceNoise {
 
   static __device__ uint32_t opaque(uint32_t x) { return uint32_t(ptx::opaque(int(x))); }
   __device__ PhiloxKeys keys() const {
-    if constexpr (kHeld) return keys_;
-    return PhiloxKeys(uint64_t(opaque(uint32_t(key_ >> 32))) << 32 | opaque(uint32_t(key_)));
+    if constexpr (kHeld) {
+      return keys_;
+    } else {
+      return PhiloxKeys(uint64_t(opaque(uint32_t(key_ >> 32))) << 32 | opaque(uint32_t(key_)));
+    }
   }
   __device__ Philox of_group(int token) const { return philox(counter_of_tokens(offset_, draw_, uint32_t(token)), keys(), ptx::MulWide{}); }
 };
