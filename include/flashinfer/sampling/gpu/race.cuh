@@ -18,7 +18,8 @@ class RaceNoise {
  public:
   __device__ RaceNoise(uint64_t seed, uint64_t offset, uint32_t draw) : key_(philox_key(seed)), keys_(key_), offset_(offset), draw_(draw) {
 #pragma unroll
-    for (uint32_t& key : keys_.word) key = opaque(key);
+    for (uint32_t& key : keys_.word)
+      if (kHeld) key = opaque(key);
   }
 
   /// Of four neighbouring tokens. Where `first` is no multiple of four they lie in two groups.
