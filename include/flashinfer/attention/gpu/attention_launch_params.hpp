@@ -44,11 +44,11 @@ FLASHINFER_HOST_DEVICE constexpr bool keeps_q(const AttentionConfig& c) {
   return keys_per_warp(c) <= 32 && rows_per_warp(c) * (padded(c.vo_tile) + keys_per_warp(c) + padded(c.head_dim_qk) / 2) <= 32 * 110;
 }
 
-/// Shared memory that merging slots takes (gpu/attention_merge.cuh): where each row goes, and of every thread that merges so many parts,
-/// each four columns and the softmax states of a pair of rows.
-inline constexpr int kMergedRowBytes = 32;
+/// Shared memory that merging slots takes (gpu/attention_merge.cuh): where each row goes, and so many parts of every thread, each four
+/// columns and the softmax states of a pair of rows.
+inline constexpr int kMergedRowBytes = 32, kMergedPartBytes = 2 * 16;
 FLASHINFER_HOST_DEVICE constexpr int merge_bytes(int q_tile, int num_threads, int num_parts) {
-  return q_tile * kMergedRowBytes + num_threads * num_parts * 32;
+  return q_tile * kMergedRowBytes + num_threads * num_parts * kMergedPartBytes;
 }
 
 /// Byte offsets of dynamic shared memory. Rows of tiles are an odd number of 16-byte chunks apart, so that the eight rows

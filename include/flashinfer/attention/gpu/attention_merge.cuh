@@ -295,8 +295,9 @@ template <class Tile, class Variant, class Work>
 FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
   static_assert(Tile::kQTile % 2 == 0, "states are copied in pairs of rows");
   using Out = typename Tile::Out;
-  constexpr int kCellBytes = 16, kStateCells = Tile::kThreads * kCellBytes, kPartBytes = 2 * kStateCells;  // of every thread
-  constexpr int kTogether = 4;                                                                             // parts that are added at a time
+  constexpr int kPartBytes = Tile::kThreads * kMergedPartBytes;  // of all threads: their columns, then the states
+  constexpr int kCellBytes = kMergedPartBytes / 2, kStateCells = kPartBytes / 2;
+  constexpr int kTogether = 4;  // parts that are added at a time
   const AttentionPlan& plan = p.plan;
   const WorkItem& item = work.item;
   const int columns = ItemColumns<Tile>::count(work), tasks_per_row = columns / 4;

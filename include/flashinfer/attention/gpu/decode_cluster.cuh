@@ -103,6 +103,7 @@ struct ClusterPartOrTile : DecodeTile<kConfig> {
   /// A block of a cluster has no other item: its stages are empty.
   static FLASHINFER_DEVICE MergeSpace merge_space(const DecodeWork& work) {
     using Tile = DecodeTile<kConfig>;
+    static_assert(merge_bytes(kConfig.q_tile, Tile::kThreads, 1) <= Tile::kSmem.q);
     return work.in_cluster ? MergeSpace{dynamic_smem(), Tile::kSmem.q} : Tile::merge_space(work);
   }
 };
