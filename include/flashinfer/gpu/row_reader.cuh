@@ -90,13 +90,14 @@ class RowWriter {
  public:
   template <class T>
   __device__ RowWriter(Out* row, const RowVectors<T>& read)
-      : row_(row),
-        end_(min((read.begin + read.count) * RowVectors<T>::kVec - read.skip, read.length)),
-        aligned_((uintptr_t(row) - uintptr_t(read.skip) * sizeof(Out)) % Vec<Out, kVec>::kAlignment == 0) {}
+      : row_(row), end_(min((read.begin + read.count) * RowVectors<T>::kVec - read.skip, read.length)) {
+    const bool aligned = (uintptr_t(row) - uintptr_t(read.skip) * sizeof(Out)) % Vec<Out, kVec>::kAlignment == 0;
+    whole_ = aligned && end_ >= kVec ? uint32_t(end_ - kVec + 1) : 0;
+  }
 
   __device__ void write(const float (&y)[kVec], int first) const {
-    if (aligned_ && first >= 0 && first + kVec <= end_) {
-      Vec<Out, kVec>::from_float(y).store(row_ + first);
+    if (uint32_t(first) < whole_) {
+      Vec<Out, kVec>::from_float(y).store_global(row_ + first);
     } else if (first < end_) {
       write_part(row_, first, end_, Vec<float, kVec>::from_float(y));
     }
@@ -114,9 +115,21 @@ class RowWriter {
   }
 
   Out* row_;
-  int end_;  // of the slice
-  bool aligned_;
+  int end_;         // of the slice
+  uint32_t whole_;  // vectors that begin before this element, not before the row, are stored at once
 };
+
+/// Writes `value` to every element of a slice, by all threads of a block.
+template <int kThreads, class Out>
+FLASHINFER_DEVICE void fill_row(Out* row, const RowVectors<Out>& slice, float value) {
+  constexpr int kVec = RowVectors<Out>::kVec;
+  const RowWriter<Out, kVec> writer(row, slice);
+  float values[kVec];
+#pragma unroll
+  for (float& y : values) y = value;
+#pragma unroll 4
+  for (int vec = int(threadIdx.x); vec < slice.count; vec += kThreads) writer.write(values, slice.first_index(vec));
+}
 
 /// kChunks == 0: rows are read in every pass.
 template <class T, int kThreads, int kCluster, int kChunks>

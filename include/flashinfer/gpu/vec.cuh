@@ -3,6 +3,7 @@
 #pragma once
 
 #include <flashinfer/gpu/ptx/convert.cuh>
+#include <flashinfer/gpu/ptx/store.cuh>
 
 namespace flashinfer::gpu {
 
@@ -87,6 +88,19 @@ struct Vec {
       *reinterpret_cast<unsigned short*>(p) = static_cast<unsigned short>(words[0]);
     } else {
       *reinterpret_cast<unsigned char*>(p) = static_cast<unsigned char>(words[0]);
+    }
+  }
+
+  /// To global memory, by one instruction for 16 bytes or less (ptx/store.cuh).
+  FLASHINFER_DEVICE void store_global(T* p) const {
+    if constexpr (kBytes >= 16) {
+#pragma unroll
+      for (int i = 0; i < kBytes / 16; ++i)
+        ptx::store_global(reinterpret_cast<uint4*>(p) + i, words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+    } else if constexpr (kBytes == 8) {
+      ptx::store_global(p, words[0], words[1]);
+    } else {
+      store(p);
     }
   }
 

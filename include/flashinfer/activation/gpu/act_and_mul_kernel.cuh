@@ -56,7 +56,7 @@ struct ActAndMulKernel {
       up[v].to_float(factor);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) x[j] = activate(x[j]) * factor[j];
-      gpu::Vec<T, kVec>::from_float(x).store(output + at);
+      gpu::Vec<T, kVec>::from_float(x).store_global(output + at);
     }
   }
 

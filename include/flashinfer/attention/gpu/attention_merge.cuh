@@ -72,7 +72,7 @@ template <class Tile, class Work>
 FLASHINFER_DEVICE void store_out(const AttentionParams& p, const Work& work, const OutRow& at, int32_t column, float4 x) {
   using Out = typename Tile::Out;
   if (!at.valid || column >= ItemColumns<Tile>::count(work) || ItemColumns<Tile>::first(work) + column >= Tile::kHeadDimVo) return;
-  Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store(static_cast<Out*>(p.out) + out_begin<Tile>(p, work, at) + column);
+  Vec<Out, 4>::from_float({x.x, x.y, x.z, x.w}).store_global(static_cast<Out*>(p.out) + out_begin<Tile>(p, work, at) + column);
 }
 template <class Tile, class Work>
 FLASHINFER_DEVICE void store_lse(const AttentionParams& p, const Work& work, const OutRow& at, float lse) {
@@ -83,7 +83,7 @@ FLASHINFER_DEVICE void store_partial(const AttentionParams& p, const Work& work,
   const int32_t columns = ItemColumns<Tile>::count(work);
   if (!at.valid || column >= columns) return;
   const int64_t slot_row = int64_t(work.item.slot) * Tile::kQTile + row;
-  *reinterpret_cast<float4*>(p.plan.partial_out + slot_row * columns + column) = x;
+  Vec<float, 4>::from_float({x.x, x.y, x.z, x.w}).store_global(p.plan.partial_out + slot_row * columns + column);
 }
 /// Writes the softmax state of a row, and returns the factor that its accumulators are to be multiplied by.
 template <class Tile, class Variant, class Work>
@@ -112,12 +112,12 @@ template <class Tile, class Work>
 FLASHINFER_DEVICE void store_columns(const AttentionParams& p, const Work& work, const RowTarget& to, int32_t column, float4 x) {
   if (to.begin < 0 || column >= Tile::kVoTile) return;
   if (work.item.slot >= 0) {
-    *reinterpret_cast<float4*>(p.plan.partial_out + to.begin + column) = x;
+    Vec<float, 4>::from_float({x.x, x.y, x.z, x.w}).store_global(p.plan.partial_out + to.begin + column);
   } else {
     if (Tile::kHeadDimVo % Tile::kVoTile && ItemColumns<Tile>::first(work) + column >= Tile::kHeadDimVo) return;
     using Out = typename Tile::Out;
     Vec<Out, 4>::from_float({x.x * to.factor, x.y * to.factor, x.z * to.factor, x.w * to.factor})
-        .store(static_cast<Out*>(p.out) + to.begin + column);
+        .store_global(static_cast<Out*>(p.out) + to.begin + column);
   }
 }
 /// Also writes the softmax state of the row.
@@ -365,7 +365,7 @@ FLASHINFER_DEVICE void merge_slots(const AttentionParams& p, const Work& work) {
         if (to_row.out >= 0 && exists) {
           const float factor = finished.factor;
           Vec<Out, 4>::from_float({merged.o.x * factor, merged.o.y * factor, merged.o.z * factor, merged.o.w * factor})
-              .store(static_cast<Out*>(p.out) + to_row.out + column);
+              .store_global(static_cast<Out*>(p.out) + to_row.out + column);
           if (column == 0 && p.lse && ItemColumns<Tile>::first(work) == 0) p.lse[to_row.lse] = finished.lse;
         }
         merged = MergedColumns();

@@ -58,7 +58,7 @@ struct MergeStateKernel {
 #pragma unroll
         for (int j = 0; j < kVec; ++j) sum[j] = w == 0.0f ? sum[j] : sum[j] + w * v[j];  // an empty state's v may be anything
       }
-      V::from_float(sum).store(out + column);
+      V::from_float(sum).store_global(out + column);
     }
     return total == 0.0f ? -kInfinity : gpu::ptx::lg2(total) + largest;
   }

@@ -93,7 +93,7 @@ struct LayernormKernel {
 #pragma unroll
         for (float& value : x) value *= inverse_scale;
       }
-      gpu::Vec<Out, kVec>::from_float(x).store(output + at);
+      gpu::Vec<Out, kVec>::from_float(x).store_global(output + at);
     });
   }
 

@@ -174,7 +174,7 @@ struct RmsnormKernel {
 
   __device__ void finish(float (&x)[kVec], const gpu::Vec<Weight, kVec>& weights, float scale, float inverse_scale, In* residual,
                          Out* output) const {
-    if constexpr (kResidual) gpu::Vec<In, kVec>::from_float(x).store(residual);
+    if constexpr (kResidual) gpu::Vec<In, kVec>::from_float(x).store_global(residual);
     float w[kVec];
     weights.to_float(w);
 #pragma unroll
@@ -182,7 +182,7 @@ struct RmsnormKernel {
       x[j] *= scale * (w[j] + p_.weight_bias);
       if constexpr (is_float8(kConfig.output)) x[j] *= inverse_scale;
     }
-    gpu::Vec<Out, kVec>::from_float(x).store(output);
+    gpu::Vec<Out, kVec>::from_float(x).store_global(output);
   }
 };
 

@@ -51,7 +51,7 @@ struct AppendPagedKvCacheKernel {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int at = first + i * gpu::kWarpSize, head = at / kRowVecs, column = at % kRowVecs;
-      if (at < end) vecs[i].store(row + head * x.page_stride_head + column * kConfig.vec_bytes);
+      if (at < end) vecs[i].store_global(row + head * x.page_stride_head + column * kConfig.vec_bytes);
     }
   }
 };

@@ -57,8 +57,8 @@ struct RopeKernel {
         if (h >= num_heads) break;
         rotate(first[i], second[i], angle);
         T* out = out_row(p, token, h);
-        first[i].store(out + first_column(member));
-        second[i].store(out + second_column(member));
+        first[i].store_global(out + first_column(member));
+        second[i].store_global(out + second_column(member));
         if constexpr (kConfig.head_dim > kConfig.rotary_dim) copy_rest(in_row(p, token, h), out, member);
       }
     }
@@ -148,7 +148,7 @@ struct RopeKernel {
   static __device__ void copy_rest(const T* in, T* out, int member) {
     if (in == out) return;
     for (int column = kConfig.rotary_dim + member * kVec; column < kConfig.head_dim; column += kThreadsPerHead * kVec)
-      V::load(in + column).store(out + column);
+      V::load(in + column).store_global(out + column);
   }
 };
 

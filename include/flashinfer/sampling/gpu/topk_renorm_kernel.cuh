@@ -40,7 +40,8 @@ struct TopkRenormKernel {
     }
     Group::sync();  // the input has been read
     Out* const output = static_cast<Out*>(p.output) + row * p.output_stride;
-    fill(output, p.vocab_size);
+    // This block's part of the row, with what is not kept.
+    gpu::fill_row<kThreads>(output, gpu::RowVectors<Out>(output, p.vocab_size, kCluster, Group::rank()), kLogits ? -kInfinity : 0.0f);
     Group::sync();  // the row is full
     if (element.index >= 0) gpu::store_float(output + element.index, element.value);
   }
@@ -71,18 +72,6 @@ struct TopkRenormKernel {
       gpu::block_sum_before<kThreads>(mass_of(f), mass, selection.sums());
       return {index, f * (1.0f / weight_of_mass(mass))};
     }
-  }
-
-  /// This block's part of the row, with what is not kept.
-  static __device__ void fill(Out* output, int length) {
-    constexpr int kVec = gpu::RowVectors<Out>::kVec;
-    const gpu::RowVectors<Out> part(output, length, kCluster, Group::rank());
-    const gpu::RowWriter<Out, kVec> writer(output, part);
-    float nothing[kVec];
-#pragma unroll
-    for (float& y : nothing) y = kLogits ? -kInfinity : 0.0f;
-#pragma unroll 4
-    for (int vec = int(threadIdx.x); vec < part.count; vec += kThreads) writer.write(nothing, part.first_index(vec));
   }
 };
 
