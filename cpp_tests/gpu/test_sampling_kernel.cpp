@@ -458,19 +458,19 @@ TEST(RenormKernel, MatchesItsTwin) {
   expect_same_renorm<RenormConfig{.input = DType::f16, .output = DType::f32, .values = kProbs, .threads = 256}>(9, 4001, 4);
 }
 
-/// By top_p alone, another share in each row, in place where the types agree. Rows that do not sum to one have their boundary where the
-/// bins do not expect it; `scale` 0: rows of few values, negative and infinite ones among them; below 0: each the largest of its bin.
+/// By top_p alone, another share in each row, to another place and, where the types agree, in place. Rows that do not sum to one have their
+/// boundary where the bins do not expect it; `scale` 0: rows of few values, negative and infinite ones among them; -1: each the largest of
+/// its bin; -2: what is kept lies where one warp reads it all.
 template <ToppRenormConfig kConfig>
 void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
   using T = number_t<kConfig.input>;
   using Out = number_t<kConfig.output>;
-  constexpr bool kInPlace = std::is_same_v<T, Out>;
   constexpr int64_t kRows = 9;
   constexpr float top_p[][size_t(kRows)] = {{0.9f, 0.5f, 0.9f, 0.3f, 0.99f, 0.6f, 0.9f, 0.8f, 0.9f},
                                             {0.99995f, 0.9999f, 0.5f, 0.9999999f, 0.0f, 0.1f, 1.0f, -1.0f, 2.0f},
                                             {0.999f, 1.0f, 0.01f, 1e-9f, 0.7f, 0.97f, NAN, 0.5f, 0.0f}};
   uint32_t turn = seed;
-  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f, -1.0f}) {
+  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f, -1.0f, -2.0f}) {
     if (scale < 0 && !std::is_same_v<T, float>) continue;
     const float* const shares = top_p[scale < 0 ? 0 : turn++ % 3];
     if (kConfig.cluster > 2 && scale > 1) continue;  // slow, sanitized
@@ -479,29 +479,37 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
       for (int64_t i = 0; i < vocab_size && scale != 1; ++i) {
         const float x = to_float(rows.row(r)[i]);
         const float last = bit_cast<float>(bit_cast<uint32_t>(x) | 0xffffu);
-        rows.row(r)[i] = from_float<T>(scale > 0 ? x * scale : scale < 0 ? last : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
+        const float large = i / 120 == 2 ? 0.008f + 1e-5f * float(i) : 1e-6f;
+        rows.row(r)[i] = from_float<T>(scale > 0     ? x * scale
+                                       : scale == -1 ? last
+                                       : scale == -2 ? large
+                                                     : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
       }
     if (scale == 0 && vocab_size > 4)
       rows.row(1)[3] = rows.row(1)[vocab_size - 1] = from_float<T>(INFINITY), rows.row(2)[4] = from_float<T>(NAN);
     RenormParams p;
     p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = kRows, p.vocab_size = int32_t(vocab_size);
     p.top_p.values = shares;
-    p.output_stride = kInPlace ? rows.stride : vocab_size + 3;
-    std::vector<Out> twin(size_t(kRows * p.output_stride), from_float<Out>(5)), out = twin;
+    const int64_t stride = vocab_size + 3;
+    p.output_stride = stride;
+    std::vector<Out> twin(size_t(kRows * stride), from_float<Out>(5)), out = twin;
     p.output = twin.data();
     cpu::renorm(p, RowValues::probs, kConfig.input, kConfig.output);
-    p.output = kInPlace ? static_cast<void*>(rows.row(0)) : out.data();
-    emulation::Block::run_grid(
-        unsigned(kRows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), seed, [&] { ToppRenormKernel<kConfig>::run(p); },
-        kConfig.cluster);
-    for (int64_t r = 0; r < kRows; ++r) {
-      const Out* row = static_cast<const Out*>(p.output) + r * p.output_stride;
-      const Out* expected = twin.data() + r * p.output_stride;
-      expect_same(std::vector<Out>(row, row + vocab_size), std::vector<Out>(expected, expected + vocab_size),
-                  "scale " + std::to_string(scale) + ", row " + std::to_string(r) + ", p " + std::to_string(shares[r]));
-      // What lies between rows is nobody's.
-      if (!kInPlace)
-        for (int64_t i = vocab_size; i < p.output_stride; ++i) ASSERT_EQ(to_float(row[i]), 5);
+    for (bool in_place : {false, true}) {
+      if (in_place && !std::is_same_v<T, Out>) continue;
+      p.output = in_place ? static_cast<void*>(rows.row(0)) : out.data();
+      p.output_stride = in_place ? rows.stride : stride;
+      emulation::Block::run_grid(
+          unsigned(kRows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), seed,
+          [&] { ToppRenormKernel<kConfig>::run(p); }, kConfig.cluster);
+      for (int64_t r = 0; r < kRows; ++r) {
+        const Out* row = static_cast<const Out*>(p.output) + r * p.output_stride;
+        const Out* expected = twin.data() + r * stride;
+        expect_same(std::vector<Out>(row, row + vocab_size), std::vector<Out>(expected, expected + vocab_size),
+                    "scale " + std::to_string(scale) + ", row " + std::to_string(r) + ", p " + std::to_string(shares[r]));
+        // What lies between rows is nobody's.
+        for (int64_t i = vocab_size; i < stride && !in_place; ++i) ASSERT_EQ(to_float(row[i]), 5);
+      }
     }
   }
 }

@@ -7,7 +7,7 @@
 // 1. Order    (core/row_order.hpp) larger values first, equal ones by lower index, NaN last and never kept. A filter keeps a prefix.
 // 2. Weight   f of an element, relative to the largest of its row:
 //               logits: f = 2^t, t = (x - M) * c, M the largest x that is not NaN, c = log2(e) / temperature    (logit_exponent)
-//               probs:  f = p * (1 / P), P the largest p                                                        (prob_scale)
+//               probs:  f = p * (1 / P), clamped to [0, 1], P the largest p                         (prob_scale, prob_weight)
 //             +inf counts as the largest float, a negative probability as 0, NaN as -inf or 0.
 // 3. Mass     w = f * 2^40 rounded to an integer (nearest, halves to even): sums of masses are exact in 64 bits, in any order. (mass_of)
 // 4. Filters  top_k: the first k of the order.                                k <= 0 or k >= vocab_size: no filter
@@ -63,8 +63,13 @@ FLASHINFER_HOST_DEVICE float logit_scale(float temperature) {
 FLASHINFER_HOST_DEVICE float logit_exponent(float x, float max, float c) { return PortableScalar::fma(finite_logit(x) - max, c, 0.0f); }
 /// 1 / P of a row of probabilities, P >= kLeastProb.
 FLASHINFER_HOST_DEVICE float prob_scale(float max) { return 1.0f / max; }
+/// f of a probability; NaN is 0. (On a GPU a multiplication can do that.)
+FLASHINFER_HOST_DEVICE float prob_weight(float p, float scale) {
+  const float f = p * scale;
+  return f > 0 ? (f < 1 ? f : 1.0f) : 0.0f;
+}
 
-/// f in [0, 1] (a rounding above at most) as an integer; any code that gives round-to-nearest-even of f * 2^40 will do.
+/// f in [0, 1] as an integer; any code that gives round-to-nearest-even of f * 2^40 will do.
 FLASHINFER_HOST_DEVICE uint64_t mass_of(float f) {
   // Two steps of 20 bits, each rounded by adding 1.5 * 2^23, need no conversion instruction and are exact: what the first rounds off
   // is a float, and 2^20 is even, so halves fall as they would in one step.

@@ -35,6 +35,12 @@ FLASHINFER_DEVICE float tanh(float x) {
   return y;
 }
 
+/// x * y, clamped to [0, 1]; of NaN 0. One instruction, exactly rounded. (PTX ISA, "mul")
+FLASHINFER_DEVICE float multiply_saturate(float x, float y) {
+  float z;
+  asm("mul.rn.sat.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
 /// The larger one, NaN if one is. One instruction from Ampere on (PTX ISA, "max").
 FLASHINFER_DEVICE float max_or_nan(float x, float y) {
 #if __CUDA_ARCH__ >= 800

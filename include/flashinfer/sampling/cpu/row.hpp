@@ -150,14 +150,15 @@ class Row {
     if constexpr (kLogits) {
       return flashinfer::portable_exp2(logit_exponent(x, max_, scale_));
     } else {
-      return finite_prob(x) * scale_;
+      return prob_weight(x, scale_);
     }
   }
   FLASHINFER_INLINE F weight(const F& x) const {
     if constexpr (kLogits) {
       return portable_exp2<Isa>((Isa::min(Isa::set(kLargestFloat), x) - Isa::set(max_)) * Isa::set(scale_));
     } else {
-      return race_weight(x) * Isa::set(scale_);
+      const F f = x * Isa::set(scale_);  // prob_weight
+      return Isa::select(Isa::less(Isa::set(0), f), Isa::min(Isa::set(1), f), Isa::set(0));
     }
   }
   /// What elements run their race with.

@@ -1,6 +1,7 @@
 // What elements of a row weigh in kernels, prefixes of its order, and sums of masses (sampling_params.hpp, 1 to 3).
 #pragma once
 
+#include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/warp_reduce.cuh>
 #include <flashinfer/sampling/sampling_params.hpp>
 
@@ -19,7 +20,7 @@ struct RowWeight {
     if constexpr (kValues == RowValues::logits) {
       return portable_exp2(logit_exponent(x, max, scale));
     } else {
-      return finite_prob(x) * scale;
+      return ptx::multiply_saturate(x, scale);  // prob_weight
     }
   }
   /// Of a row with this maximum; false: nothing to weigh.
@@ -39,7 +40,7 @@ struct RowWeight {
     if constexpr (kValues == RowValues::logits) {
       return logit_exponent(x, max, scale);
     } else {
-      return float(int32_t(bit_cast<uint32_t>(finite_prob(x) * scale) - 0x3f800000u)) * 1.1920929e-7f;
+      return float(int32_t(bit_cast<uint32_t>((*this)(x)) - 0x3f800000u)) * 1.1920929e-7f;
     }
   }
   /// The rank of the least element that min_p keeps, which is off at 0. By whole warps.
