@@ -460,7 +460,7 @@ TEST(RenormKernel, MatchesItsTwin) {
 
 /// By top_p alone, another share in each row, to another place and, where the types agree, in place. Rows that do not sum to one have their
 /// boundary where the bins do not expect it; `scale` 0: rows of few values, negative and infinite ones among them; -1: each the largest of
-/// its bin; -2: what is kept lies where one warp reads it all.
+/// its bin; -2: all in one bin, of many values.
 template <ToppRenormConfig kConfig>
 void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
   using T = number_t<kConfig.input>;
@@ -479,10 +479,10 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
       for (int64_t i = 0; i < vocab_size && scale != 1; ++i) {
         const float x = to_float(rows.row(r)[i]);
         const float last = bit_cast<float>(bit_cast<uint32_t>(x) | 0xffffu);
-        const float large = i / 120 == 2 ? 0.008f + 1e-5f * float(i) : 1e-6f;
+        const float in_one_bin = (1 + 1e-7f * float((i * 7919) % 50021)) / float(vocab_size);
         rows.row(r)[i] = from_float<T>(scale > 0     ? x * scale
                                        : scale == -1 ? last
-                                       : scale == -2 ? large
+                                       : scale == -2 ? in_one_bin
                                                      : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
       }
     if (scale == 0 && vocab_size > 4)

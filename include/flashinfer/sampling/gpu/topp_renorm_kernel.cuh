@@ -8,9 +8,10 @@
 //           2. Exact masses, of the row and of what lies above those bins; what lies in them, a few hundred elements, is listed. Sorted,
 //              with sums of their masses, they tell the last element of the prefix.
 //           3. The row is written. What no kept element was near in 2 is not read.
-//           Where the list has no room (flat rows, ties) or sums do not bear the bins out, a narrower range is found by exact masses in
-//           bins of ranks, and listed again: two more passes, seldom four. Ranks contain the index, so ties are no special case. A block
-//           reads its own slice only, and writes when it knows the prefix: the output may be the input.
+//           Where the list has no room because the bins hold one value (flat rows, ties), counts by places in the row tell which of its
+//           elements is the last. Where they hold more, or sums do not bear the bins out, a narrower range is found by exact masses in
+//           bins of ranks, and listed again: two more passes, seldom four. A block reads its own slice only (but for the place of ties),
+//           and writes when it knows the prefix: the output may be the input.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -51,6 +52,8 @@ struct ToppRenormKernel {
   static constexpr int kRangeBits = 9, kRanges = 1 << kRangeBits;  // bins of ranks
   static constexpr int kListed = 1024;                             // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
+  static constexpr int kPlaces = 1024;  // of 128 elements, in rows of 128 Ki
+  static_assert(kPlaces % kThreads == 0);
   static_assert(kThreads >= kRanges && kPerThread * kThreads == kListed);
 
   struct Masses {  // of the bins of ranks, in two words
@@ -59,7 +62,10 @@ struct ToppRenormKernel {
   struct List {
     uint64_t ranks[kListed];       // of this block
     uint64_t sorted[2 * kListed];  // of all blocks, and room to sort them
-    gpu::RankSelectSmem<kThreads> select;
+    union {
+      gpu::RankSelectSmem<kThreads> select;
+      uint32_t at_place[kPlaces];  // how many elements there were, listed or not
+    };
   };
   struct Smem {
     typename Ring::Smem ring;
@@ -140,8 +146,7 @@ struct ToppRenormKernel {
     }
     range.above = mass_above;
     const uint64_t needed = needed_mass(top_p_, whole);
-    while (!choose(needed, range.above)) {
-      narrow(needed, range, listed);
+    while (!choose(needed, range.above) && !narrow(needed, range, listed)) {
       list(range, listed);  // not in one loop with the first list, whose way through the ring the compiler knows: 3 % of the kernel
     }
     return smem_.prefix;
@@ -150,6 +155,8 @@ struct ToppRenormKernel {
   /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
   /// listed. Returns the masses of the row and of what lies above the range. The blocks meet.
   __device__ typename Group::Pair list(const Range& range, Range& span) {
+    for (int place = int(threadIdx.x); place < kPlaces; place += kThreads) smem_.list.at_place[place] = 0;
+    __syncthreads();
     gpu::MassSum sum, sum_above;
     // Kept in registers: found again for every vector, as the compiler would, they are a tenth of the loop.
     const auto value_of = [](uint32_t key) { return gpu::ptx::opaque(value_of_order_key<float>(key)); };
@@ -170,6 +177,7 @@ struct ToppRenormKernel {
         const uint64_t rank = order_rank(order_key(value), uint32_t(index));
         if (!range.contains(rank)) return;
         span.low = min(span.low, rank), span.high = max(span.high, rank);
+        atomicAdd(&smem_.list.at_place[index >> place_shift()], 1u);
         const uint32_t at = atomicAdd(&smem_.listed, 1u);
         if (at < kListed) smem_.list.ranks[at] = rank;
       });
@@ -211,14 +219,58 @@ struct ToppRenormKernel {
     return smem_.prefix.rank != 0;
   }
 
-  /// Where the list was too long or the boundary not in it: a smaller range that has it. All blocks go the same way.
-  __device__ void narrow(uint64_t needed, Range& range, Range span) {
+  /// Where the list was too long or the boundary not in it: a smaller range that has it, or the prefix itself (true). All blocks go the
+  /// same way.
+  __device__ bool narrow(uint64_t needed, Range& range, Range span) {
     if (needed <= range.above) range = span = {range.high + 1, order_rank(order_key(kInfinity), 0)};
     // What was listed may span less than the range: one value, where that is tied. Then all blocks have read this one's list.
     const auto [high, low] = group_.max(span.high, ~span.low);
     if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
+    if (key_of_rank(range.high) == key_of_rank(range.low) && choose_tie(needed, range)) return true;
     while (!divide(needed, range)) {
     }
+    return false;
+  }
+
+  /// Elements of which at_place counts one share a place.
+  __device__ int place_shift() const { return max(54 - __clzll(int64_t(p_.vocab_size - 1)), 0); }
+  /// The prefix, if it ends within a range of one value, all of which has been listed. False, or known, in every block.
+  __device__ bool choose_tie(uint64_t needed, const Range& range) {
+    const float value = value_of_order_key<float>(key_of_rank(range.high));
+    const uint64_t each = mass_of(weight_(value));
+    if (each == 0) return false;
+    const uint64_t wanted = (needed - range.above - 1) / each + 1;  // ties
+    if (threadIdx.x == 0) smem_.found = -1;
+    constexpr int kOwn = kPlaces / kThreads;
+    uint32_t counts[kOwn] = {};
+    uint64_t sum = 0, all;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+#pragma unroll 1
+      for (int r = 0; r < kCluster; ++r) counts[i] += *Group::of(&smem_.list.at_place[int(threadIdx.x) * kOwn + i], r);
+      sum += counts[i];
+    }
+    uint64_t before = gpu::block_sum_before<kThreads>(sum, all, smem_.partial);
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      if (before < wanted && before + counts[i] >= wanted) smem_.found = int(threadIdx.x) * kOwn + i, smem_.above = before;
+      before += counts[i];
+    }
+    Group::sync();  // the counts have been read
+    if (smem_.found < 0) return false;
+    const T* const row = ring_.row().base + ring_.row().skip;
+    const int first = smem_.found << place_shift(), end = min(first + (1 << place_shift()), p_.vocab_size);
+    before = smem_.above;
+    for (int start = first; start < end; start += kThreads) {
+      const int index = start + int(threadIdx.x);
+      const uint64_t rank = index < end ? order_rank(order_key(gpu::load_float(row + index)), uint32_t(index)) : 0;
+      const uint64_t tie = range.contains(rank) ? 1 : 0;
+      if (before + gpu::block_sum_before<kThreads>(tie, all, smem_.partial) + 1 == wanted && tie)
+        smem_.prefix = {rank, range.above + wanted * each};
+      before += all;
+      __syncthreads();
+    }
+    return true;
   }
 
   /// Makes of a range the bin of it that has the boundary; false: the boundary lies below, and the range is all that does.
