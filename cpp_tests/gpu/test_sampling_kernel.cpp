@@ -527,6 +527,13 @@ TEST(ToppRenormKernel, RowsOfHalves) {
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 2}>(9003, 1);
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::f16, .output = DType::f32, .threads = 512, .cluster = 2, .chunks = 1}>(5001, 2);
 }
+/// Rows that keep few elements, told from a sample; others, and those in which a warp has no room, as above.
+TEST(ToppRenormKernel, FewElements) {
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 3, .candidates = 64}>(8011, 1);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .candidates = 256}>(30011, 4);
+  expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 3, .candidates = 128}>(
+      9003, 1);
+}
 /// More chunks than the mask has bits.
 TEST(ToppRenormKernel, LongRows) { expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 2}>(70001, 6); }
 

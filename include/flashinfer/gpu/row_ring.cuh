@@ -34,6 +34,26 @@ class RowRing {
 
   __device__ const RowVectors<T>& row() const { return row_; }
 
+  /// f(kUnit elements as floats) for this thread's vectors of the first kCount chunks, before the first pass; zeros for what does not lie
+  /// in the row as a whole vector.
+  template <int kUnit, int kCount, class F>
+  __device__ void sample(const F& f) const {
+    static_assert(kCount <= kChunks);
+    ptx::cp_async_wait<kChunks - kCount>();
+    int vec = int(threadIdx.x) - first_whole_;
+#pragma unroll 1
+    for (int c = 0; c < kCount; ++c, vec += kThreads) {
+#pragma unroll 1
+      for (int j = 0; j < kVec; j += kUnit) {
+        auto v = Vec<T, kUnit>::zero();
+        if (uint32_t(vec) < whole_) v = Vec<T, kUnit>::load(reinterpret_cast<const T*>(own_ + c * kSlot) + j);
+        float x[kUnit];
+        v.to_float(x);
+        f(x);
+      }
+    }
+  }
+
   /// f(kUnit elements as floats, index of the first in the row, which may be negative, number of the chunk) for this thread's vectors or
   /// parts of them, all lanes of a warp together, with zeros for what lies outside the row or the slice. What lies in chunks that
   /// needs(chunk) denies may read as zeros. Every pass goes the other way.

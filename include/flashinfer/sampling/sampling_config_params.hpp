@@ -138,16 +138,19 @@ struct ToppRenormConfig {
   DType input = DType::f32;
   DType output = DType::f32;
   int32_t threads = 1024;
-  int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
-  int32_t chunks = 4;   // of one 16-byte vector a thread, in shared memory
-  int32_t blocks = 1;   // on an SM
+  int32_t cluster = 1;     // blocks that share a row; more than one: SM90 up
+  int32_t chunks = 4;      // of one 16-byte vector a thread, in shared memory
+  int32_t candidates = 0;  // elements of a warp that may be kept, in shared memory; one block a row
+  int32_t blocks = 1;      // on an SM
 
-  /// Chunks; lists of elements and what sorts them, mail.
-  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * threads * 16 + cluster * 64 + 34 * 1024; }
+  /// Chunks; candidates; lists of elements and what sorts them, mail.
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
+    return chunks * threads * 16 + threads / 32 * candidates * 8 + cluster * 64 + 35 * 1024;
+  }
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("output", output);
-    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("candidates", candidates), f("blocks", blocks);
   }
 };
 

@@ -16,11 +16,13 @@ template <int kThreads, class Group, int kCluster>
 class ProbBins {
   static constexpr int kShift = 16, kPerOctave = 1 << (23 - kShift), kOctaves = 32, kBins = kOctaves * kPerOctave;
   static constexpr int kFirst = (128 - kOctaves) * kPerOctave;  // upper bits of the least probability that has a bin
-  static constexpr int kMostBits = 16, kPoint = kOctaves + kMostBits - 2;
+  static constexpr int kMostBits = 16;
   static constexpr int kOwn = kBins / kThreads;
   static_assert(kOwn * kThreads == kBins);
 
  public:
+  static constexpr int kPoint = kOctaves + kMostBits - 2;  // sums are in units of 2^-kPoint
+
   struct Smem {
     uint32_t sums[kBins + kWarpSize];  // and what each lane adds to for what has no bin
     uint64_t partial[kThreads / kWarpSize];
@@ -56,6 +58,7 @@ class ProbBins {
   }
 
   /// A sum of probabilities as find() wants it.
+  static __device__ float value(uint64_t sum) { return float(sum) * (1.0f / float(uint64_t(1) << kPoint)); }
   static __device__ uint64_t fixed(float sum) { return uint64_t(fminf(sum, 1024.0f) * float(uint64_t(1) << kPoint)); }
 
   /// Adds the blocks' sums up, in every block; between two barriers of the group.
@@ -79,34 +82,47 @@ class ProbBins {
   struct Keys {
     uint32_t least, most;
   };
-  __device__ Keys find(float top_p, uint64_t total) const {
+  __device__ Keys find(float top_p, uint64_t total) const { return find(smem_, bits_, least_, top_p, total); }
+
+ private:
+  /// One function for all the calls of a kernel: they come once a row, and take long to compile.
+  static __device__ __noinline__ Keys find(Smem& smem, int bits, uint32_t least, float top_p, uint64_t total) {
     const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1)));
-    const uint64_t rounding = goal >> 16, early = goal - (goal >> (bits_ - 1)) - rounding, late = goal + rounding;
+    const uint64_t rounding = goal >> 16, early = goal - (goal >> (bits - 1)) - rounding, late = goal + rounding;
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
     uint64_t masses[kOwn], sum = 0, all;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) sum += masses[i] = mass(top - i);
-    uint64_t above = block_sum_before<kThreads>(sum, all, smem_.partial);
+    for (int i = 0; i < kOwn; ++i) sum += masses[i] = mass(smem, bits, top - i);
+    uint64_t above = block_sum_before<kThreads>(sum, all, smem.partial);
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const uint64_t with = above + masses[i];
-      if (above < early && with >= early) smem_.first = top - i;
-      if (above < late && with >= late) smem_.last = top - i;
+      if (above < early && with >= early) smem.first = top - i;
+      if (above < late && with >= late) smem.last = top - i;
       above = with;
     }
     __syncthreads();
-    const int first = smem_.first, last = smem_.last;
+    const int first = smem.first, last = smem.last;
     // Above the last bin there may be anything; below the least there is no bin.
-    const uint32_t most = first < 0            ? order_key(bit_cast<float>(least_)) - 1
+    const uint32_t most = first < 0            ? order_key(bit_cast<float>(least)) - 1
                           : first == kBins - 1 ? order_key(kInfinity)
                                                : key_of(first + 1) - 1;
     return {last < 0 ? order_key(0.0f) + 1 : key_of(last), most};
   }
 
- private:
-  Smem& smem_;
-  int bits_;        // of a mantissa, the first one included, that are added up
-  uint32_t least_;  // bits of the least probability that is
+ public:
+  /// How many elements' keys are not below `least`: as many as there are or a hundredth more; most of an int where some have no bin. In
+  /// every thread, which meet.
+  __device__ int count(uint32_t least) const {
+    uint64_t sum = 0, all;
+#pragma unroll 1
+    for (int i = 0; i < kOwn; ++i) {
+      const int bin = int(threadIdx.x) * kOwn + i;
+      if (key_of(bin) >= least) sum += smem_.sums[bin] / uint32_t((kPerOctave + bin % kPerOctave) << (bits_ - 24 + kShift));
+    }
+    block_sum_before<kThreads>(sum, all, smem_.partial);
+    return least < order_key(bit_cast<float>(least_)) ? 0x7fffffff : int(all);
+  }
 
   __device__ void add(float x, uint32_t count) const {
     const uint32_t bits = bit_cast<uint32_t>(x);
@@ -115,7 +131,15 @@ class ProbBins {
     atomicAdd(&smem_.sums[has_bin ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)],
               count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_)));
   }
-  __device__ uint64_t mass(int bin) const { return uint64_t(smem_.sums[bin]) << (kPoint - kOctaves + 2 - bits_ + bin / kPerOctave); }
+
+ private:
+  Smem& smem_;
+  int bits_;        // of a mantissa, the first one included, that are added up
+  uint32_t least_;  // bits of the least probability that is
+
+  static __device__ uint64_t mass(const Smem& smem, int bits, int bin) {
+    return uint64_t(smem.sums[bin]) << (kPoint - kOctaves + 2 - bits + bin / kPerOctave);
+  }
   static __device__ uint32_t key_of(int bin) { return order_key(bit_cast<float>(uint32_t(kFirst + bin) << kShift)); }
 };
 

@@ -44,7 +44,9 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
   // 512 threads meet sooner than 1024, which small slices need not; for 16-bit rows 64 registers a thread are too few.
   if (config.cluster > 4 || problem.input != DType::f32) config.threads = 512;
   config.chunks = 0;
-  const int32_t room = (min(device.smem_per_block, device.smem_per_sm - 1024) - config.smem_bytes()) / (config.threads * 16);
+  const int32_t bytes = min(device.smem_per_block, device.smem_per_sm - 1024);
+  if (config.cluster == 1 && bytes >= 160 * 1024) config.candidates = 320 * 1024 / config.threads;
+  const int32_t room = (bytes - config.smem_bytes()) / (config.threads * 16);
   const int64_t needed = ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads));
   config.chunks = int32_t(min(int64_t(room), round_up(needed, int64_t(2))));
   return config;

@@ -52,7 +52,12 @@ struct ToppRenormKernel {
   static constexpr int kRangeBits = 9, kRanges = 1 << kRangeBits;  // bins of ranks
   static constexpr int kListed = 1024;                             // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
-  static constexpr int kPlaces = 1024;  // of 128 elements, in rows of 128 Ki
+  static constexpr int kCandidates = kConfig.candidates;  // elements of a warp that may be kept
+  // Warps get unequal shares of them: a fifth of the room is for that.
+  static constexpr float kRoom = 0.8f * float(kCandidates * (kThreads / gpu::kWarpSize));
+  static constexpr int kSampled = 3;      // chunks
+  static constexpr float kLight = 0.85f;  // of what top_p leaves out
+  static constexpr int kPlaces = 1024;    // of 128 elements, in rows of 128 Ki
   static_assert(kPlaces % kThreads == 0);
   static_assert(kThreads >= kRanges && kPerThread * kThreads == kListed);
 
@@ -74,7 +79,9 @@ struct ToppRenormKernel {
       typename Bins::Smem bins;
       Masses masses;
       List list;
+      float elements[kThreads / gpu::kWarpSize][gpu::kWarpSize][kVec];  // of the vectors that each warp writes
     };
+    uint64_t candidates[kThreads / gpu::kWarpSize][max(kCandidates, 1)];  // as each warp meets them: value and index
     uint64_t partial[kThreads / gpu::kWarpSize];
     uint64_t above;  // of the bin of ranks that was found
     Prefix prefix;
@@ -92,9 +99,11 @@ struct ToppRenormKernel {
   Smem& smem_;
   const float top_p_;
   Ring ring_;
+  Out* const output_;
   const gpu::RowWriter<Out, kVec> writer_;
   Group group_;
   Weight weight_;
+  int candidates_ = 0;   // of this warp
   uint32_t chunks_ = 0;  // those in which this thread has seen what may be kept, by their numbers' low bits
 
   __device__ ToppRenormKernel(const Params& p, Smem& smem, int row)
@@ -102,7 +111,8 @@ struct ToppRenormKernel {
         smem_(smem),
         top_p_(p.top_p.at(row, row)),
         ring_(smem.ring, Row(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, kCluster, Group::rank())),
-        writer_(static_cast<Out*>(p.output) + row * p.output_stride, ring_.row()),
+        output_(static_cast<Out*>(p.output) + row * p.output_stride),
+        writer_(output_, ring_.row()),
         group_(smem.group) {}
 
   __device__ void renorm() {
@@ -111,12 +121,154 @@ struct ToppRenormKernel {
     if (threadIdx.x == 0) smem_.listed = 0, smem_.prefix.rank = 0;
     Group::sync();  // the sums are empty, and every block has begun
     gpu::ptx::griddep_launch_dependents();
+    if constexpr (kCandidates > 0) {
+      if (top_p_ < 1 && keep_few(bins)) return;
+      bins.clear();
+      if (threadIdx.x == 0) smem_.listed = 0;
+      __syncthreads();
+    }
     const typename Bins::Keys keys = look(bins);
     const bool valid = weight_.set(weight_.max, 1);
     Prefix prefix{gpu::kLowestRank, 0};
     if (valid) prefix = keep(keys);
     if (kCluster > 1) gpu::ptx::cluster_arrive();  // what other blocks hold has been read
     write(valid, prefix);
+  }
+
+  /// Keeps what top_p keeps, with one look at the row, if that is few elements. False: nothing has been written.
+  __device__ bool keep_few(const Bins& bins) {
+    static_assert(kCluster == 1);
+    // What is light weighs in the whole row what it does in the sample, in proportion: most of what top_p leaves out is such.
+    float sum = 0;
+    ring_.template sample<kVec, kSampled>([&](const float(&x)[kVec]) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) sum += x[j] + fabsf(x[j]);
+      bins.add(x);
+    });
+    const uint64_t seen = group_.sum(Bins::fixed(0.5f * sum));
+    const float share = fminf(float(kSampled * kThreads * Ring::kVec) / float(p_.vocab_size), 1.0f);
+    const uint32_t floor = bins.find(1 - kLight * (1 - top_p_) * share / Bins::value(seen), seen).least;
+    if (float(bins.count(floor)) > share * kRoom) return false;
+    __syncthreads();  // the bins have been read
+    bins.clear();
+
+    const auto [mass, lost] = list_candidates(value_of_order_key<float>(floor));
+    const uint64_t roundings = uint64_t(p_.vocab_size) / 2 + 1;
+    if (lost || mass < 2 * roundings || !(weight_.max <= 1 && weight_.set(weight_.max, 1))) return false;
+    for_each_candidate([&](float x, int) { bins.add(x, 1); });
+    __syncthreads();  // the bins are full
+    const typename Bins::Keys keys = bins.find(top_p_, mass << (Bins::kPoint - 40));
+    if (keys.least < floor) return false;
+    __syncthreads();  // the bins have been read: the list lies there
+
+    const float most = value_of_order_key<float>(keys.most), least = value_of_order_key<float>(keys.least);
+    uint64_t above = 0;
+    for_each_candidate([&](float x, int index) {
+      if (x > most) {
+        above += mass_of(weight_(x));
+      } else if (x >= least) {
+        append(order_rank(order_key(x), uint32_t(index)));
+      }
+    });
+    above = group_.sum(above);
+    if (smem_.listed > kListed) return false;
+    // In units of the largest element the row's mass is known but for roundings. Where they matter, exactly, by another look.
+    const double unit = weight_.scale, relative = 7e-8;
+    uint64_t needed = needed_mass(top_p_, uint64_t(double(mass - roundings) * unit * (1 - relative)) - roundings);
+    uint64_t surely = needed_mass(top_p_, uint64_t(double(mass + roundings) * unit * (1 + relative)) + roundings);
+    while (!choose(smem_, weight_, needed, surely, above)) {
+      if (needed == surely) return false;
+      needed = surely = needed_mass(top_p_, exact_mass());
+    }
+    write_candidates(smem_.prefix);
+    return true;
+  }
+  /// Makes each warp's list of what reaches a value. Returns the row's mass, in units of 1 and not of its largest element, and more than 0
+  /// if there was no room; the maximum is left in weight_. The threads meet.
+  __device__ typename Group::Pair list_candidates(float least) {
+    const int lane = int(threadIdx.x) % gpu::kWarpSize;
+    uint64_t* const candidates = smem_.candidates[threadIdx.x / gpu::kWarpSize];
+    gpu::MassSum sum;
+    float largest = 0;
+    candidates_ = 0;
+    for_each([&](const float(&x)[kVec], int first, int) {
+      float f[kVec], most = x[0];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) f[j] = gpu::ptx::multiply_saturate(x[j], 1.0f), most = fmaxf(most, x[j]);
+      sum.add(f);
+      largest = fmaxf(largest, most);
+      if (!__any_sync(0xffffffffu, most >= least)) return;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        const bool counts = x[j] >= least;
+        const uint32_t lanes = __ballot_sync(0xffffffffu, counts);
+        const int at = candidates_ + __popc(lanes & ((1u << lane) - 1));
+        if (counts && at < kCandidates) candidates[at] = uint64_t(bit_cast<uint32_t>(x[j])) << 32 | uint32_t(first + j);
+        candidates_ += __popc(lanes);
+      }
+    });
+    weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
+    return group_.sum(sum.total(), candidates_ > kCandidates ? 1 : 0);
+  }
+  /// Writes the row from the warps' lists alone: what a warp has listed of its next vectors is put where they lie, among zeros.
+  __device__ void write_candidates(const Prefix& prefix) const {
+    const Row& row = ring_.row();
+    const Prefix::Test kept = prefix.test();
+    const float scale = 1.0f / weight_of_mass(prefix.mass);
+    const int lane = int(threadIdx.x) % gpu::kWarpSize, warp = int(threadIdx.x) / gpu::kWarpSize;
+    const uint64_t* const candidates = smem_.candidates[warp];
+    float(&elements)[gpu::kWarpSize][kVec] = smem_.elements[warp];
+    int written = 0;
+#pragma unroll 1
+    for (int vec = warp * gpu::kWarpSize; vec < row.count; vec += kThreads) {
+#pragma unroll 1
+      for (int unit = 0; unit < Row::kVec; unit += kVec) {
+        float y[kVec] = {};
+        bool any = false;
+        for (;;) {
+          const int at = written + lane;
+          const uint64_t candidate = at < candidates_ ? candidates[at] : 0;
+          const int index = int(uint32_t(candidate)), place = index + row.skip - vec * Row::kVec - unit;
+          const bool here = at < candidates_ && place < gpu::kWarpSize * Row::kVec - unit && place % Row::kVec < kVec;
+          const int count = __popc(__ballot_sync(0xffffffffu, here));
+          if (count == 0) break;
+          if (!any) gpu::Vec<float, kVec>::from_float(y).store(elements[lane]);
+          any = true;
+          __syncwarp();
+          const float x = bit_cast<float>(uint32_t(candidate >> 32));
+          if (here && kept(x, index)) elements[place / Row::kVec][place % Row::kVec] = weight_(x) * scale;
+          written += count;
+          if (count < gpu::kWarpSize) break;
+        }
+        if (any) {
+          __syncwarp();
+          gpu::Vec<float, kVec>::load(elements[lane]).to_float(y);
+        }
+        writer_.write(y, (vec + lane) * Row::kVec + unit - row.skip);
+      }
+    }
+  }
+  /// f(element, index) for the candidates of this warp.
+  template <class F>
+  __device__ void for_each_candidate(const F& f) const {
+    const uint64_t* const candidates = smem_.candidates[threadIdx.x / gpu::kWarpSize];
+    for (int i = int(threadIdx.x) % gpu::kWarpSize; i < candidates_; i += gpu::kWarpSize)
+      f(bit_cast<float>(uint32_t(candidates[i] >> 32)), int(uint32_t(candidates[i])));
+  }
+  __device__ uint64_t exact_mass() {
+    gpu::MassSum sum;
+    for_each([&](const float(&x)[kVec], int, int) {
+      float f[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]);
+      sum.add(f);
+    });
+    return group_.sum(sum.total());
+  }
+  /// To what this block lists.
+  __device__ void append(uint64_t rank) {
+    const uint32_t at = atomicAdd(&smem_.listed, 1u);
+    if (at < kListed) smem_.list.ranks[at] = rank;
   }
 
   /// The maximum, left in weight_, and what the boundary is likely to lie between.
@@ -139,17 +291,17 @@ struct ToppRenormKernel {
     const bool all = top_p_ >= 1;  // nothing needs listing
     Range range{all ? ~uint64_t(0) : order_rank(keys.least, uint32_t(p_.vocab_size - 1)), all ? ~uint64_t(0) : order_rank(keys.most, 0)};
     Range listed;
-    const auto [whole, mass_above] = list(range, listed);
-    if (all) {
-      chunks_ = ~0u;
-      return {gpu::kLowestRank, whole};
+    uint64_t needed = 0;
+#pragma unroll 1
+    for (bool first = true;; first = false) {
+      const auto [whole, mass_above] = list(range, listed);
+      if (all) {
+        chunks_ = ~0u;
+        return {gpu::kLowestRank, whole};
+      }
+      if (first) range.above = mass_above, needed = needed_mass(top_p_, whole);
+      if (choose(smem_, weight_, needed, needed, range.above) || narrow(needed, range, listed)) return smem_.prefix;
     }
-    range.above = mass_above;
-    const uint64_t needed = needed_mass(top_p_, whole);
-    while (!choose(needed, range.above) && !narrow(needed, range, listed)) {
-      list(range, listed);  // not in one loop with the first list, whose way through the ring the compiler knows: 3 % of the kernel
-    }
-    return smem_.prefix;
   }
 
   /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
@@ -178,8 +330,7 @@ struct ToppRenormKernel {
         if (!range.contains(rank)) return;
         span.low = min(span.low, rank), span.high = max(span.high, rank);
         atomicAdd(&smem_.list.at_place[index >> place_shift()], 1u);
-        const uint32_t at = atomicAdd(&smem_.listed, 1u);
-        if (at < kListed) smem_.list.ranks[at] = rank;
+        append(rank);
       });
       __syncwarp();  // or lanes that had none go on alone
     });
@@ -187,36 +338,36 @@ struct ToppRenormKernel {
   }
 
   /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
-  __device__ bool choose(uint64_t needed, uint64_t above) {
-    List& list = smem_.list;
+  static __device__ __noinline__ bool choose(Smem& smem, Weight weight, uint64_t needed, uint64_t surely, uint64_t above) {
+    List& list = smem.list;
     int count = 0;
     bool fits = true;
 #pragma unroll 1
     for (int r = 0; r < kCluster; ++r) {
-      const int listed = int(*Group::of(&smem_.listed, r));
+      const int listed = int(*Group::of(&smem.listed, r));
       fits &= count + listed <= kListed;
       if (!fits) break;
 #pragma unroll 1
       for (int i = int(threadIdx.x); i < listed; i += kThreads) list.sorted[count + i] = *Group::of(&list.ranks[i], r);
       count += listed;
     }
-    if (!fits || needed <= above) return false;
+    if (!fits || needed <= above) return false;  // nobody reads on
     gpu::sort_ranks<kThreads>(list.sorted, count, 2 * kListed, list.select);
     uint64_t ranks[kPerThread], masses[kPerThread], sum = 0, all;
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       const int at = int(threadIdx.x) * kPerThread + i;
       ranks[i] = at < count ? list.sorted[at] : 0;
-      sum += masses[i] = ranks[i] ? mass_of(weight_(value_of_order_key<float>(key_of_rank(ranks[i])))) : 0;
+      sum += masses[i] = ranks[i] ? mass_of(weight(value_of_order_key<float>(key_of_rank(ranks[i])))) : 0;
     }
-    above += gpu::block_sum_before<kThreads>(sum, all, smem_.partial);
+    above += gpu::block_sum_before<kThreads>(sum, all, smem.partial);
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
-      if (above < needed && above + masses[i] >= needed) smem_.prefix = {ranks[i], above + masses[i]};
+      if (above < needed && above + masses[i] >= surely) smem.prefix = {ranks[i], above + masses[i]};
       above += masses[i];
     }
     __syncthreads();
-    return smem_.prefix.rank != 0;
+    return smem.prefix.rank != 0;
   }
 
   /// Where the list was too long or the boundary not in it: a smaller range that has it, or the prefix itself (true). All blocks go the
