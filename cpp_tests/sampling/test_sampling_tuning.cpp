@@ -202,7 +202,7 @@ TEST(ToppRenormTuning, FitsEveryGpu) {
         for (int64_t num_rows : {1, 2, 7, 16, 33, 64, 128, 300, 512, 4000}) {
           SCOPED_TRACE(to_string(arch) + " " + std::to_string(num_rows) + " x " + std::to_string(vocab_size));
           const ToppRenormConfig config = gpu::tune_topp({dtype, dtype, RowValues::probs, false, num_rows, vocab_size}, device);
-          ASSERT_GT(config.chunks, 0);
+          ASSERT_GT(config.chunks, config.candidates > 0 ? 3 : 0);  // a sample, and what is on its way meanwhile
           ASSERT_LE(config.smem_bytes(), device.smem_per_block);
           ASSERT_LE(config.smem_bytes() + 1024, device.smem_per_sm);
           ASSERT_TRUE(is_power_of_two(config.cluster) && config.cluster <= (!arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8));
@@ -217,7 +217,9 @@ TEST(ToppRenormTuning, FitsEveryGpu) {
   EXPECT_EQ(tuned(1).cluster, 16);
   EXPECT_EQ(tuned(64).cluster, 2);
   EXPECT_EQ(tuned(128).cluster, 1);
-  EXPECT_EQ(tuned(512).chunks, 12);
+  EXPECT_EQ(tuned(512).chunks, 7);
+  EXPECT_EQ(tuned(512).candidates, 320);
+  EXPECT_EQ(tuned(64).candidates, 0);
   // All of the row is in shared memory.
   EXPECT_GE(int64_t(tuned(16).chunks) * tuned(16).threads * tuned(16).cluster, 128256 / 4);
 }

@@ -1,17 +1,22 @@
 // Keeps the top_p prefix of whole rows of probabilities, renormalised.
 // Called by sampling/gpu/renorm.hpp; twin of sampling/cpu/renorm.hpp, bit for bit.
 //
-// Bound by: memory. A row is read three times and written once; what of it lies in shared memory, or still in L2, is not fetched again.
 // Threads:  a block of all the threads of an SM for each row, so that nobody waits for other blocks; clusters where rows are few.
-// Memory:   a ring of chunks (row_ring.cuh), which keeps a third of a row of 128256 floats, or all of a cluster's slices.
-// Method:   1. The maximum, and sums of probabilities by their upper bits (prob_bins.cuh): they leave one bin or two for the boundary.
+// Memory:   a ring of chunks (row_ring.cuh), which keeps a quarter of a row of 128256 floats, or all of a cluster's slices.
+// Method where few elements are kept (keep_few), bound by memory, a read and a write:
+//           1. Sums of probabilities by their upper bits (prob_bins.cuh), of a tenth of the row, leave a value that the boundary is hardly
+//              below.
+//           2. The row is read: its mass, its maximum, and for each warp a list of the elements that reach that value.
+//           3. Of the lists alone: which bin of such sums has the boundary, the mass above it, the order of what lies in it, the row.
+// Else, where clusters share a row, and where the value was too high:
+//           1. The maximum, and sums by upper bits of the whole row: they leave one bin or two for the boundary.
 //           2. Exact masses, of the row and of what lies above those bins; what lies in them, a few hundred elements, is listed. Sorted,
 //              with sums of their masses, they tell the last element of the prefix.
 //           3. The row is written. What no kept element was near in 2 is not read.
 //           Where the list has no room because the bins hold one value (flat rows, ties), counts by places in the row tell which of its
 //           elements is the last. Where they hold more, or sums do not bear the bins out, a narrower range is found by exact masses in
-//           bins of ranks, and listed again: two more passes, seldom four. A block reads its own slice only (but for the place of ties),
-//           and writes when it knows the prefix: the output may be the input.
+//           bins of ranks, and listed again: two more passes, seldom four.
+// A block reads its own slice only (but for the place of ties), and writes when it knows the prefix: the output may be the input.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -20,6 +25,7 @@
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_ring.cuh>
 #include <flashinfer/sampling/gpu/prob_bins.cuh>
+#include <flashinfer/sampling/gpu/row_candidates.cuh>
 #include <flashinfer/sampling/gpu/row_weight.cuh>
 #include <flashinfer/sampling/renorm_params.hpp>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -52,12 +58,11 @@ struct ToppRenormKernel {
   static constexpr int kRangeBits = 9, kRanges = 1 << kRangeBits;  // bins of ranks
   static constexpr int kListed = 1024;                             // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
-  static constexpr int kCandidates = kConfig.candidates;  // elements of a warp that may be kept
-  // Warps get unequal shares of them: a fifth of the room is for that.
-  static constexpr float kRoom = 0.8f * float(kCandidates * (kThreads / gpu::kWarpSize));
-  static constexpr int kSampled = 3;      // chunks
-  static constexpr float kLight = 0.85f;  // of what top_p leaves out
-  static constexpr int kPlaces = 1024;    // of 128 elements, in rows of 128 Ki
+  static constexpr int kPlaces = 1024;  // of 128 elements, in rows of 128 Ki
+  using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, kVec>;
+  static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
+  static constexpr int kSampled = 3;                                                              // chunks
+  static constexpr float kLight = 0.85f;  // of what top_p leaves out: the rest is for the sample's error
   static_assert(kPlaces % kThreads == 0);
   static_assert(kThreads >= kRanges && kPerThread * kThreads == kListed);
 
@@ -79,9 +84,9 @@ struct ToppRenormKernel {
       typename Bins::Smem bins;
       Masses masses;
       List list;
-      float elements[kThreads / gpu::kWarpSize][gpu::kWarpSize][kVec];  // of the vectors that each warp writes
+      typename Candidates::Window window;
     };
-    uint64_t candidates[kThreads / gpu::kWarpSize][max(kCandidates, 1)];  // as each warp meets them: value and index
+    typename Candidates::Smem candidates;
     uint64_t partial[kThreads / gpu::kWarpSize];
     uint64_t above;  // of the bin of ranks that was found
     Prefix prefix;
@@ -99,11 +104,9 @@ struct ToppRenormKernel {
   Smem& smem_;
   const float top_p_;
   Ring ring_;
-  Out* const output_;
   const gpu::RowWriter<Out, kVec> writer_;
   Group group_;
   Weight weight_;
-  int candidates_ = 0;   // of this warp
   uint32_t chunks_ = 0;  // those in which this thread has seen what may be kept, by their numbers' low bits
 
   __device__ ToppRenormKernel(const Params& p, Smem& smem, int row)
@@ -111,8 +114,7 @@ struct ToppRenormKernel {
         smem_(smem),
         top_p_(p.top_p.at(row, row)),
         ring_(smem.ring, Row(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, kCluster, Group::rank())),
-        output_(static_cast<Out*>(p.output) + row * p.output_stride),
-        writer_(output_, ring_.row()),
+        writer_(static_cast<Out*>(p.output) + row * p.output_stride, ring_.row()),
         group_(smem.group) {}
 
   __device__ void renorm() {
@@ -121,7 +123,7 @@ struct ToppRenormKernel {
     if (threadIdx.x == 0) smem_.listed = 0, smem_.prefix.rank = 0;
     Group::sync();  // the sums are empty, and every block has begun
     gpu::ptx::griddep_launch_dependents();
-    if constexpr (kCandidates > 0) {
+    if constexpr (kConfig.candidates > 0) {
       if (top_p_ < 1 && keep_few(bins)) return;
       bins.clear();
       if (threadIdx.x == 0) smem_.listed = 0;
@@ -152,10 +154,11 @@ struct ToppRenormKernel {
     __syncthreads();  // the bins have been read
     bins.clear();
 
-    const auto [mass, lost] = list_candidates(value_of_order_key<float>(floor));
+    Candidates candidates(smem_.candidates);
+    const auto [mass, lost] = list_candidates(candidates, value_of_order_key<float>(floor));
     const uint64_t roundings = uint64_t(p_.vocab_size) / 2 + 1;
-    if (lost || mass < 2 * roundings || !(weight_.max <= 1 && weight_.set(weight_.max, 1))) return false;
-    for_each_candidate([&](float x, int) { bins.add(x, 1); });
+    if (lost || mass < 4 * roundings || !(weight_.max <= 1 && weight_.set(weight_.max, 1))) return false;
+    candidates.for_each([&](float x, int) { bins.add(x, 1); });
     __syncthreads();  // the bins are full
     const typename Bins::Keys keys = bins.find(top_p_, mass << (Bins::kPoint - 40));
     if (keys.least < floor) return false;
@@ -163,7 +166,7 @@ struct ToppRenormKernel {
 
     const float most = value_of_order_key<float>(keys.most), least = value_of_order_key<float>(keys.least);
     uint64_t above = 0;
-    for_each_candidate([&](float x, int index) {
+    candidates.for_each([&](float x, int index) {
       if (x > most) {
         above += mass_of(weight_(x));
       } else if (x >= least) {
@@ -180,80 +183,26 @@ struct ToppRenormKernel {
       if (needed == surely) return false;
       needed = surely = needed_mass(top_p_, exact_mass());
     }
-    write_candidates(smem_.prefix);
+    const Prefix::Test kept = smem_.prefix.test();
+    const float scale = 1.0f / weight_of_mass(smem_.prefix.mass);
+    candidates.write(ring_.row(), writer_, smem_.window, [&](float x, int index) { return kept(x, index) ? weight_(x) * scale : 0.0f; });
     return true;
   }
-  /// Makes each warp's list of what reaches a value. Returns the row's mass, in units of 1 and not of its largest element, and more than 0
-  /// if there was no room; the maximum is left in weight_. The threads meet.
-  __device__ typename Group::Pair list_candidates(float least) {
-    const int lane = int(threadIdx.x) % gpu::kWarpSize;
-    uint64_t* const candidates = smem_.candidates[threadIdx.x / gpu::kWarpSize];
+  /// Lists what reaches a value. Returns the row's mass, in units of 1 and not of its largest element, and more than 0 if there was no
+  /// room; the maximum is left in weight_. The threads meet.
+  __device__ typename Group::Pair list_candidates(Candidates& candidates, float least) {
     gpu::MassSum sum;
     float largest = 0;
-    candidates_ = 0;
     for_each([&](const float(&x)[kVec], int first, int) {
       float f[kVec], most = x[0];
 #pragma unroll
       for (int j = 0; j < kVec; ++j) f[j] = gpu::ptx::multiply_saturate(x[j], 1.0f), most = fmaxf(most, x[j]);
       sum.add(f);
       largest = fmaxf(largest, most);
-      if (!__any_sync(0xffffffffu, most >= least)) return;
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        const bool counts = x[j] >= least;
-        const uint32_t lanes = __ballot_sync(0xffffffffu, counts);
-        const int at = candidates_ + __popc(lanes & ((1u << lane) - 1));
-        if (counts && at < kCandidates) candidates[at] = uint64_t(bit_cast<uint32_t>(x[j])) << 32 | uint32_t(first + j);
-        candidates_ += __popc(lanes);
-      }
+      if (__any_sync(0xffffffffu, most >= least)) candidates.add(x, first, least);
     });
     weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
-    return group_.sum(sum.total(), candidates_ > kCandidates ? 1 : 0);
-  }
-  /// Writes the row from the warps' lists alone: what a warp has listed of its next vectors is put where they lie, among zeros.
-  __device__ void write_candidates(const Prefix& prefix) const {
-    const Row& row = ring_.row();
-    const Prefix::Test kept = prefix.test();
-    const float scale = 1.0f / weight_of_mass(prefix.mass);
-    const int lane = int(threadIdx.x) % gpu::kWarpSize, warp = int(threadIdx.x) / gpu::kWarpSize;
-    const uint64_t* const candidates = smem_.candidates[warp];
-    float(&elements)[gpu::kWarpSize][kVec] = smem_.elements[warp];
-    int written = 0;
-#pragma unroll 1
-    for (int vec = warp * gpu::kWarpSize; vec < row.count; vec += kThreads) {
-#pragma unroll 1
-      for (int unit = 0; unit < Row::kVec; unit += kVec) {
-        float y[kVec] = {};
-        bool any = false;
-        for (;;) {
-          const int at = written + lane;
-          const uint64_t candidate = at < candidates_ ? candidates[at] : 0;
-          const int index = int(uint32_t(candidate)), place = index + row.skip - vec * Row::kVec - unit;
-          const bool here = at < candidates_ && place < gpu::kWarpSize * Row::kVec - unit && place % Row::kVec < kVec;
-          const int count = __popc(__ballot_sync(0xffffffffu, here));
-          if (count == 0) break;
-          if (!any) gpu::Vec<float, kVec>::from_float(y).store(elements[lane]);
-          any = true;
-          __syncwarp();
-          const float x = bit_cast<float>(uint32_t(candidate >> 32));
-          if (here && kept(x, index)) elements[place / Row::kVec][place % Row::kVec] = weight_(x) * scale;
-          written += count;
-          if (count < gpu::kWarpSize) break;
-        }
-        if (any) {
-          __syncwarp();
-          gpu::Vec<float, kVec>::load(elements[lane]).to_float(y);
-        }
-        writer_.write(y, (vec + lane) * Row::kVec + unit - row.skip);
-      }
-    }
-  }
-  /// f(element, index) for the candidates of this warp.
-  template <class F>
-  __device__ void for_each_candidate(const F& f) const {
-    const uint64_t* const candidates = smem_.candidates[threadIdx.x / gpu::kWarpSize];
-    for (int i = int(threadIdx.x) % gpu::kWarpSize; i < candidates_; i += gpu::kWarpSize)
-      f(bit_cast<float>(uint32_t(candidates[i] >> 32)), int(uint32_t(candidates[i])));
+    return group_.sum(sum.total(), candidates.fit() ? 0 : 1);
   }
   __device__ uint64_t exact_mass() {
     gpu::MassSum sum;
@@ -267,6 +216,7 @@ struct ToppRenormKernel {
   }
   /// To what this block lists.
   __device__ void append(uint64_t rank) {
+    if (*static_cast<volatile uint32_t*>(&smem_.listed) > kListed) return;  // of many ties all would wait here
     const uint32_t at = atomicAdd(&smem_.listed, 1u);
     if (at < kListed) smem_.list.ranks[at] = rank;
   }
