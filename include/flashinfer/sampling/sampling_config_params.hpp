@@ -145,7 +145,7 @@ struct ToppRenormConfig {
 
   /// Chunks; candidates; lists of elements and what sorts them, mail.
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
-    return chunks * threads * 16 + threads / 32 * candidates * 8 + cluster * 64 + 34 * 1024;
+    return chunks * threads * 16 + threads / 32 * candidates * 8 + cluster * 64 + 69 * 512;
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {
