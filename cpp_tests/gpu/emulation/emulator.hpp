@@ -2,9 +2,8 @@
 // at collectives, and the instructions of gpu/ptx have twins (emulation/flashinfer/gpu/ptx, found before the real ones).
 // Slow and strict: a collective that not all lanes reach, or a barrier that not all threads reach, is an error; asynchronous copies
 // poison their destination and land as late as they may; warps run in a random order.
+// What every thread does at every collective and barrier is in emulator.cpp, which is optimised in every build.
 #pragma once
-
-#include <ucontext.h>
 
 #include <array>
 #include <cmath>
@@ -47,10 +46,8 @@ struct MbarrierState {
   unsigned phase = 0;
 };
 
-/// Where a fiber or the scheduler goes on. The compiler's own jump, in a function that does not say that it never returns: at a longjmp(),
-/// or before a [[noreturn]] call, AddressSanitizer clears the shadow of the stack and makes two system calls, half of the time of a test.
+/// Where a fiber or the scheduler goes on: what the compiler's own setjmp keeps.
 using Place = void* [5];
-__attribute__((noinline, no_sanitize("address"))) inline void go_on(Place& place) { __builtin_longjmp(place, 1); }
 
 struct Fiber {
   Place here;
@@ -76,18 +73,7 @@ class Block {
 
   /// Runs `body` as every thread of every block of a grid, one block after another; with `cluster`, as many blocks along x at a time.
   static void run_grid(Index grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body,
-                       unsigned cluster = 1) {
-    Block block(threads, smem_bytes, seed, cluster);
-    current_ = &block;
-    block.grid = grid;
-    for (unsigned z = 0; z < grid.z; ++z)
-      for (unsigned y = 0; y < grid.y; ++y)
-        for (unsigned x = 0; x < grid.x; x += cluster) {
-          block.block_index = {x, y, z};
-          block.run(body);
-        }
-    current_ = nullptr;
-  }
+                       unsigned cluster = 1);
   static void run_grid(unsigned grid, unsigned threads, size_t smem_bytes, uint32_t seed, const std::function<void()>& body,
                        unsigned cluster = 1) {
     run_grid(Index{grid, 1, 1}, threads, smem_bytes, seed, body, cluster);
@@ -105,68 +91,28 @@ class Block {
   /// A collective of a warp: the last lane to arrive calls op(arguments, results) for all 32. `name` must be the same in all lanes.
   template <class Result, class Argument, class Op>
   Result collect(const char* name, const Argument& argument, Op&& op) {
-    Fiber& self = fiber();
     Result result{};
-    self.argument = &argument;
-    self.result = &result;
-    if (arrive(self, Fiber::in_warp, name, &fibers_[self.warp * kLanes], lanes_of(self.warp))) {
-      const Argument* arguments[kLanes] = {};
-      Result* results[kLanes] = {};
-      for (int i = 0; i < lanes_of(self.warp); ++i) {
-        Fiber& f = fibers_[self.warp * kLanes + i];
-        if (f.state == Fiber::done) fail("a collective of a warp of which some lanes have exited", name);
-        arguments[i] = static_cast<const Argument*>(f.argument), results[i] = static_cast<Result*>(f.result);
+    if (meet(name, &argument, &result)) {
+      const Argument* arguments[kLanes];
+      Result* results[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        arguments[i] = static_cast<const Argument*>(met_.arguments[i]);
+        results[i] = static_cast<Result*>(met_.results[i]);
       }
       op(arguments, results);
-      release(&fibers_[self.warp * kLanes], lanes_of(self.warp));
-    } else {
-      suspend();
+      part();
     }
     return result;
   }
   /// Waits for what other threads do, or for copies that land.
-  void wait_until(const char* name, std::function<bool()> ready) {
-    if (ready()) return;
-    Fiber& self = fiber();
-    self.state = Fiber::polling;
-    self.waits_for = name;
-    self.ready = std::move(ready);
-    suspend();
-  }
+  void wait_until(const char* name, std::function<bool()> ready);
   /// A barrier of some of the block's threads: the named barriers of PTX.
-  void sync_some(int barrier, int count) {
-    Named& named = named_[fiber().rank * 16 + barrier];
-    const unsigned round = named.round;
-    if (++named.arrived == count) {
-      named.arrived = 0;
-      ++named.round;
-    } else {
-      wait_until("named barrier", [&named, round] { return named.round != round; });
-    }
-  }
+  void sync_some(int barrier, int count);
 
   void init_mbarrier(const void* barrier, int arrivals) { mbarriers_[barrier] = {arrivals, arrivals, 0, 0}; }
-  MbarrierState& mbarrier(const void* barrier) {
-    const auto found = mbarriers_.find(barrier);
-    if (found == mbarriers_.end()) fail("not initialised", "mbarrier");
-    return found->second;
-  }
-  void arrive_at(const void* barrier, int arrivals, int64_t expected_bytes, int64_t landed_bytes) {
-    MbarrierState& state = mbarrier(barrier);
-    state.pending -= arrivals;
-    state.bytes += expected_bytes - landed_bytes;
-    if (state.pending < 0) fail("more arrivals than it was initialised for", "mbarrier");
-    if (state.pending == 0 && state.bytes == 0) state.pending = state.arrivals, ++state.phase;
-  }
-  static void land(const std::vector<PendingCopy>& copies) {
-    for (const PendingCopy& copy : copies) {
-      if (copy.valid) {
-        std::memcpy(copy.to, copy.from, copy.bytes);
-      } else {
-        std::memset(copy.to, 0, copy.bytes);
-      }
-    }
-  }
+  MbarrierState& mbarrier(const void* barrier);
+  void arrive_at(const void* barrier, int arrivals, int64_t expected_bytes, int64_t landed_bytes);
+  static void land(const std::vector<PendingCopy>& copies);
 
   /// Copies of the running thread that will land, and then arrive.
   void pend(PendingArrival arrival) {
@@ -174,140 +120,30 @@ class Block {
     ++pending_;
   }
 
-  void sync_block() {
-    Fiber* block = &fibers_[size_t(fiber().rank) * block_size.x];
-    if (arrive(fiber(), Fiber::in_block, "__syncthreads", block, int(block_size.x))) {
-      release(block, int(block_size.x));
-    } else {
-      suspend();
-    }
-  }
-  int count_in_block(bool predicate) {
-    // Three in turn: what the next call adds to was read before every thread came to this one.
-    std::array<int, 3>& counts = counts_[fiber().rank];
-    const unsigned turn = fiber().counted++;
-    counts[turn % 3] += predicate;
-    if (fiber().index.x == 0) counts[(turn + 1) % 3] = 0;
-    sync_block();
-    return counts[turn % 3];
-  }
-  /// The cluster's barrier, in two steps.
+  void sync_block();
+  int count_in_block(bool predicate);
   /// Whether the blocks of the cluster have met: before that one may not have begun.
   bool cluster_has_met() const { return cluster_barrier_.round > 0; }
-  void arrive_at_cluster() {
-    fiber().cluster_round = cluster_barrier_.round;
-    if (++cluster_barrier_.arrived == int(fibers_.size())) cluster_barrier_.arrived = 0, ++cluster_barrier_.round;
-  }
-  void wait_for_cluster() {
-    const unsigned round = fiber().cluster_round;
-    wait_until("cluster barrier", [this, round] { return cluster_barrier_.round != round; });
-  }
+  /// The cluster's barrier, in two steps.
+  void arrive_at_cluster();
+  void wait_for_cluster();
 
  private:
-  Block(unsigned threads, size_t smem_bytes, uint32_t seed, unsigned cluster)
-      : block_size{threads, 1, 1},
-        smem_bytes_(smem_bytes),
-        cluster_(int(cluster)),
-        memory_(new unsigned char[cluster * smem_stride() + 128]),
-        fibers_(threads * cluster),
-        random_(seed) {
-    smem_ = memory_.get() + (128 - uintptr_t(memory_.get()) % 128) % 128;
-    for (unsigned i = 0; i < fibers_.size(); ++i) {
-      fibers_[i].stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
-      fibers_[i].index = {i % threads, 0, 0};
-      fibers_[i].rank = int(i / threads);
-      fibers_[i].lane = int(i) % kLanes;
-      fibers_[i].warp = int(i) / kLanes;
-    }
-  }
+  Block(unsigned threads, size_t smem_bytes, uint32_t seed, unsigned cluster);
   size_t smem_stride() const { return (smem_bytes_ + 127) / 128 * 128; }
-  int lanes_of(int warp) const { return std::min(kLanes, int(fibers_.size()) - warp * kLanes); }
+  int lanes_of(int warp) const;
 
-  void run(const std::function<void()>& body) {
-    body_ = &body;
-    std::memset(smem_, 0xff, size_t(cluster_) * smem_stride());  // NaN in every float format: what a kernel reads it must have written
-    for (Fiber& f : fibers_) {
-      f.state = Fiber::fresh, f.groups.clear(), f.open.clear(), f.arrivals.clear();
-      f.block = {block_index.x + unsigned(f.rank), block_index.y, block_index.z};
-    }
-    pending_ = 0;
-    mbarriers_.clear();
-    named_.clear();
-    cluster_barrier_ = {};
-    const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
-    for (int turn = int(random_() % warps), idle = 0; idle <= warps;) {
-      // A warp runs on until none of its lanes can: other warps are as far behind or ahead as barriers allow.
-      bool ran = false;
-      for (int i = 0; i < lanes_of(turn); ++i) {
-        Fiber& f = fibers_[turn * kLanes + i];
-        if (f.state == Fiber::polling && f.ready()) f.state = Fiber::runnable;
-        if (f.state == Fiber::fresh || f.state == Fiber::runnable) resume(f), ran = true;
-      }
-      if (!ran || random_() % 16 == 0) ran = land_one() || ran;
-      idle = ran ? 0 : idle + 1;
-      if (ran && random_() % 8) continue;
-      turn = idle ? (turn + 1) % warps : int(random_() % warps);
-    }
-    for (Fiber& f : fibers_)
-      if (f.state != Fiber::done) fail("threads wait for ever", f.waits_for);
-  }
-
-  /// The oldest copies of some thread arrive.
-  bool land_one() {
-    if (pending_ == 0) return false;
-    const size_t first = random_() % fibers_.size();
-    for (size_t i = 0; i < fibers_.size(); ++i) {
-      std::vector<PendingArrival>& arrivals = fibers_[(first + i) % fibers_.size()].arrivals;
-      if (arrivals.empty()) continue;
-      land(arrivals.front().copies);
-      arrive_at(arrivals.front().barrier, arrivals.front().arrivals, 0, arrivals.front().bytes);
-      arrivals.erase(arrivals.begin());
-      --pending_;
-      return true;
-    }
-    return false;
-  }
-
-  bool arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count) {
-    self.state = state;
-    self.waits_for = name;
-    for (int i = count; i-- > 0;) {  // they arrive in the order of their indices, most often: the last is the first to be missing
-      if (others[i].state == Fiber::done) continue;
-      if (others[i].state != state) return false;
-      if (others[i].waits_for != name && std::strcmp(others[i].waits_for, name) != 0) fail(others[i].waits_for, name);
-    }
-    return true;
-  }
-  static void release(Fiber* others, int count) {
-    for (int i = 0; i < count; ++i)
-      if (others[i].state != Fiber::done) others[i].state = Fiber::runnable;
-  }
-
-  void resume(Fiber& f) {
-    running_ = &f;
-    if (__builtin_setjmp(scheduler_) != 0) return;
-    if (f.state == Fiber::runnable) go_on(f.here);
-    f.state = Fiber::runnable;
-    ucontext_t context;
-    getcontext(&context);
-    context.uc_stack.ss_sp = f.stack.get();
-    context.uc_stack.ss_size = kStackBytes;
-    context.uc_link = nullptr;
-    makecontext(&context, enter, 0);
-    setcontext(&context);
-  }
-  static void enter() {
-    (*current_->body_)();
-    current_->running_->state = Fiber::done;
-    go_on(current_->scheduler_);
-  }
-  void suspend() {
-    if (__builtin_setjmp(running_->here) == 0) go_on(scheduler_);
-  }
-  [[noreturn]] void fail(const char* what, const char* where) {
-    std::fprintf(stderr, "emulation: %s / %s (block %u, thread %u)\n", what, where, block_index.x, running_->index.x);
-    std::abort();
-  }
+  void run(const std::function<void()>& body);
+  bool land_one();
+  /// True in the last lane of the warp to come: met_ is what all came with. False in the others, once that one has called part().
+  bool meet(const char* name, const void* argument, void* result);
+  void part();
+  bool arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count);
+  static void release(Fiber* others, int count);
+  void resume(Fiber& f);
+  static void enter();
+  void suspend();
+  [[noreturn]] void fail(const char* what, const char* where);
 
   static inline Block* current_ = nullptr;
   size_t smem_bytes_;
@@ -328,6 +164,11 @@ class Block {
   const std::function<void()>* body_ = nullptr;
   Fiber* running_ = nullptr;
   Place scheduler_;
+  struct Met {
+    const void* arguments[kLanes];  // null where the warp has no such lane
+    void* results[kLanes];
+  };
+  Met met_;
 };
 
 }  // namespace emulation
