@@ -43,10 +43,10 @@ struct Lengths {
   }
 };
 
-struct Buffer {
+struct Memory {
   std::vector<int64_t> words;
   int64_t bytes;
-  explicit Buffer(int64_t bytes) : words(size_t(bytes / 8 + 1), -1), bytes(bytes) {}
+  explicit Memory(int64_t bytes) : words(size_t(bytes / 8 + 1), -1), bytes(bytes) {}
   TensorView view(Device device, int64_t n = -1) { return TensorView(words.data(), DType::u8, {n < 0 ? bytes : n}, device); }
 };
 
@@ -71,7 +71,7 @@ TEST(AttentionApi, WorkspaceIsExact) {
       Lengths host;
       const AttentionLengths lengths = host.views({}, true);
       const AttentionWorkspace size = workspace_size(problem, lengths, {}, {}, context);
-      Buffer floats(size.float_bytes), ints(size.int_bytes);
+      Memory floats(size.float_bytes), ints(size.int_bytes);
       const auto plan_in = [&](int64_t float_bytes, int64_t int_bytes) {
         return plan_attention(problem, lengths, {}, floats.view(context.device, float_bytes), ints.view(context.device, int_bytes), {},
                               context);
@@ -101,7 +101,7 @@ TEST(AttentionApi, HostLengthsGoToTheDeviceInOneCopy) {
   const Context gpu{.device = kGpu, .kernels = &kernels};
   Lengths host;
   const AttentionProblem problem{.causal = 1, .max_qo_len = 0};
-  Buffer floats(1 << 26), ints(1 << 16);
+  Memory floats(1 << 26), ints(1 << 16);
   const PlannedAttention planned = plan_attention(problem, host.views({}), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu);
   EXPECT_EQ(kernels.to_device, 1);
   EXPECT_EQ(kernels.to_host, 0);
@@ -130,7 +130,7 @@ TEST(AttentionApi, DeviceLengthsStayThere) {
   Recorder kernels;
   const Context gpu{.device = kGpu, .kernels = &kernels};
   Lengths device;
-  Buffer floats(1 << 26), ints(1 << 16);
+  Memory floats(1 << 26), ints(1 << 16);
   const PlannedAttention planned =
       plan_attention({.causal = 1, .max_qo_len = 32}, device.views(kGpu), {}, floats.view(kGpu), ints.view(kGpu), {}, gpu);
   EXPECT_EQ(kernels.to_device, 0);
@@ -156,7 +156,7 @@ TEST(AttentionApi, ReusablePlansKeepAddressesAndLaunch) {
   Lengths home, small, large;
   small.kv_indptr = {0, 1, 1, 2};
   small.kv_indices = {9, 3};
-  Buffer floats(1 << 26), ints(1 << 16), q(20 * 32 * 128 * 2), out(20 * 32 * 128 * 2), kv(70 * 16 * 8 * 128 * 2);
+  Memory floats(1 << 26), ints(1 << 16), q(20 * 32 * 128 * 2), out(20 * 32 * 128 * 2), kv(70 * 16 * 8 * 128 * 2);
   const TensorView queries(q.words.data(), DType::bf16, {20, 32, 128}, kGpu), output(out.words.data(), DType::bf16, {20, 32, 128}, kGpu);
   const TensorView cache(kv.words.data(), DType::bf16, {70, 16, 8, 128}, kGpu);
   const AttentionLengths homes = home.views(kGpu);
@@ -182,7 +182,7 @@ TEST(AttentionApi, ReusablePlansKeepAddressesAndLaunch) {
 TEST(AttentionApi, ReplansKeepTheFirstPlansKernel) {
   Recorder kernels;
   const Context gpu{.device = kGpu, .kernels = &kernels};
-  Buffer floats(1 << 26), ints(1 << 16);
+  Memory floats(1 << 26), ints(1 << 16);
   Lengths home;
   for (const int32_t cut_len : {0, 64}) {
     const AttentionProblem problem{.max_qo_len = 0, .batch_invariant = cut_len > 0, .cut_len = cut_len};
@@ -209,7 +209,7 @@ TEST(AttentionApi, ReplansKeepTheFirstPlansKernel) {
 
 TEST(AttentionApi, WhatIsBuiltAheadIsWhatRuns) {
   Lengths lengths;
-  Buffer floats(1 << 26), ints(1 << 16), q(20 * 32 * 128 * 2), out(20 * 32 * 128 * 2), kv(70 * 16 * 8 * 128 * 2);
+  Memory floats(1 << 26), ints(1 << 16), q(20 * 32 * 128 * 2), out(20 * 32 * 128 * 2), kv(70 * 16 * 8 * 128 * 2);
   const TensorView cache(kv.words.data(), DType::bf16, {70, 16, 8, 128}, kGpu);
   for (const Device lie : {kGpu, Device{}})
     for (const bool decode : {false, true})
@@ -235,13 +235,13 @@ TEST(AttentionApi, WhatIsBuiltAheadIsWhatRuns) {
 TEST(AttentionApi, OneCallForOneRequestCopiesNothing) {
   Recorder kernels;
   const Context gpu{.device = kGpu, .kernels = &kernels};
-  Buffer memory(1 << 24);
+  Memory memory(1 << 24);
   const TensorView q(memory.words.data(), DType::bf16, {1, 32, 128}, kGpu), k(memory.words.data(), DType::bf16, {300, 8, 128}, kGpu);
   std::vector<int64_t> result(32 * 128);
   const TensorView out(result.data(), DType::bf16, {1, 32, 128}, kGpu);
   const AttentionProblem problem{.page_size = 0};
   const AttentionWorkspace size = single_attention_workspace(problem, 300, gpu);
-  Buffer workspace(size.float_bytes + size.int_bytes);
+  Memory workspace(size.float_bytes + size.int_bytes);
   EXPECT_LT(size.float_bytes, 2 << 20) << "5 tiles of keys for 8 heads keep few workers busy";
   single_attention(problem, q, k, k, out, {}, {}, workspace.view(kGpu), gpu);
   EXPECT_EQ(kernels.to_device + kernels.to_host, 0);
@@ -290,7 +290,7 @@ TEST(AttentionApi, CpuMatchesANaiveLoop) {
                                  .page_size = kPage,
                                  .causal = 1,
                                  .max_qo_len = 0};
-  Buffer floats(1 << 22), ints(1 << 16);
+  Memory floats(1 << 22), ints(1 << 16);
   PlannedAttention planned = plan_attention(problem, batch.views({}), {}, floats.view({}), ints.view({}));
   AttentionArguments args;
   args.variant.sm_scale = 1.0f / std::sqrt(float(kDim));
@@ -318,7 +318,7 @@ TEST(AttentionApi, CpuMatchesANaiveLoop) {
 
 TEST(AttentionApi, RefusesWhatDoesNotFitThePlan) {
   Lengths batch;
-  Buffer floats(1 << 24), ints(1 << 16), memory(1 << 23);
+  Memory floats(1 << 24), ints(1 << 16), memory(1 << 23);
   const AttentionProblem problem{.max_qo_len = 0};
   const PlannedAttention planned = plan_attention(problem, batch.views({}), {}, floats.view({}), ints.view({}));
   const auto tensor = [&](std::initializer_list<int64_t> shape, DType dtype = DType::bf16) {
@@ -367,7 +367,7 @@ TEST(AttentionApi, ScalesGoToTheKernelAsTheyLie) {
   Recorder kernels;
   const Context gpu{.device = kGpu, .kernels = &kernels};
   Lengths batch;
-  Buffer floats(1 << 24), ints(1 << 16), memory(1 << 23);
+  Memory floats(1 << 24), ints(1 << 16), memory(1 << 23);
   std::vector<int64_t> result(20 * 32 * 128 / 4);
   std::vector<float> numbers(1 << 16);
   const auto tensor = [&](std::initializer_list<int64_t> shape, DType dtype) {
@@ -428,7 +428,7 @@ TEST(AttentionApi, SaysWhatNoKernelTakesWhenItPlans) {
 }
 
 TEST(AttentionApi, NoRequestsNoRows) {
-  Buffer floats(1 << 16), ints(1 << 14);
+  Memory floats(1 << 16), ints(1 << 14);
   std::vector<int32_t> zero{0};
   int32_t none = 0;
   AttentionLengths lengths;

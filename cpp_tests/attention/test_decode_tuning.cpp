@@ -10,10 +10,10 @@
 namespace flashinfer::gpu {
 namespace {
 
-constexpr Arch kArchs[] = {{75, 0}, {80, 0}, {86, 0}, {87, 0}, {89, 0}, {90, 'a'}, {100, 'a'}, {103, 'a'}, {120, 'a'}, {121, 'a'}};
+constexpr Arch kDecodeArchs[] = {{75, 0}, {80, 0}, {86, 0}, {87, 0}, {89, 0}, {90, 'a'}, {100, 'a'}, {103, 'a'}, {120, 'a'}, {121, 'a'}};
 
 template <class Visit>
-void for_each_problem(Visit&& visit) {
+void for_each_decode_problem(Visit&& visit) {
   for (DType kv : {DType::bf16, DType::e4m3})
     for (int32_t head_dim_qk : {8, 32, 64, 72, 80, 96, 128, 192, 256, 320})
       for (int32_t head_dim_vo : {32, 64, 128, 256})
@@ -30,10 +30,10 @@ void for_each_problem(Visit&& visit) {
 }
 
 TEST(DecodeTuning, WhatIsChosenFits) {
-  for (Arch arch : kArchs) {
+  for (Arch arch : kDecodeArchs) {
     const DeviceInfo device = device_info_of(arch);
     int chosen = 0;
-    for_each_problem([&](const AttentionProblem& problem) {
+    for_each_decode_problem([&](const AttentionProblem& problem) {
       const AttentionBackend backend = choose_backend(problem, device);
       if (backend == AttentionBackend::generic) return;
       ++chosen;
@@ -138,7 +138,7 @@ TEST(DecodeTuning, BlocksOfOneRequestAsMeasured) {
 
 /// A plan does not know whether its calls will have scales.
 TEST(DecodeTuning, EveryFloat8PlanHasRoomForScales) {
-  for (Arch arch : kArchs) {
+  for (Arch arch : kDecodeArchs) {
     const DeviceInfo device = device_info_of(arch);
     for (int32_t dim = 32; dim <= 256; dim += 32)
       for (int32_t dim_vo : {dim, 128})
@@ -158,7 +158,7 @@ TEST(DecodeTuning, EveryFloat8PlanHasRoomForScales) {
 }
 
 TEST(DecodeTuning, PrecompiledConfigsAreValid) {
-  for (Arch arch : kArchs) {
+  for (Arch arch : kDecodeArchs) {
     std::set<std::string> texts;
     for_each_tuned_decode(arch, [&](const DecodeConfig& config) {
       EXPECT_EQ(why_invalid(config, arch), nullptr) << text_of(config);

@@ -9,13 +9,13 @@
 namespace flashinfer {
 namespace {
 
-constexpr Device kGpu = {DeviceType::cuda, 0};
+constexpr Device kDevice = {DeviceType::cuda, 0};
 constexpr int kBatch = 8, kHeads = 32, kKvHeads = 8, kDim = 128, kPages = 64, kMostRows = 1024;
 
 /// A batch of kBatch requests whose arrays lie on the device, and all that a call needs.
 struct ShortQueries : testing::Test {
   RecordingKernels kernels{device_info_of({90, 'a'})};
-  Context gpu{.device = kGpu, .kernels = &kernels};
+  Context gpu{.device = kDevice, .kernels = &kernels};
   std::vector<int32_t> qo_indptr, kv_indptr, kv_indices = std::vector<int32_t>(kPages, 1), last_page_len = std::vector<int32_t>(kBatch, 16);
   std::vector<int64_t> floats = std::vector<int64_t>(1 << 23), ints = std::vector<int64_t>(1 << 15), memory = std::vector<int64_t>(1 << 21);
   int64_t float_bytes = int64_t(floats.size() * 8);
@@ -31,20 +31,20 @@ struct ShortQueries : testing::Test {
     return lengths;
   }
   AttentionProblem problem(int32_t max_qo_len = 0) { return {.causal = 1, .max_qo_len = max_qo_len}; }
-  PlannedAttention plan(const AttentionProblem& problem, Device lie = kGpu, const AttentionPlanOptions& options = {}) {
-    return plan_attention(problem, lengths(lie), options.reusable ? lengths(kGpu) : AttentionLengths{},
-                          TensorView(floats.data(), DType::u8, {float_bytes}, kGpu),
-                          TensorView(ints.data(), DType::i64, {int64_t(ints.size())}, kGpu), options, gpu);
+  PlannedAttention plan(const AttentionProblem& problem, Device lie = kDevice, const AttentionPlanOptions& options = {}) {
+    return plan_attention(problem, lengths(lie), options.reusable ? lengths(kDevice) : AttentionLengths{},
+                          TensorView(floats.data(), DType::u8, {float_bytes}, kDevice),
+                          TensorView(ints.data(), DType::i64, {int64_t(ints.size())}, kDevice), options, gpu);
   }
   /// The kernel that runs for so many rows.
   const RecordingKernels::Launch& run(const PlannedAttention& planned, int64_t rows, const AttentionArguments& args = {},
                                       int64_t token_gap = 0) {
     const AttentionProblem& p = planned.problem;
     const size_t before = kernels.launches.size();
-    TensorView cache(memory.data(), p.kv, {kPages, 16, kKvHeads, kDim}, kGpu);
+    TensorView cache(memory.data(), p.kv, {kPages, 16, kKvHeads, kDim}, kDevice);
     for (int i = 0; i < 3; ++i) cache.strides[i] += token_gap;  // overlap as they may
-    attention(planned, TensorView(memory.data(), p.q, {rows, kHeads, kDim}, kGpu), cache, cache,
-              TensorView(memory.data() + (1 << 20), p.out, {rows, kHeads, kDim}, kGpu), {}, args, gpu);
+    attention(planned, TensorView(memory.data(), p.q, {rows, kHeads, kDim}, kDevice), cache, cache,
+              TensorView(memory.data() + (1 << 20), p.out, {rows, kHeads, kDim}, kDevice), {}, args, gpu);
     EXPECT_EQ(kernels.launches.size(), before + 1) << "nothing but the kernel";
     return kernels.launches.back();
   }
@@ -131,15 +131,16 @@ TEST_F(ShortQueries, GroupsChooseTheTiles) {
 
 TEST_F(ShortQueries, PlansLieApartWithinTheWorkspaces) {
   for (const bool upload : {false, true}) {  // page ids from the host travel behind the plans
-    AttentionLengths mixed = lengths(kGpu);
+    AttentionLengths mixed = lengths(kDevice);
     if (upload) mixed.kv_indices.device = {};
     const AttentionWorkspace full = workspace_size(problem(), mixed, {}, {}, gpu);
     EXPECT_GE(workspace_size(problem(), AttentionCapacity{kBatch, kPages, upload}, {}, gpu).int_bytes, full.int_bytes);
     EXPECT_GE(workspace_size(problem(), AttentionCapacity{kBatch, kPages, upload}, {}, gpu).float_bytes, full.float_bytes);
     for (const int64_t floats_given : {full.float_bytes, full.float_bytes / 2, full.float_bytes / 9, int64_t(1000), int64_t(0)}) {
       const AttentionWorkspace size{floats_given, full.int_bytes};
-      const PlannedAttention planned = plan_attention(problem(), mixed, {}, TensorView(floats.data(), DType::u8, {size.float_bytes}, kGpu),
-                                                      TensorView(ints.data(), DType::u8, {size.int_bytes}, kGpu), {}, gpu);
+      const PlannedAttention planned =
+          plan_attention(problem(), mixed, {}, TensorView(floats.data(), DType::u8, {size.float_bytes}, kDevice),
+                         TensorView(ints.data(), DType::u8, {size.int_bytes}, kDevice), {}, gpu);
       EXPECT_EQ(planned.num_short_plans, 4);
       std::vector<char> taken(size_t(size.int_bytes));
       const auto take = [&](const void* begin, int64_t bytes) {
@@ -181,10 +182,10 @@ TEST_F(ShortQueries, AnotherMaskIsPlannedForAll) {
 
 /// What is captured of a plan serves those that follow it, wherever their lengths come from.
 TEST_F(ShortQueries, ReusablePlansStayWhereTheyAre) {
-  const PlannedAttention first = plan(problem(), kGpu, {.reusable = true});
+  const PlannedAttention first = plan(problem(), kDevice, {.reusable = true});
   const auto captured = run(first, kBatch * 4);
   EXPECT_TRUE(is_decode(captured));
-  for (const Device lie : {kGpu, Device{}}) {
+  for (const Device lie : {kDevice, Device{}}) {
     const size_t before = kernels.launches.size();
     const PlannedAttention again = plan(problem(first.problem.max_qo_len), lie, {.reusable = true, .tile_qo_len = first.tile_qo_len});
     ASSERT_EQ(kernels.launches.size(), before + 1) << "made on the device";
