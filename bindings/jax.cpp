@@ -133,7 +133,7 @@ Tensor scratch_like(const Tensor& like) {
   return {call.out("scratch", std::nullopt, DType::u8, {view.numel() * size_of(view.dtype)}).object};
 }
 
-const Family family{[](nb::module_& m) {
+const Family jax_family{[](nb::module_& m) {
   nb::class_<JaxBuffer>(m, "JaxBuffer", "Memory of JAX's on a GPU that the library writes.")
       .def("__dlpack_device__", [](const JaxBuffer& b) { return nb::make_tuple(int(dlpack::kCuda), b.view().device.index); })
       .def(
