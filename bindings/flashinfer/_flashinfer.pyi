@@ -230,13 +230,6 @@ def layernorm_quant(out: Tensor, input: Tensor, gemma: Tensor, beta: Tensor, sca
     out = layernorm(input) / scale, in FP8 (e4m3 or e5m2), saturating; layernorm(input) is rounded to input's dtype first.
     """
 
-class JaxBuffer:
-    """Memory of JAX's on a GPU that the library writes."""
-
-    def __dlpack_device__(self) -> tuple: ...
-
-    def __dlpack__(self, stream: object | None = None, **kwargs) -> object: ...
-
 def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Tensor, Tensor]:
     """
     (v, s) of attention over two disjoint key sets together: s = log2(2^s_a + 2^s_b), v = 2^(s_a - s) v_a + 2^(s_b - s) v_b.
@@ -258,6 +251,29 @@ def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
     v: [num_tokens, num_states, num_heads, head_dim], s: [num_tokens, num_states, num_heads], float32.
     """
+
+def silu_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
+    """
+    silu(input[..., :dim]) * input[..., dim:], computed in float32.
+
+    input: [..., 2 * dim], float32, float16 or bfloat16, rows of a multiple of 16 bytes; the innermost stride is 1, others are free.
+    out: [..., dim], may be a half of input itself; made if None.
+    """
+
+def gelu_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
+    """As silu_and_mul, with gelu(x) = x (1 + erf(x / sqrt(2))) / 2."""
+
+def gelu_tanh_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
+    """
+    As silu_and_mul, with gelu(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+    """
+
+class JaxBuffer:
+    """Memory of JAX's on a GPU that the library writes."""
+
+    def __dlpack_device__(self) -> tuple: ...
+
+    def __dlpack__(self, stream: object | None = None, **kwargs) -> object: ...
 
 class AttentionPlan:
     """
@@ -300,19 +316,3 @@ class AttentionPlan:
 
     @property
     def int_workspace(self) -> object: ...
-
-def silu_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
-    """
-    silu(input[..., :dim]) * input[..., dim:], computed in float32.
-
-    input: [..., 2 * dim], float32, float16 or bfloat16, rows of a multiple of 16 bytes; the innermost stride is 1, others are free.
-    out: [..., dim], may be a half of input itself; made if None.
-    """
-
-def gelu_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
-    """As silu_and_mul, with gelu(x) = x (1 + erf(x / sqrt(2))) / 2."""
-
-def gelu_tanh_and_mul(input: Tensor, out: Tensor | None = None, enable_pdl: bool | None = None) -> Tensor:
-    """
-    As silu_and_mul, with gelu(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
-    """
