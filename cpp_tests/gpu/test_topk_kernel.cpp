@@ -133,21 +133,40 @@ TEST(TopkKernel, RowsOfAnyAlignment) {
     }
 }
 
+/// One row whose elements differ by `offset` in every `period`-th chunk of 128 from the `first` on.
+template <TopkConfig kConfig>
+void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset) {
+  const int64_t k = 60;
+  Rows<float> x(1, width, Values::normal, 9);
+  for (int64_t i = 0; i < width; ++i)
+    if (i / 128 % period == first) x.at(0)[i] += offset;
+  std::vector<int32_t> lengths{int32_t(width)}, offsets{1000}, out(size_t(k), -9);
+  emulate<kConfig>(1024, false, [&](const Context& context) {
+    top_k_ragged_transform(x.view(kGpu), TensorView(offsets.data(), DType::i32, {1}, kGpu),
+                           TensorView(lengths.data(), DType::i32, {1}, kGpu), k, TensorView(out.data(), DType::i32, {1, k}, kGpu), {},
+                           TieBreak::small, context);
+  });
+  const std::vector<int64_t> expected = select(x.at(0), width, k, false, TieBreak::small);
+  for (int64_t j = 0; j < k; ++j) ASSERT_EQ(out[size_t(j)], expected[size_t(j)] + 1000) << "place " << j;
+}
+
 /// A sample that tells nothing of the rest: the elements between the sampled chunks are larger, or all smaller.
 TEST(TopkKernel, MisleadingSamples) {
-  for (float sign : {1.0f, -1.0f}) {
-    const int64_t width = 16 * 128 * 5, k = 60;
-    Rows<float> x(1, width, Values::normal, 9);
-    for (int64_t i = 0; i < width; ++i)
-      if (i / 128 % 5 == 0) x.at(0)[i] -= sign * 100;
-    std::vector<int32_t> lengths{int32_t(width)}, offsets{1000}, out(size_t(k), -9);
-    emulate<kSmall>(256, false, [&](const Context& context) {
-      top_k_ragged_transform(x.view(kGpu), TensorView(offsets.data(), DType::i32, {1}, kGpu),
-                             TensorView(lengths.data(), DType::i32, {1}, kGpu), k, TensorView(out.data(), DType::i32, {1, k}, kGpu), {},
-                             TieBreak::small, context);
-    });
-    const std::vector<int64_t> expected = select(x.at(0), width, k, false, TieBreak::small);
-    for (int64_t j = 0; j < k; ++j) ASSERT_EQ(out[size_t(j)], expected[size_t(j)] + 1000);
+  constexpr TopkConfig kRing{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 4};
+  for (float offset : {-100.0f, 100.0f, 1.5f}) {
+    expect_of_chunks<kSmall>(16 * 128 * 5, 0, 5, offset);
+    expect_of_chunks<kRing>(16 * 128 * 5, 0, 5, offset);
+    expect_of_chunks<kRing>(16 * 128 * 5 - 3, 0, 5, offset);
+  }
+}
+
+/// Of a cluster one block has all of the largest, whose bound is too high for the others then, or all but one have them.
+TEST(TopkKernel, PartsThatDiffer) {
+  constexpr TopkConfig kHeld{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 8};
+  constexpr TopkConfig kRing{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 8, .cluster = 8};
+  for (float offset : {-100.0f, 100.0f, 1.5f}) {
+    expect_of_chunks<kHeld>(30001, 3, 8, offset);
+    expect_of_chunks<kRing>(30001, 0, 8, offset);
   }
 }
 

@@ -12,11 +12,12 @@ FLASHINFER_DEVICE unsigned char* dynamic_smem() {
   return flashinfer_dynamic_smem;
 }
 
-/// The same, its address held in a register: in kernels of clusters the compiler derives it from the block's rank again at every use, which
-/// short loops wait for.
-FLASHINFER_DEVICE unsigned char* held_dynamic_smem() {
-  const int address = ptx::opaque(int(ptx::smem_address(dynamic_smem())));
+/// The same place, its address held in a register: in kernels of clusters the compiler derives it from the block's rank again at every
+/// use, which short loops wait for.
+FLASHINFER_DEVICE unsigned char* held_smem(unsigned char* place) {
+  const int address = ptx::opaque(int(ptx::smem_address(place)));
   return static_cast<unsigned char*>(__cvta_shared_to_generic(size_t(uint32_t(address))));
 }
+FLASHINFER_DEVICE unsigned char* held_dynamic_smem() { return held_smem(dynamic_smem()); }
 
 }  // namespace flashinfer::gpu

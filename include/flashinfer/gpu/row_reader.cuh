@@ -26,7 +26,9 @@ struct RowVectors {
     begin = min(rank * share, total);
     count = min(share, total - begin);
   }
-  __device__ int first_index(int vec) const { return vec < count ? (begin + vec) * kVec - skip : length; }
+  /// Of a vector's first element, which may be negative, behind the end, or another slice's.
+  __device__ int index_of(int vec) const { return (begin + vec) * kVec - skip; }
+  __device__ int first_index(int vec) const { return vec < count ? index_of(vec) : length; }
   __device__ bool is_whole(int vec) const { return first_index(vec) >= 0 && first_index(vec) + kVec <= length; }
 
   /// Vectors of the slice from first_whole() up to end_whole() lie within the row.

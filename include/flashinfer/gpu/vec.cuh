@@ -104,6 +104,18 @@ struct Vec {
     }
   }
 
+  /// Element i, which is not known to the compiler, of 16 bytes: by choices, for registers have no addresses.
+  FLASHINFER_DEVICE float at(int i) const {
+    static_assert(kBytes == 16 && sizeof(T) >= 2);
+    const int byte = i * int(sizeof(T));
+    const uint32_t low = byte & 4 ? words[1] : words[0], high = byte & 4 ? words[3] : words[2], word = byte & 8 ? high : low;
+    if constexpr (sizeof(T) == 4) {
+      return bit_cast<float>(word);
+    } else {
+      return unpack2<T>(word >> byte % 4 * 8).x;
+    }
+  }
+
   FLASHINFER_DEVICE void to_float(float (&out)[N]) const {
     if constexpr (is_same_v<T, float>) {
 #pragma unroll

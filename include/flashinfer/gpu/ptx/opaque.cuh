@@ -15,5 +15,10 @@ FLASHINFER_DEVICE float opaque(float x) {
   asm volatile("" : "+f"(x));
   return x;
 }
+template <class T>
+FLASHINFER_DEVICE T* opaque(T* x) {
+  asm volatile("" : "+l"(x));
+  return x;
+}
 
 }  // namespace flashinfer::gpu::ptx

@@ -410,11 +410,12 @@ struct RaceKernel {
   /// -inf, or 0 for a probability, for what lies outside the row or the slice.
   template <class F>
   __device__ void for_each(int start, int step, int count, const F& f) {
-    Stream::for_each(smem_.stream, slice_, start, step, count, kLogits ? Row::kLeast : 0u, [&](const typename Stream::Vector& v, int vec) {
-      float x[kVec];
-      v.to_float(x);
-      f(x, (slice_.begin + vec) * kVec - slice_.skip);
-    });
+    Stream::for_each(smem_.stream, slice_, start, step, count, kLogits ? Row::kLeast : 0u,
+                     [&](const typename Stream::Vector& v, int index) {
+                       float x[kVec];
+                       v.to_float(x);
+                       f(x, index);
+                     });
   }
   /// All of them, the last ones first.
   template <class F>

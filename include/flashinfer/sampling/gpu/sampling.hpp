@@ -25,17 +25,20 @@ struct RowSamplers {
 inline void sampling(SamplingParams params, RowValues values, DType input, const Context& context) {
   if (params.num_rows == 0) return;
   const DeviceInfo& device = context.kernels->device_info(context.device.index);
-  const auto draw = [&](const auto& config) { launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context); };
   const bool extras = params.logprob || params.num_top > 0 || params.probs;
   const RowSamplers samplers(params);
   params.mixed = !extras && samplers.count() > 1;
   if (!extras && samplers.race) {
     const bool top_p = params.top_p.values || !(params.top_p.value >= 1), min_p = params.min_p.values || params.min_p.value > 0;
-    draw(tune(RaceProblem{input, values, top_p, min_p, params.num_rows, params.vocab_size}, device));
+    const RaceConfig config = tune(RaceProblem{input, values, top_p, min_p, params.num_rows, params.vocab_size}, device);
+    LaunchShape shape = cluster_a_row(config, params.num_rows, context.pdl);
+    shape.smem_bytes = max(shape.smem_bytes, smem_of_blocks(config.blocks, device));
+    launch(config, shape, params, context);
   }
   if (!extras && samplers.topk) {
     const bool joint = params.joint && (params.top_p.values || params.top_p.value < 1);
-    draw(tune(TopkSamplingProblem{input, values, joint, params.num_rows, params.vocab_size}, device));
+    const TopkSamplingConfig config = tune(TopkSamplingProblem{input, values, joint, params.num_rows, params.vocab_size}, device);
+    launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context);
   }
   if (!extras && !samplers.filter) return;
   const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.mixed, params.num_rows, params.vocab_size}, device);

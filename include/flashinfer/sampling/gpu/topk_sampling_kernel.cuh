@@ -42,27 +42,32 @@ struct TopkSamplingKernel {
     const int row = int(blockIdx.x) / kCluster;
     if (p.mixed && p.sampler_of(row) != RowSampler::topk) return Selection::meet();
     const int64_t input_row = p.input_row(row);
-    const float temperature = kLogits ? p.temperature.at(row, input_row) : 1.0f;
-    const float top_p = p.top_p.at(row, input_row), min_p = p.min_p.at(row, input_row);
-    const bool greedy = (kLogits && is_greedy(temperature)) || !(top_p > 0);
+    const auto temperature = [&] { return kLogits ? p.temperature.at(row, input_row) : 1.0f; };
+    const bool greedy = (kLogits && is_greedy(temperature())) || !(p.top_p.at(row, input_row) > 0);
     const TieBreak tie_break = TieBreak::small;
     Selection selection(static_cast<const T*>(p.input) + input_row * p.input_stride, p.vocab_size, greedy ? 1 : p.top_k.at(row, input_row),
                         TopkSamplingConfig::kCapacity, tie_break);
-    const gpu::RaceNoise<false> noise(p.seed.at(row, row), p.offset.at(row, row), p.draw(row));
-    if constexpr (kConfig.joint && kLogits) selection.row_sum().scale = logit_scale(temperature);
+    if constexpr (kConfig.joint && kLogits) selection.row_sum().scale = logit_scale(temperature());
     selection.collect();
+    // What draws is read while the candidates are sorted: before, it would take registers from the copies.
+    const Filter filter{temperature(), p.top_p.at(row, input_row), p.min_p.at(row, input_row)};
+    const gpu::RaceNoise<false> noise(p.seed.at(row, row), p.offset.at(row, row), p.draw(row));
     const auto chosen = selection.choose([](int, uint64_t) {});
     if (Selection::Group::rank() != 0) return;
     if (chosen != Selection::Chosen::sorted) selection.sort();
-    draw(p, row, selection, temperature, top_p, min_p, noise);
+    draw(p, row, selection, filter, noise);
   }
 
  private:
   static constexpr int kWarps = Selection::kWarps;
+  struct Filter {
+    float temperature, top_p, min_p;
+  };
 
   /// In the first block: thread i has the i-th element of the order.
-  static __device__ void draw(const Params& p, int row, const Selection& selection, float temperature, float top_p, float min_p,
+  static __device__ void draw(const Params& p, int row, const Selection& selection, const Filter& filter,
                               const gpu::RaceNoise<false>& noise) {
+    const auto [temperature, top_p, min_p] = filter;
     uint64_t(&sums)[kWarps] = selection.sums();
     const int i = int(threadIdx.x);
     Weight weight;

@@ -19,19 +19,23 @@ struct TopkKernel {
     Selection::begin();
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();  // the next kernel's blocks are there when this one ends
-    const int64_t number = int64_t(blockIdx.x) / kCluster;
-    TopkKernel(p, number, window_of(p, number)).select();
+    TopkKernel(p, window_of(p, number())).select();
   }
 
  private:
   const Params& p_;
-  const int64_t number_;  // of the row
-  Selection selection_;   // from its window
+  Selection selection_;  // from the row's window
 
-  __device__ TopkKernel(const Params& p, int64_t number, const RowWindow& window)
-      : p_(p),
-        number_(number),
-        selection_(static_cast<const T*>(p.input) + number * p.row_stride + window.start, window.length, p.k, p.capacity, p.tie_break) {}
+  __device__ TopkKernel(const Params& p, const RowWindow& window)
+      : p_(p), selection_(row_of(p, window.start), window.length, p.k, p.capacity, p.tie_break) {}
+
+  /// The address alone: what it was made of would be kept in registers too.
+  static __device__ const T* row_of(const Params& p, int start) {
+    return gpu::ptx::opaque(static_cast<const T*>(p.input) + number() * p.row_stride + start);
+  }
+
+  /// Of the row: derived where it is needed, for registers are scarce.
+  static __device__ int64_t number() { return int64_t(blockIdx.x / kCluster); }
 
   __device__ int wanted() const { return selection_.wanted(); }
 
@@ -44,7 +48,7 @@ struct TopkKernel {
     T padding;
     gpu::store_float(&padding, p_.padding);
 #pragma unroll 1
-    for (int i = wanted() + int(threadIdx.x); i < p_.k; i += kThreads) write_padding(p_, number_, i, padding);
+    for (int i = wanted() + int(threadIdx.x); i < p_.k; i += kThreads) write_padding(p_, number(), i, padding);
     if (written == Written::unsorted) sort_written();
   }
 
@@ -108,9 +112,9 @@ struct TopkKernel {
   __device__ void write(int place, uint64_t rank, bool turned) const {
     const int index = turned ? int(~uint32_t(rank >> 32)) : topk_index(rank, p_.tie_break);
     const uint32_t key = turned ? uint32_t(rank) : key_of_rank(rank);
-    write_index(p_, number_, place, index);
+    write_index(p_, number(), place, index);
     if (!p_.values) return;
-    T* value = static_cast<T*>(p_.values) + number_ * p_.k + place;
+    T* value = static_cast<T*>(p_.values) + number() * p_.k + place;
     if (key == 0 || key == 0x80000000u)
       *value = selection_.element(index);
     else
@@ -120,14 +124,14 @@ struct TopkKernel {
   __device__ void write_all(int block, int blocks) const {
 #pragma unroll 1
     for (int i = block * kThreads + int(threadIdx.x); i < selection_.row().length; i += blocks * kThreads) {
-      write_index(p_, number_, i, i);
-      if (p_.values) static_cast<T*>(p_.values)[number_ * p_.k + i] = selection_.element(i);
+      write_index(p_, number(), i, i);
+      if (p_.values) static_cast<T*>(p_.values)[number() * p_.k + i] = selection_.element(i);
     }
   }
   /// Sorts a row of results in global memory: more than shared memory holds. Slow, and the one thing that top-k is not for.
   __device__ void sort_written() const {
-    T* values = static_cast<T*>(p_.values) + number_ * p_.k;
-    int64_t* indices = static_cast<int64_t*>(p_.indices) + number_ * p_.k;
+    T* values = static_cast<T*>(p_.values) + number() * p_.k;
+    int64_t* indices = static_cast<int64_t*>(p_.indices) + number() * p_.k;
     gpu::block_sort<kThreads>(wanted(), [&](int i, int j) {
       const T a = values[i], b = values[j];
       const int64_t a_index = indices[i], b_index = indices[j];

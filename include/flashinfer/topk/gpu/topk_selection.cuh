@@ -5,15 +5,17 @@
 // Threads:  a cluster of blocks a row (one block below SM90); warps take turns at chunks of 32 16-byte vectors, chunks go round the blocks.
 // Method:   a bound that a few more than k elements reach, from a sample of the row (its largest element of each thread, spread over
 //           the row); one pass collects what reaches it; the first block sorts the candidates of all and cuts at k. That is exact:
-//           where the bound was too high or too low for that, which the counts tell, the row is selected by radix instead, digit by
-//           digit. Ranks contain the index, so rows of equal elements are no special case.
-// Memory:   shared: the candidates (dynamic), one histogram, and a ring of what is on its way (RowStream) where registers do not hold the
-//           row.
+//           where the bound was too high or too low for that, which the counts tell, the first block collects once more by a bound of
+//           its own, and where that does not do, selects by radix, digit by digit. Ranks contain the index, so rows of equal elements
+//           are no special case.
+// Memory:   shared: the candidates (dynamic), what each warp has put by of them in the place of one histogram, and a ring of what is on
+//           its way (RowStream) where registers do not hold the row.
 // Sync:     barriers of the block; the first block of a cluster waits for what the others send it.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/math.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/ptx/prefetch.cuh>
 #include <flashinfer/gpu/rank_select.cuh>
 #include <flashinfer/gpu/row_group.cuh>
@@ -38,7 +40,7 @@ class TopkSelection {
  public:
   using T = number_t<kConfig.input>;
   static constexpr int kThreads = kConfig.threads;
-  static constexpr int kMinBlocks = kConfig.vecs > 4 || kConfig.cluster > 8 ? 1 : 1024 / kThreads;
+  static constexpr int kMinBlocks = (kConfig.stages == 0 && kConfig.cluster >= 8) ? 1 : (kConfig.vecs > 4 ? 512 : 1024) / kThreads;
   static constexpr bool kHeld = kMinBlocks * kThreads < 1024;  // more than 64 registers a thread
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
   static constexpr int kVec = RowVectors<T>::kVec;
@@ -52,7 +54,6 @@ class TopkSelection {
   static constexpr bool kStreams = kConfig.stages > 0;
   using Stream = RowStream<T, kThreads, max(kConfig.stages, 2)>;
   struct NoStream {};
-  static constexpr bool kAhead = kCluster > 1 || kThreads > 512;  // the ring runs while the bound is found: no other block does meanwhile
   struct Sums {
     float2 sums[RowSum::kSums ? kWarps : 1];  // of warps, and their units
   };
@@ -82,11 +83,10 @@ class TopkSelection {
   __device__ TopkSelection(const T* row, int length, int k, int capacity, const TieBreak& tie_break)
       : smem_(*reinterpret_cast<Smem*>(dynamic_smem())),
         row_(row, length, 1, 0),
-        rank_(Group::rank()),
         wanted_(min(k, length)),
         capacity_(capacity),
         tie_break_(tie_break),
-        chunks_((ceil_div(row_.count, kWarpSize) + kCluster - 1 - rank_) / kCluster) {}
+        chunks_((ceil_div(row_.count, kWarpSize) + kCluster - 1 - Group::rank()) / kCluster) {}
 
   __device__ const Row& row() const { return row_; }
   __device__ RowSum& row_sum() { return sum_; }
@@ -104,13 +104,14 @@ class TopkSelection {
   __device__ Chosen choose(const Overflow& overflow) {
     if (!collected_) meet();
     const int total = collected_ ? gather() : -1;
-    if (rank_ != 0 || has_nan()) return Chosen::elsewhere;
+    if (Group::rank() != 0 || has_nan()) return Chosen::elsewhere;
     if (total >= wanted_ && total <= capacity_) {
       ranked_ = total;
       if (all_reach_ && total <= kFewRanks<kThreads> && 2 * total < capacity_) return Chosen::among_few;
-      sort();
-      ranked_ = wanted_;
-      if (all_reach_ || smem_.candidates[wanted_ - 1] >= bound_) return Chosen::sorted;
+      if (sort_and_cut()) return Chosen::sorted;
+    } else if (total >= 0) {
+      ranked_ = collect_again();
+      if (ranked_ >= wanted_ && ranked_ <= capacity_ && sort_and_cut()) return Chosen::sorted;
     }
     ranked_ = wanted_;
     return select_by_radix(overflow) ? Chosen::by_index : Chosen::overflow;
@@ -136,46 +137,43 @@ class TopkSelection {
   __device__ void collect() {
     if (threadIdx.x == 0) smem_.count = 0, smem_.kept = 0, smem_.nans = 0;
     const int warp = int(threadIdx.x) / kWarpSize;
-    const bool whole = chunks_ <= kSamples;
+    const bool whole = kHeld && chunks_ <= kSamples;  // registers hold this block's part
     Vec held[kVecs];
-    if (kHeld && whole) {
+    if (whole) {
       row_.load(held, vec_of(warp), kStep);
     } else {
 #pragma unroll
       for (int i = 0; i < kVecs; ++i) held[i] = row_.load(sampled_vec(i));
     }
     if (!whole) {
-      if constexpr (kStreams && kAhead)
+      if constexpr (kStreams)
         Stream::start(smem_.stream, row_, vec_of(warp), kStep);
-      else if constexpr (!kStreams)
+      else
         prefetch();
     }
     meet();
-    uint64_t bound = bound_of(held);
+    float best = -kInfinity;  // of this thread
+#pragma unroll
+    for (int i = 0; i < kVecs; ++i) best = fmaxf(best, largest_of(held[i]));
+    uint64_t bound = bound_of(best);
     for (bool in_registers = whole;; in_registers = false) {
       const Limits limits = limits_of(bound);
       sum_.begin(limits.limit);
-      if (in_registers) {
+      if (kHeld && in_registers) {
 #pragma unroll
-        for (int i = 0; i < kVecs; ++i) offer(held[i], kHeld ? vec_of(warp) + i * kStep : sampled_vec(i), limits, bound);
-      } else if constexpr (kStreams) {
-        const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
-        if constexpr (!kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
-        Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
-                                 [&](const Vec& v, int vec) { offer(v, vec, limits, bound); });
+        for (int i = 0; i < kVecs; ++i) offer(held[i], row_.index_of(vec_of(warp) + i * kStep), limits, bound);
       } else {
-#pragma unroll 1
-        for (int chunk = warp; chunk < chunks_; chunk += kSamples) {
-#pragma unroll
-          for (int i = 0; i < kVecs; ++i) held[i] = row_.load(vec_of(chunk + i * kWarps));
-#pragma unroll
-          for (int i = 0; i < kVecs; ++i) offer(held[i], vec_of(chunk + i * kWarps), limits, bound);
-        }
+        const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
+        if constexpr (kStreams)
+          Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
+                                   [&](const Vec& v, int index) { offer(v, index, limits, bound); });
+        else
+          offer_loaded(vec_of(warp), kStep, own, limits, bound);
       }
-      __syncthreads();  // count and candidates are complete
+      add_stashed();
       if (smem_.count <= capacity_) break;
       bound = raised();
-      if constexpr (kStreams && kAhead) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
+      if constexpr (kStreams) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
     }
     bound_ = kNan && smem_.nans ? ~0ull : bound;
     collected_ = true;
@@ -184,9 +182,15 @@ class TopkSelection {
  private:
   using Vec = gpu::Vec<T, kVec>;
 
+  /// The bound as what elements are compared with first: elements of its value pass in vectors up to the index `last`, or from it on where
+  /// larger indices come first. Held in registers: the loop would derive them from the bound for every vector.
+  struct Limits {
+    float limit, above;
+    int last, flip;
+  };
+
   Smem& smem_;
   Row row_;
-  const int rank_;    // of this block
   const int wanted_;  // elements to be chosen
   const int capacity_;
   const TieBreak& tie_break_;  // of the launch, and read where it is needed: registers are scarce
@@ -195,10 +199,53 @@ class TopkSelection {
   bool collected_ = false;
   bool all_reach_ = true;  // the candidates gathered, the bound
   int ranked_ = 0;
+  int stashed_ = 0;  // by this warp
   RowSum sum_;
 
+  /// Offers the vectors first, first + step, ... of this thread, `count` of them.
+  __device__ void offer_loaded(int first, int step, int count, const Limits& limits, uint64_t bound) {
+    constexpr int kAtOnce = min(kVecs, 4);
+#pragma unroll 1
+    for (; count > 0; count -= kAtOnce, first += kAtOnce * step) {
+      Vec held[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) held[i] = row_.load(first + i * step);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) offer(held[i], row_.index_of(first + i * step), limits, bound);
+    }
+  }
+  __device__ void add_stashed() {
+    stashed_ = add_stash(smem_, stashed_, capacity_);
+    __syncthreads();  // count and candidates are complete
+  }
+
+  /// Where the bounds were too high, as one row in a thousand has it, or together too low: the first block reads the whole row again, for a
+  /// bound between. How many reach it.
+  __device__ int collect_again() {
+    const int thread = int(threadIdx.x), chunks = ceil_div(row_.count, kThreads);
+    float best = -kInfinity;
+#pragma unroll 1
+    for (int i = 0; i < kVecs; ++i) best = fmaxf(best, largest_of(row_.load(i * chunks / kVecs * kThreads + thread)));
+    const float sampled = min(1.0f, float(kVecs * kThreads * kVec) * ptx::rcp(float(row_.length)));
+    int reached;
+    const uint32_t key = block_kth_key(order_key(best), min(int(4 * sampled * float(wanted_)) + 16, kThreads / 2), 8, reached);
+    if (thread == 0) smem_.count = 0;
+    __syncthreads();  // no candidates
+    bound_ = uint64_t(key) << 32, all_reach_ = true;
+    offer_loaded(thread, kThreads, chunks, limits_of(bound_), bound_);
+    add_stashed();
+    return smem_.count;
+  }
+
+  /// Whether the first of the candidates are those of the row.
+  __device__ bool sort_and_cut() {
+    sort();
+    ranked_ = wanted_;
+    return all_reach_ || smem_.candidates[wanted_ - 1] >= bound_;
+  }
+
   /// The vector that this lane has of chunk `c` of this block.
-  __device__ int vec_of(int c) const { return (c * kCluster + rank_) * kWarpSize + int(threadIdx.x) % kWarpSize; }
+  __device__ int vec_of(int c) const { return (c * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % kWarpSize; }
 
   /// The i-th vector of this lane's sample: the block's chunks if registers can hold them, else as many, spread over the row.
   __device__ int sampled_vec(int i) const {
@@ -223,12 +270,21 @@ class TopkSelection {
   /// A line of 128 bytes a thread: the memory is busy while the bound is found.
   __device__ void prefetch() const {
     const int chunk = int(threadIdx.x) / 4;
-    const int first = row_.first_index((chunk * kCluster + rank_) * kWarpSize + int(threadIdx.x) % 4 * 8);
+    const int first = row_.first_index((chunk * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % 4 * 8);
     if (chunk < chunks_ && first >= 0 && first < row_.length) ptx::prefetch_l2(row_.base + first + row_.skip);
   }
 
-  /// What a few more than the wanted elements of this block reach, as the elements held tell.
-  __device__ uint64_t bound_of(const Vec (&held)[kVecs]) {
+  __device__ static float largest_of(const Vec& held) {
+    float x[kVec];
+    held.to_float(x);
+    float largest = x[0];
+#pragma unroll
+    for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
+    return largest;
+  }
+
+  /// What a few more than the wanted elements of this block reach, as the sample tells, of which `best` is this thread's largest.
+  __device__ uint64_t bound_of(float best) {
     if (row_.length <= capacity_ && row_.length <= 2 * wanted_) {
       __syncthreads();  // the count is zero
       return 0;
@@ -237,7 +293,7 @@ class TopkSelection {
     int wanted = wanted_;
     if (kCluster > 1 || chunks_ > kSamples) {
       // The sample's share of the chosen, and four standard deviations more. Where rows are few, fewer, for their candidates' places are
-      // counted: that is not enough for one row in 10^4 or less, which is selected by radix then.
+      // counted: in one row in a thousand that is not enough for one of the blocks, which costs 20 us (four deviations cost 0.5 always).
       constexpr float kDeviations = kCluster < 8 ? 4.0f : 3.5f;
       constexpr int kMore = kCluster < 8 ? 5 : 4;
       const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
@@ -249,14 +305,6 @@ class TopkSelection {
     uint64_t bound;
     int reached = row_.length;  // elements that reach it
     if (few) {
-      float best = -kInfinity;
-#pragma unroll
-      for (int i = 0; i < kVecs; ++i) {
-        float x[kVec];
-        held[i].to_float(x);
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) best = fmaxf(best, x[j]);
-      }
       const uint32_t own = sampled_vec(0) < row_.count ? order_key(best) : 0u;
       if (wanted <= KthKeySmem<kThreads>::kMostWanted) {
         const uint32_t key = block_about_kth_key(own, wanted, reached, smem_.kth_key);
@@ -275,16 +323,16 @@ class TopkSelection {
       reached = smem_.select.above + smem_.select.count;
     }
     const bool ties = bound != 0 && reached > wanted + slack;
-    return ties ? bound_among_ties(held, value_of_order_key<float>(key_of_rank(bound)), wanted) : bound;
+    return ties ? bound_among_ties(value_of_order_key<float>(key_of_rank(bound)), wanted) : bound;
   }
 
   /// Elements of this value are many: as large a part of the row is let in as of the sample is wanted.
-  __device__ uint64_t bound_among_ties(const Vec (&held)[kVecs], float value, int wanted) {
-    uint32_t counts = 0;  // of the elements held, those above, and in the low half those equal
-#pragma unroll
+  __device__ uint64_t bound_among_ties(float value, int wanted) {
+    uint32_t counts = 0;  // of the sample, read again: those above, and in the low half those equal
+#pragma unroll 1
     for (int i = 0; i < kVecs; ++i) {
       float x[kVec];
-      held[i].to_float(x);
+      row_.load(sampled_vec(i)).to_float(x);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) counts += x[j] > value ? 1u << 16 : x[j] == value ? 1u : 0u;
     }
@@ -302,48 +350,83 @@ class TopkSelection {
   __device__ void count_ranks(const Vec& held, int vec, const Count& count) const {
     float x[kVec];
     held.to_float(x);
+    const int first = row_.index_of(vec);
 #pragma unroll
     for (int j = 0; j < kVec; ++j)
-      if (is_inside(row_.first_index(vec) + j)) count(topk_rank(x[j], row_.first_index(vec) + j, tie_break_));
+      if (is_inside(first + j)) count(topk_rank(x[j], first + j, tie_break_));
   }
   __device__ bool is_inside(int index) const { return uint32_t(index) < uint32_t(row_.length); }
 
-  /// The bound as what elements are compared with first. Elements of its value pass up to the index `last`, or from it on.
-  struct Limits {
-    float limit, above;
-    uint32_t last;
-  };
   __device__ Limits limits_of(uint64_t bound) const {
-    const uint32_t key = key_of_rank(bound);
-    return {value_of_order_key<float>(key), value_of_order_key<float>(key + 1), uint32_t(topk_index(bound, tie_break_))};
+    const uint32_t key = key_of_rank(bound), index = uint32_t(topk_index(bound, tie_break_));
+    const int last = int(min(index, 0x7fffffffu));
+    const bool small = tie_break_ == TieBreak::small;
+    return {ptx::opaque(value_of_order_key<float>(key)), ptx::opaque(value_of_order_key<float>(key + 1)),
+            ptx::opaque(small ? last : kVec - 2 - last), small ? 0 : -1};
   }
 
-  /// Takes the elements that reach the bound. NaN passes for what it is worth.
-  __device__ void offer(const Vec& held, int vec, const Limits& limits, uint64_t bound) {
+  /// Takes the elements that reach the bound of a vector whose first is the `first` of the row, by all lanes of a warp together. NaN passes
+  /// for what it is worth.
+  __device__ void offer(const Vec& held, int first, const Limits& limits, uint64_t bound) {
     float x[kVec];
     held.to_float(x);
     sum_.add(x);
-    const int first_index = row_.first_index(vec);
-    const uint32_t first = uint32_t(max(first_index, 0));
-    const bool ties = tie_break_ == TieBreak::small ? first <= limits.last : first + kVec > limits.last;
-    const float limit = ties ? limits.limit : limits.above;
+    const float limit = (first ^ limits.flip) <= limits.last ? limits.limit : limits.above;
+    bool any = false;
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) any |= !(x[j] < limit);
+    if (!__any_sync(0xffffffffu, any)) return;
+    if constexpr (!kHeld)
+      stashed_ = stash(held, first, row_.length, limit, bound, tie_break_, stashed_, capacity_);
+    else  // one for many vectors
+      stashed_ = call_stash(held, first, row_.length, limit, bound, tie_break_, stashed_, capacity_);
+  }
+
+  /// A warp puts its candidates by, and adds them to the block's when there is no more room, or at the end. Added one by one, each had the
+  /// warp wait for shared memory behind copies under way, some 1000 clocks, and the block for the warp with most of them (H100: 1.5 to 10
+  /// us a row). Returns how many are put by.
+  static __device__ int stash(const Vec& held, int first, int length, float limit, uint64_t bound, TieBreak tie_break, int stashed,
+                              int capacity) {
+    Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
+    float x[kVec];
+    held.to_float(x);
     uint32_t hits = 0;
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) ? 1u << j : 0u;
-    if (first_index >= row_.length) hits = 0;
+    for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) && uint32_t(first + j) < uint32_t(length) ? 1u << j : 0u;
 #pragma unroll 1
-    for (; hits; hits &= hits - 1) {
-      const int j = __ffs(int(hits)) - 1, index = first_index + j;
-      float value = x[0];
-#pragma unroll
-      for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;  // registers have no addresses
-      const uint64_t rank = topk_rank(value, index, tie_break_);
-      if (rank >= bound && is_inside(index)) {
-        const int place = atomicAdd(&smem_.count, 1);
-        if (place < capacity_) smem_.candidates[place] = rank;
-      }
-      if (kNan && key_of_rank(rank) == 0 && is_inside(index)) atomicAdd(&smem_.nans, 1u);
+    while (__any_sync(0xffffffffu, hits != 0)) {
+      const int j = max(__ffs(int(hits)) - 1, 0);
+      const uint64_t rank = topk_rank(held.at(j), first + j, tie_break);
+      const bool counts = hits && rank >= bound;
+      const uint32_t taken = __ballot_sync(0xffffffffu, counts);
+      if (stashed + __popc(taken) > kStash) stashed = add_stash(smem, stashed, capacity);
+      if (counts) stash_of_warp(smem)[stashed + __popc(taken & ((1u << threadIdx.x % kWarpSize) - 1))] = rank;
+      if (kNan && hits && key_of_rank(rank) == 0) smem.nans = 1;
+      stashed += __popc(taken);
+      hits &= hits - 1;
     }
+    return stashed;
+  }
+  static __device__ __noinline__ int call_stash(Vec held, int first, int length, float limit, uint64_t bound, TieBreak tie_break,
+                                                int stashed, int capacity) {
+    return stash(held, first, length, limit, bound, tie_break, stashed, capacity);
+  }
+  static constexpr int kStash = RankSelectSmem<kThreads>::kBins / 2 / kWarps;
+  static_assert(kStash >= kWarpSize);
+  static __device__ uint64_t* stash_of_warp(Smem& smem) {  // where bins are counted, before and afterwards
+    return reinterpret_cast<uint64_t*>(smem.select.histogram) + int(threadIdx.x) / kWarpSize * kStash;
+  }
+  static __device__ int add_stash(Smem& smem, int stashed, int capacity) {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    int place = 0;
+    if (lane == 0 && stashed > 0) place = atomicAdd(&smem.count, stashed);
+    place = __shfl_sync(0xffffffffu, place, 0);
+    __syncwarp();  // what the others put by is seen
+    const uint64_t* const ranks = stash_of_warp(smem);
+#pragma unroll 1
+    for (int i = lane; i < stashed && place + i < capacity; i += kWarpSize) smem.candidates[place + i] = ranks[i];
+    __syncwarp();  // the ranks have been read
+    return 0;
   }
 
   /// Brings the candidates of all blocks that may be chosen to the first, which gets their number; more than the capacity: some are
@@ -351,8 +434,8 @@ class TopkSelection {
   __device__ int gather() {
     const float2 sum = make_float2(RowSum::kSums ? warp_sum(sum_.sum) : 0.0f, sum_.unit);
     if constexpr (kCluster > 1) {
-      smem_.inbox.send(rank_, smem_.candidates, smem_.count, bound_, sum);
-      if (rank_ > 0) return 0;
+      smem_.inbox.send(Group::rank(), smem_.candidates, smem_.count, bound_, sum);
+      if (Group::rank() > 0) return 0;
       bound_ = smem_.inbox.receive();
       const int stay = smem_.inbox.stay();
       all_reach_ = stay == 0;

@@ -32,37 +32,38 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   const bool widest = config.cluster == 8 && device.arch.number < 110 && problem.num_rows <= clusters_at_once(16, 1, device) &&
                       problem.width >= least * config.cluster;
   if (widest) config.cluster = 16;
-  // One block an SM. Eight or more for a row: registers hold it, up to 128 K elements, of sixteen 256 K, which are read once (H200, 1 and
+  // One block an SM. Eight or more for a row: registers hold it, up to 128 K floats, of sixteen 256 K, which are read once (H200, 1 and
   // 16 rows with eight: 17.0 and 21.7 us, with twice the threads 19.2 and 28.4). Fewer: threads enough to keep the memory busy (64 and 128
   // rows: 25.7 and 32.4 us, with half of them 26.2 and 34.3). More rows: two blocks an SM, so that one's selection hides behind the other's
   // loads.
   // Not where a cluster would wait for another to end.
-  const bool held = problem.input == DType::f32 && (widest || (config.cluster == 8 && problem.num_rows <= clusters_at_once(8, 1, device)));
+  const bool held = widest || (config.cluster == 8 && device.arch.number == 90 && problem.num_rows <= clusters_at_once(8, 1, device));
   const bool few = config.cluster < 8 && problem.num_rows * config.cluster <= device.num_sms;
   if (few && device.arch.number != 75) config.threads = 1024;
-  // Rings keep more under way than registers: with three loads a thread DRAM was busy for 46 % of the time at 512 rows (H100, ncu).
-  // Not for 16-bit elements: the conversions beside it spill at 64 registers a thread.
-  const int smem = config.smem_bytes(topk_capacity(problem, device)) + 1024;
-  if (!held && problem.input == DType::f32 && device.arch.number >= 80 && smem <= device.smem_per_block &&
-      smem * (1024 / config.threads) <= device.smem_per_sm) {
-    // Eight blocks for a row: all but one of a thread's vectors are on their way while the bound is found. Few wanted: half the threads, a
-    // sample of twice the vectors (H100, k 64, 16 / 20 / 24 / 32 rows: 12.8 / 13.4 / 14.2 / 19.8 us, with 512 threads 14.5 / 13.8 / 14.2 /
-    // 21.6). Not for more: candidates beyond half the threads (kFewRanks) are sorted, not placed by counting.
-    if (config.cluster == 8 && device.arch.number == 90 && problem.k <= 64) {
-      config.threads = 256, config.vecs = 8, config.stages = 8;
-      return config;
-    }
-    const int more = 4 * config.threads * 16;
-    if (config.cluster == 8 && smem + more <= device.smem_per_block && (smem + more) * (1024 / config.threads) <= device.smem_per_sm)
-      config.stages = 8, config.vecs = device.arch.number < 100 ? 4 : 2;  // where kernels do not spill
+  if (held) {
+    const int64_t of_vec = int64_t(config.cluster) * config.threads * (16 / size_of(problem.input));  // elements
+    config.stages = 0;
+    while (config.vecs < 2 * size_of(problem.input) && problem.width > config.vecs * of_vec - 1024) config.vecs *= 2;
     return config;
   }
-  // 64 registers a thread: with four loads in flight kernels for floats spill, from sm_100 on those for 16-bit elements too, and
-  // before in clusters of such blocks.
-  config.stages = 0;
-  const bool four = problem.input != DType::f32 && device.arch.number < 100 && (config.threads == 512 || config.cluster == 1);
-  const bool half = widest && problem.width <= 16 * 512 * 4 * 4 - 1024;  // four vectors a thread are enough
-  config.vecs = held ? (half ? 4 : 8) : four ? 4 : 3;
+  // Rings keep more under way than registers: with three loads a thread DRAM was busy for 46 % of the time at 512 rows (H100, ncu).
+  const auto fits = [&](int32_t stages) {
+    config.stages = stages;
+    const int smem = config.smem_bytes(topk_capacity(problem, device)) + 1024;
+    return smem <= device.smem_per_block && smem * (1024 / config.threads) <= device.smem_per_sm;
+  };
+  if (device.arch.number < 80 || (!fits(4) && !fits(2))) {
+    config.stages = 0;
+    return config;
+  }
+  // Eight blocks for a row: all but one of a thread's vectors are on their way while the bound is found. Few wanted: half the threads, a
+  // sample of twice the vectors (H100, k 64, 16 / 20 / 24 / 32 rows: 12.8 / 13.4 / 14.2 / 19.8 us, with 512 threads 14.5 / 13.8 / 14.2 /
+  // 21.6). Not for more: candidates beyond half the threads (kFewRanks) are sorted, not placed by counting.
+  if (config.cluster == 8 && device.arch.number == 90 && problem.input == DType::f32 && problem.k <= 64) {
+    config.threads = 256, config.vecs = 8, config.stages = 8;
+    return config;
+  }
+  if (config.cluster == 8 && !fits(8)) fits(4);
   return config;
 }
 
