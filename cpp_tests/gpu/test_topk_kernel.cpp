@@ -75,6 +75,8 @@ TEST(TopkKernel, RowsOfManyWaves) {
   expect_all_kinds<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 3, .stages = 0}>(20003, 250, 1024);
   expect_all_kinds<TopkConfig{.input = DType::f32, .threads = 256, .vecs = 3, .stages = 4}>(20005, 250, 1024);
   expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 256, .vecs = 2, .stages = 4, .cluster = 2}>(40003, 120, 1024);
+  expect_all_kinds<TopkConfig{.input = DType::f16, .threads = 512, .vecs = 2, .stages = 4}>(30005, 250, 1024);
+  expect_all_kinds<TopkConfig{.input = DType::bf16, .threads = 1024, .vecs = 2, .stages = 2}>(50001, 64, 1024);
 }
 
 /// Rings that hold all of a part, and that are begun anew where too many were collected.

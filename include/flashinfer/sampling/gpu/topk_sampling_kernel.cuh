@@ -49,11 +49,11 @@ struct TopkSamplingKernel {
                         TopkSamplingConfig::kCapacity, tie_break);
     if constexpr (kConfig.joint && kLogits) selection.row_sum().scale = logit_scale(temperature());
     selection.collect();
+    const auto chosen = selection.choose([](int, uint64_t) {});
+    if (Selection::Group::rank() != 0) return;
     // What draws is read while the candidates are sorted: before, it would take registers from the copies.
     const Filter filter{temperature(), p.top_p.at(row, input_row), p.min_p.at(row, input_row)};
     const gpu::RaceNoise<false> noise(p.seed.at(row, row), p.offset.at(row, row), p.draw(row));
-    const auto chosen = selection.choose([](int, uint64_t) {});
-    if (Selection::Group::rank() != 0) return;
     if (chosen != Selection::Chosen::sorted) selection.sort();
     draw(p, row, selection, filter, noise);
   }

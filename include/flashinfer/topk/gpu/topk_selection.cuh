@@ -226,9 +226,9 @@ class TopkSelection {
     float best = -kInfinity;
 #pragma unroll 1
     for (int i = 0; i < kVecs; ++i) best = fmaxf(best, largest_of(row_.load(i * chunks / kVecs * kThreads + thread)));
-    const float sampled = min(1.0f, float(kVecs * kThreads * kVec) * ptx::rcp(float(row_.length)));
+    const float share = min(float(wanted_), float(wanted_ * kVecs * kThreads * kVec) * ptx::rcp(float(row_.length)));
     int reached;
-    const uint32_t key = block_kth_key(order_key(best), min(int(4 * sampled * float(wanted_)) + 16, kThreads / 2), 8, reached);
+    const uint32_t key = block_kth_key(order_key(best), min(int(share + 5 * share * ptx::rsqrt(share)) + 6, kThreads / 2), 4, reached);
     if (thread == 0) smem_.count = 0;
     __syncthreads();  // no candidates
     bound_ = uint64_t(key) << 32, all_reach_ = true;
@@ -392,16 +392,17 @@ class TopkSelection {
     held.to_float(x);
     uint32_t hits = 0;
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) && uint32_t(first + j) < uint32_t(length) ? 1u << j : 0u;
+    for (int j = 0; j < kVec; ++j) hits |= !(x[j] < limit) ? 1u << j : 0u;
 #pragma unroll 1
     while (__any_sync(0xffffffffu, hits != 0)) {
-      const int j = max(__ffs(int(hits)) - 1, 0);
-      const uint64_t rank = topk_rank(held.at(j), first + j, tie_break);
-      const bool counts = hits && rank >= bound;
+      const int j = __ffs(int(hits)) - 1, index = first + j;
+      const bool inside = hits && uint32_t(index) < uint32_t(length);
+      const uint64_t rank = topk_rank(held.at(j), index, tie_break);
+      const bool counts = inside && rank >= bound;
       const uint32_t taken = __ballot_sync(0xffffffffu, counts);
       if (stashed + __popc(taken) > kStash) stashed = add_stash(smem, stashed, capacity);
       if (counts) stash_of_warp(smem)[stashed + __popc(taken & ((1u << threadIdx.x % kWarpSize) - 1))] = rank;
-      if (kNan && hits && key_of_rank(rank) == 0) smem.nans = 1;
+      if (kNan && inside && key_of_rank(rank) == 0) smem.nans = 1;
       stashed += __popc(taken);
       hits &= hits - 1;
     }
