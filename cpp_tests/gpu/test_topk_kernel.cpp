@@ -137,8 +137,7 @@ TEST(TopkKernel, RowsOfAnyAlignment) {
 
 /// One row whose elements differ by `offset` in every `period`-th chunk of 128 from the `first` on.
 template <TopkConfig kConfig>
-void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset) {
-  const int64_t k = 60;
+void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset, int64_t k = 60) {
   Rows<float> x(1, width, Values::normal, 9);
   for (int64_t i = 0; i < width; ++i)
     if (i / 128 % period == first) x.at(0)[i] += offset;
@@ -169,7 +168,11 @@ TEST(TopkKernel, PartsThatDiffer) {
   for (float offset : {-100.0f, 100.0f, 1.5f}) {
     expect_of_chunks<kHeld>(30001, 3, 8, offset);
     expect_of_chunks<kRing>(30001, 0, 8, offset);
+    expect_of_chunks<kRing>(60003, 0, 8, offset, 250);  // the first block's candidates stay in its list
+    expect_of_chunks<kRing>(60003, 5, 8, offset, 250);
   }
+  // A little too high: there are enough, but for those of the first block's list that do not reach it.
+  for (float offset : {0.1f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f}) expect_of_chunks<kRing>(60003, 5, 8, offset, 250);
 }
 
 }  // namespace

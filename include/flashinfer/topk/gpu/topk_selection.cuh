@@ -109,7 +109,8 @@ class TopkSelection {
       ranked_ = total;
       if (all_reach_ && total <= kFewRanks<kThreads> && 2 * total < capacity_) return Chosen::among_few;
       if (sort_and_cut()) return Chosen::sorted;
-    } else if (total >= 0) {
+    }
+    if (total >= 0) {
       ranked_ = collect_again();
       if (ranked_ >= wanted_ && ranked_ <= capacity_ && sort_and_cut()) return Chosen::sorted;
     }

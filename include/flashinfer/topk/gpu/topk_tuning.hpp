@@ -39,7 +39,7 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   // Not where a cluster would wait for another to end.
   const bool held = widest || (config.cluster == 8 && device.arch.number == 90 && problem.num_rows <= clusters_at_once(8, 1, device));
   const bool few = config.cluster < 8 && problem.num_rows * config.cluster <= device.num_sms;
-  const bool narrow = device.arch.number >= 120 && problem.input != DType::f32;  // smaller blocks spill there
+  const bool narrow = device.arch.number >= 120 && (problem.input != DType::f32 || config.cluster > 1);  // smaller blocks spill there
   if (device.arch.number != 75 && (few || narrow)) config.threads = 1024;
   if (held) {
     const int64_t of_vec = int64_t(config.cluster) * config.threads * (16 / size_of(problem.input));  // elements
