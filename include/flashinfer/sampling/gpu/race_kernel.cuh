@@ -24,6 +24,7 @@
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_stream.cuh>
 #include <flashinfer/sampling/gpu/prob_counts.cuh>
@@ -410,6 +411,7 @@ struct RaceKernel {
   /// -inf, or 0 for a probability, for what lies outside the row or the slice.
   template <class F>
   __device__ void for_each(int start, int step, int count, const F& f) {
+    start = gpu::ptx::opaque(start);  // what follows from it would be computed before all passes, and spill
     Stream::for_each(smem_.stream, slice_, start, step, count, kLogits ? Row::kLeast : 0u,
                      [&](const typename Stream::Vector& v, int index) {
                        float x[kVec];
