@@ -534,6 +534,44 @@ TEST(ToppRenormKernel, FewElements) {
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 3, .candidates = 128}>(
       9003, 1);
 }
+/// Rows that the one look at few elements must give up or look at again, each with its top_p. The sample are the first 6144 elements.
+TEST(ToppRenormKernel, FewElementsThatMislead) {
+  constexpr ToppRenormConfig kConfig{.threads = 512, .chunks = 4, .candidates = 64};
+  constexpr int64_t kRows = 5, kVocabSize = 30011;
+  constexpr float top_p[size_t(kRows)] = {0.5f, 0.9f, 0.5f, 0.5f, 0.9f};
+  std::vector<float> x(size_t(kRows * kVocabSize), 1e-9f), twin(x.size(), 5), out(x.size(), 5);
+  const auto row = [&](int64_t r) { return x.data() + r * kVocabSize; };
+  // More in the 128 elements of one warp than it has room for, though all together fit.
+  for (int i = 0; i < 40; ++i) row(0)[i * 150] = 0.007f + 1e-5f * float(i);
+  for (int i = 0; i < 128; ++i) row(0)[128 * 180 + i] = 0.0075f + 1e-6f * float(i * 7 % 128);
+  // The sample is heavy: what it calls light has the boundary.
+  for (int i = 0; i < 20; ++i) row(1)[i * 300] = 0.02f;
+  for (int i = 0; i < 300; ++i) row(1)[7000 + i * 70] = 0.002f + 1e-6f * float(i);
+  // An element that is no probability, and weighs what it is.
+  row(2)[17] = 1.5f;
+  for (int i = 0; i < 300; ++i) row(2)[i * 100 + 1] = 0.01f + 1e-5f * float(i % 50);
+  // Half of the mass are four elements of eight, but for 2e-8: less than the roundings of a sum that is known nearly.
+  for (int64_t i = 0; i < kVocabSize; ++i) row(3)[i] = i < 40 ? 1e-9f : 0;
+  for (int i = 0; i < 8; ++i) row(3)[100 + i * 37] = 0.125f;
+  // As usual: the sample tells, and no list is full.
+  for (int i = 0; i < 200; ++i) row(4)[i * 150] = 0.005f + 1e-6f * float(i);
+  RenormParams p;
+  p.input = x.data(), p.input_stride = p.output_stride = kVocabSize, p.num_rows = kRows, p.vocab_size = int32_t(kVocabSize);
+  p.top_p.values = top_p;
+  p.output = twin.data();
+  cpu::renorm(p, RowValues::probs, DType::f32, DType::f32);
+  p.output = out.data();
+  emulation::Block::run_grid(unsigned(kRows), kConfig.threads, size_t(kConfig.smem_bytes()), 1, [&] { ToppRenormKernel<kConfig>::run(p); });
+  for (int64_t r = 0; r < kRows; ++r) {
+    const auto part = [&](const std::vector<float>& rows) {
+      return std::vector<float>(rows.begin() + r * kVocabSize, rows.begin() + (r + 1) * kVocabSize);
+    };
+    expect_same(part(out), part(twin), "row " + std::to_string(r));
+  }
+  // The twin's own: five of eight.
+  EXPECT_EQ(std::count_if(twin.begin() + 3 * kVocabSize, twin.begin() + 4 * kVocabSize, [](float y) { return y > 0; }), 5);
+}
+
 /// More chunks than the mask has bits.
 TEST(ToppRenormKernel, LongRows) { expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 2}>(70001, 6); }
 

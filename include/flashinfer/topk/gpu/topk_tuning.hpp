@@ -64,7 +64,8 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
     config.threads = 256, config.vecs = 8, config.stages = 8;
     return config;
   }
-  if (config.cluster == 8 && !fits(8)) fits(4);
+  const int32_t stages = config.stages;
+  if (config.cluster == 8 && !fits(8)) config.stages = stages;
   return config;
 }
 
