@@ -112,7 +112,7 @@ struct Vec {
     if constexpr (sizeof(T) == 4) {
       return bit_cast<float>(word);
     } else {
-      return unpack2<T>(word >> byte % 4 * 8).x;
+      return unpack2<T>(word >> (byte & 3) * 8).x;
     }
   }
 
