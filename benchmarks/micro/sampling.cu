@@ -3,12 +3,8 @@
 //   & done; wait for i in 0 1 2 3; do ./s$i; done
 // A line is one split at one batch size: microseconds of a launch in a CUDA graph over inputs larger than L2. "only n fit" means that the
 // GPU runs fewer clusters at a time than were launched: those left over wait for a whole turn.
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
+#include "kernel_time.cuh"
 
-#include <flashinfer/gpu/entry.cuh>
 #include <flashinfer/sampling/gpu/race_kernel.cuh>
 #include <flashinfer/sampling/gpu/renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/row_tuning.hpp>
@@ -21,11 +17,6 @@ using namespace flashinfer;
 namespace {
 
 constexpr int64_t kVocabSize = 128256;
-cudaStream_t stream;
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) std::printf("%s: %s\n", what, cudaGetErrorString(error)), std::exit(1);
-}
 
 /// Normal logits of deviation 3, or their exponentials.
 __global__ void fill(float* x, int64_t count, uint32_t seed, bool exponential) {
@@ -44,50 +35,7 @@ struct Set {
 
 template <class Kernel>
 float time_of(const RowSplit& split, int clusters, bool at_once, int smem_bytes, const std::vector<typename Kernel::Params>& params) {
-  const auto kernel = gpu::entry<Kernel>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes), "shared memory");
-  if (split.cluster > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cluster");
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(clusters * split.cluster));
-  config.blockDim = dim3(unsigned(split.threads));
-  config.dynamicSmemBytes = size_t(smem_bytes);
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {unsigned(split.cluster), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = attributes;
-  config.numAttrs = 1;
-  int fit = clusters;
-  if (at_once && split.cluster > 1) check(cudaOccupancyMaxActiveClusters(&fit, kernel, &config), "occupancy");
-  if (fit < clusters) std::printf("[only %d of %d clusters fit] ", fit, clusters);
-  config.numAttrs = 2;
-
-  const int launches = std::max(int(params.size()), 8);
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < launches; ++i) {
-    typename Kernel::Params p = params[size_t(i) % params.size()];
-    void* arguments[] = {&p};
-    check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments), "launch");
-  }
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin), cudaEventCreate(&end);
-  std::vector<float> times;
-  for (int i = 0; i < 12; ++i) {
-    cudaEventRecord(begin, stream), cudaGraphLaunch(exec, stream), cudaEventRecord(end, stream);
-    check(cudaEventSynchronize(end), "run");
-    float ms = 0;
-    cudaEventElapsedTime(&ms, begin, end);
-    if (i > 1) times.push_back(ms * 1e3f / float(launches));
-  }
-  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return ::time_of<Kernel>(split.threads, split.cluster, clusters, at_once, smem_bytes, params);
 }
 
 /// Clusters that take rows in turn.

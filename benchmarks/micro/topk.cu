@@ -2,12 +2,8 @@
 //   nvcc -std=c++20 -O3 -Iinclude -gencode arch=compute_90a,code=sm_90a benchmarks/micro/topk.cu -o topk && ./topk
 // A line is one config at one batch size: microseconds of a launch in a CUDA graph over inputs larger than L2, for top_k of 64, a token of
 // the first 50 of probabilities, of these and top_p jointly, and renorm by top_k.
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
+#include "kernel_time.cuh"
 
-#include <flashinfer/gpu/entry.cuh>
 #include <flashinfer/sampling/gpu/topk_renorm_kernel.cuh>
 #include <flashinfer/sampling/gpu/topk_sampling_kernel.cuh>
 #include <flashinfer/topk/gpu/topk_kernel.cuh>
@@ -18,11 +14,6 @@ using namespace flashinfer;
 namespace {
 
 constexpr int64_t kVocabSize = 128256;
-cudaStream_t stream;
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) std::printf("%s: %s\n", what, cudaGetErrorString(error)), std::exit(1);
-}
 
 /// Exponentials of normal numbers of deviation 3: near enough to probabilities.
 __global__ void fill(float* x, int64_t count, uint32_t seed) {
@@ -38,52 +29,13 @@ struct Set {
   int32_t* tokens;
 };
 
-template <class Kernel>
-float time_of(const TopkConfig& split, int64_t num_rows, int smem_bytes, const std::vector<typename Kernel::Params>& params) {
-  const auto kernel = gpu::entry<Kernel>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes), "shared memory");
-  if (split.cluster > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cluster");
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(num_rows * split.cluster));
-  config.blockDim = dim3(unsigned(split.threads));
-  config.dynamicSmemBytes = size_t(smem_bytes);
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {unsigned(split.cluster), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-
-  const int launches = std::max(int(params.size()), 8);
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < launches; ++i) {
-    typename Kernel::Params p = params[size_t(i) % params.size()];
-    void* arguments[] = {&p};
-    check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments), "launch");
-  }
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin), cudaEventCreate(&end);
-  std::vector<float> times;
-  for (int i = 0; i < 12; ++i) {
-    cudaEventRecord(begin, stream), cudaGraphLaunch(exec, stream), cudaEventRecord(end, stream);
-    check(cudaEventSynchronize(end), "run");
-    float ms = 0;
-    cudaEventElapsedTime(&ms, begin, end);
-    if (i > 1) times.push_back(ms * 1e3f / float(launches));
-  }
-  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
 constexpr TopkConfig tuned(int64_t num_rows, int32_t k) {
   return gpu::tune(gpu::TopkProblem{DType::f32, num_rows, kVocabSize, k}, device_info_of({90, 'a'}));
+}
+
+template <class Kernel>
+float time_of(const TopkConfig& config, int64_t num_rows, int smem_bytes, const std::vector<typename Kernel::Params>& params) {
+  return ::time_of<Kernel>(config.threads, config.cluster, int(num_rows), false, smem_bytes, params);
 }
 
 template <TopkConfig kConfig>

@@ -137,12 +137,12 @@ TEST(TopkKernel, RowsOfAnyAlignment) {
 
 /// One row whose elements differ by `offset` in every `period`-th chunk of 128 from the `first` on.
 template <TopkConfig kConfig>
-void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset, int64_t k = 60) {
+void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset, int64_t k = 60, int capacity = 1024) {
   Rows<float> x(1, width, Values::normal, 9);
   for (int64_t i = 0; i < width; ++i)
     if (i / 128 % period == first) x.at(0)[i] += offset;
   std::vector<int32_t> lengths{int32_t(width)}, offsets{1000}, out(size_t(k), -9);
-  emulate<kConfig>(1024, false, [&](const Context& context) {
+  emulate<kConfig>(capacity, false, [&](const Context& context) {
     top_k_ragged_transform(x.view(kGpu), TensorView(offsets.data(), DType::i32, {1}, kGpu),
                            TensorView(lengths.data(), DType::i32, {1}, kGpu), k, TensorView(out.data(), DType::i32, {1, k}, kGpu), {},
                            TieBreak::small, context);
@@ -155,7 +155,7 @@ void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset
 TEST(TopkKernel, MisleadingSamples) {
   constexpr TopkConfig kRing{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 4};
   for (float offset : {-100.0f, 100.0f, 1.5f}) {
-    expect_of_chunks<kSmall>(16 * 128 * 5, 0, 5, offset);
+    for (int capacity : {256, 1024}) expect_of_chunks<kSmall>(16 * 128 * 5, 0, 5, offset, 60, capacity);
     expect_of_chunks<kRing>(16 * 128 * 5, 0, 5, offset);
     expect_of_chunks<kRing>(16 * 128 * 5 - 3, 0, 5, offset);
   }

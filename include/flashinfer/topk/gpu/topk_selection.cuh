@@ -40,6 +40,7 @@ class TopkSelection {
  public:
   using T = number_t<kConfig.input>;
   static constexpr int kThreads = kConfig.threads;
+  // 64 registers a thread; 128 where they hold the row, or twice the usual sample.
   static constexpr int kMinBlocks = (kConfig.stages == 0 && kConfig.cluster >= 8) ? 1 : (kConfig.vecs > 4 ? 512 : 1024) / kThreads;
   static constexpr bool kHeld = kMinBlocks * kThreads < 1024;  // more than 64 registers a thread
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
@@ -294,7 +295,7 @@ class TopkSelection {
     int wanted = wanted_;
     if (kCluster > 1 || chunks_ > kSamples) {
       // The sample's share of the chosen, and four standard deviations more. Where rows are few, fewer, for their candidates' places are
-      // counted: in one row in a thousand that is not enough for one of the blocks, which costs 20 us (four deviations cost 0.5 always).
+      // counted: in one row in a thousand that is not enough for one of the blocks, which costs 30 us (four deviations cost 0.5 always).
       constexpr float kDeviations = kCluster < 8 ? 4.0f : 3.5f;
       constexpr int kMore = kCluster < 8 ? 5 : 4;
       const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
