@@ -179,20 +179,21 @@ TEST(TopKLaunch, AClusterARow) {
 }
 
 TEST(TopKTuning, EveryConfigFits) {
-  for (int number : {75, 80, 86, 90, 100, 120})
-    for (int64_t num_rows : {1, 20, 132, 100000})
-      for (int32_t width : {0, 1, 5000, 128256, 1 << 20})
-        for (int32_t k : {1, 64, 257, 2048, 100000}) {
-          const DeviceInfo device = device_info_of({int16_t(number), 0});
-          const TopkConfig c = gpu::tune(gpu::TopkProblem{DType::f32, num_rows, width, k}, device);
-          const int capacity = gpu::topk_capacity(gpu::TopkProblem{DType::f32, num_rows, width, k}, device);
-          EXPECT_TRUE(is_power_of_two(capacity) && is_power_of_two(c.cluster));
-          EXPECT_LE(c.smem_bytes(capacity), device.smem_per_block);
-          EXPECT_LE(c.cluster, number < 90 ? 1 : number < 110 ? 16 : 8);
-          if (k <= 1024) {
-            EXPECT_LE(4 * k, capacity);
+  for (int number : {75, 80, 86, 90, 100, 110, 120})
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (int64_t num_rows : {1, 20, 132, 100000})
+        for (int32_t width : {0, 1, 5000, 128256, 1 << 20})
+          for (int32_t k : {1, 64, 257, 2048, 100000}) {
+            const DeviceInfo device = device_info_of({int16_t(number), 0});
+            const TopkConfig c = gpu::tune(gpu::TopkProblem{dtype, num_rows, width, k}, device);
+            const int capacity = gpu::topk_capacity(gpu::TopkProblem{dtype, num_rows, width, k}, device);
+            EXPECT_TRUE(is_power_of_two(capacity) && is_power_of_two(c.cluster));
+            EXPECT_LE(c.smem_bytes(capacity), device.smem_per_block);
+            EXPECT_LE(c.cluster, number < 90 ? 1 : number < 110 ? 16 : 8);
+            if (k <= 1024) {
+              EXPECT_LE(4 * k, capacity);
+            }
           }
-        }
 }
 
 TEST(TopKTuning, PrecompiledListHasNoSurprises) {
