@@ -591,8 +591,9 @@ TEST(ProbBins, LeaveABinOrTwo) {
       while ((mass += sorted[last]) < double(top_p) * total) ++last;
       Bins::Keys keys{};
       emulation::Block::run_grid(1, kThreads, sizeof(Bins::Smem), 1, [&] {
-        const Bins bins(*reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem()), kVocabSize, top_p);
-        bins.clear();
+        Bins::Smem& smem = *reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem());
+        const Bins bins(smem, kVocabSize, top_p);
+        Bins::clear(smem);
         __syncthreads();
         for (int i = int(threadIdx.x) * 4; i < ceil_div(kVocabSize, 4 * kThreads) * 4 * kThreads; i += 4 * kThreads) {
           float of_four[4] = {};

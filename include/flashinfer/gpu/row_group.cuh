@@ -1,6 +1,7 @@
 // The blocks that work on one row together: one block, or a cluster of them (SM90). What they tell each other goes through mailboxes in
 // each other's shared memory, so a round costs one barrier of the cluster and no trip to L2; sums are of integers, in no order. The blocks
-// of a cluster do not begin at the same moment: sync() once before the first round, or a message may find no block (racecheck, H100).
+// of a cluster do not begin at the same moment: sync() once before the first round, or a message may find no block (racecheck, H100). After
+// a round what a block was sent has arrived, so it may leave, if nobody reads its shared memory beside rounds; else they leave() together.
 #pragma once
 
 #include <flashinfer/core/math.hpp>
@@ -34,6 +35,14 @@ class RowGroup {
       ptx::cluster_sync();
     } else {
       __syncthreads();
+    }
+  }
+  /// The blocks wait until all of them need each other's shared memory no more. Not for what they have written: a fence would wait until
+  /// the whole row has left (1 us of a softmax).
+  __device__ static void leave() {
+    if constexpr (kCluster > 1) {
+      ptx::cluster_arrive_relaxed();
+      ptx::cluster_wait();
     }
   }
   /// An object of shared memory as block `rank` has it.

@@ -29,6 +29,7 @@ struct RowVectors {
   /// Of a vector's first element, which may be negative, behind the end, or another slice's.
   __device__ int index_of(int vec) const { return (begin + vec) * kVec - skip; }
   __device__ int first_index(int vec) const { return vec < count ? index_of(vec) : length; }
+  __device__ bool holds(int index) const { return uint32_t((index + skip) / kVec - begin) < uint32_t(count); }  // of an element
   __device__ bool is_whole(int vec) const { return first_index(vec) >= 0 && first_index(vec) + kVec <= length; }
 
   /// Vectors of the slice from first_whole() up to end_whole() lie within the row.
@@ -150,12 +151,10 @@ class RowReader {
     uint32_t slot, in_use;  // slots
   };
 
-  /// The first of the rows that this block works on.
-  /// The caller lets all threads meet before copy_ahead().
-  __device__ RowReader(Smem& smem, int rank, int length, int first) : smem_(smem), rank_(rank), length_(length) {
+  /// `first` of the rows that this block works on. The caller lets all threads meet before copy_ahead().
+  __device__ RowReader(Smem& smem, int rank, int length, int first) : smem_(smem), rank_(rank), length_(length), first_(first) {
     if constexpr (kChunks > 0) {
       if (threadIdx.x == 0) {
-        smem.row = first, smem.chunk = 0, smem.slot = 0, smem.in_use = 0;
 #pragma unroll 1
         for (int i = 0; i < kChunks; ++i) ptx::mbarrier_init(&smem.full[i], 1);
         ptx::mbarrier_init_fence();
@@ -163,8 +162,8 @@ class RowReader {
     }
   }
 
-  /// Copies as far ahead as the ring reaches: the rows after the one that was copied last, `step` apart, below num_rows, but those that
-  /// skips(i); row_at(i) is where row i begins. After the dependency wait, by every thread.
+  /// Copies as far ahead as the ring reaches: from the first row, or the one that was copied last, rows `step` apart, below num_rows, but
+  /// those that skips(i); row_at(i) is where row i begins. After the dependency wait, by every thread, and before open().
   template <class RowAt>
   __device__ void copy_ahead(int step, int num_rows, const RowAt& row_at) {
     copy_ahead(step, num_rows, row_at, [](int) { return false; });
@@ -172,24 +171,27 @@ class RowReader {
   template <class RowAt, class Skips>
   __device__ void copy_ahead(int step, int num_rows, const RowAt& row_at, const Skips& skips) {
     if constexpr (kChunks > 0) {
-      if (threadIdx.x != 0) return;
-      int ahead = smem_.row, chunk = smem_.chunk;
-      uint32_t slot = smem_.slot, in_use = smem_.in_use;
+      const bool at_first = !opened_;
+      if (threadIdx.x % kWarpSize != 0 || (threadIdx.x != 0 && !at_first)) return;
+      int ahead = first_, chunk = 0;
+      uint32_t slot = 0, in_use = 0;
+      if (at_first) {
+        // Some 250 clocks a chunk: every warp asks for some of the first row's.
+        while (ahead < num_rows && skips(ahead)) ahead += step;
+        if (ahead >= num_rows) return;
+        const RowVectors<T> row(row_at(ahead), length_, kCluster, rank_);
+        const int count = min(ceil_div(row.count, kThreads), kChunks);
+        for (int c = int(threadIdx.x) / kWarpSize; c < count; c += kThreads / kWarpSize) copy(row, c, c);
+        if (threadIdx.x != 0) return;
+        chunk = count, slot = uint32_t(count % kChunks), in_use = uint32_t(count);
+      } else {
+        ahead = smem_.row, chunk = smem_.chunk, slot = smem_.slot, in_use = smem_.in_use;
+      }
       for (; ahead < num_rows; ahead += step, chunk = 0) {
         if (skips(ahead)) continue;
         const RowVectors<T> row(row_at(ahead), length_, kCluster, rank_);
         for (; chunk * kThreads < row.count && in_use < kChunks; ++chunk, ++in_use) {
-          // Vectors that lie partly outside the row are left to the threads they belong to.
-          const int from = max(chunk * kThreads, row.begin == 0 && row.skip > 0 ? 1 : 0);
-          const int to = min(min((chunk + 1) * kThreads, row.count), (row.length + row.skip) / kVec - row.begin);
-          if (to > from) {
-            const uint32_t bytes = uint32_t(to - from) * 16;
-            ptx::mbarrier_arrive_expect(&smem_.full[slot], bytes);
-            ptx::bulk_copy(smem_.chunks + slot * kChunkBytes + (from - chunk * kThreads) * 16, row.base + int64_t(row.begin + from) * kVec,
-                           bytes, &smem_.full[slot]);
-          } else {
-            ptx::mbarrier_arrive(&smem_.full[slot]);
-          }
+          copy(row, chunk, slot);
           if (++slot == kChunks) slot = 0;
         }
         if (chunk * kThreads < row.count) break;  // the ring is full
@@ -202,6 +204,7 @@ class RowReader {
   __device__ void open(const T* row) {
     row_ = RowVectors<T>(row, length_, kCluster, rank_);
     chunks_ = ceil_div(row_.count, kThreads);
+    opened_ = true;
   }
   /// No thread needs the row any more. A barrier of the block.
   __device__ void close() {
@@ -309,6 +312,19 @@ class RowReader {
   }
 
  private:
+  /// Asks for a chunk of a row, by one thread. Vectors that lie partly outside the row are left to the threads they belong to.
+  __device__ void copy(const RowVectors<T>& row, int chunk, uint32_t slot) const {
+    const int from = max(chunk * kThreads, row.begin == 0 && row.skip > 0 ? 1 : 0);
+    const int to = min(min((chunk + 1) * kThreads, row.count), (row.length + row.skip) / kVec - row.begin);
+    if (to > from) {
+      const uint32_t bytes = uint32_t(to - from) * 16;
+      ptx::mbarrier_arrive_expect(&smem_.full[slot], bytes);
+      ptx::bulk_copy(smem_.chunks + slot * kChunkBytes + (from - chunk * kThreads) * 16, row.base + int64_t(row.begin + from) * kVec, bytes,
+                     &smem_.full[slot]);
+    } else {
+      ptx::mbarrier_arrive(&smem_.full[slot]);
+    }
+  }
   /// From global memory, one vector ahead.
   template <uint32_t kPadding, class F>
   __device__ void pass(const F& f) const {
@@ -331,7 +347,8 @@ class RowReader {
   }
 
   Smem& smem_;
-  const int rank_, length_;
+  const int rank_, length_, first_;
+  bool opened_ = false;
   uint32_t at_ = 0;  // of the row's first chunk: slot + kChunks * phase
   RowVectors<T> row_;
   int chunks_ = 0;

@@ -18,13 +18,13 @@ class ProbBins {
   static constexpr int kFirst = (128 - kOctaves) * kPerOctave;  // upper bits of the least probability that has a bin
   static constexpr int kMostBits = 16;
   static constexpr int kOwn = kBins / kThreads;
-  static_assert(kOwn * kThreads == kBins);
+  static_assert(kOwn * kThreads == kBins && kOwn % 4 == 0);
 
  public:
   static constexpr int kPoint = kOctaves + kMostBits - 2;  // sums are in units of 2^-kPoint
 
   struct Smem {
-    uint32_t sums[kBins + kWarpSize];  // and what each lane adds to for what has no bin
+    alignas(16) uint32_t sums[kBins + kWarpSize];  // and what each lane adds to for what has no bin
     uint64_t partial[kThreads / kWarpSize];
     int first, last;
   };
@@ -37,9 +37,9 @@ class ProbBins {
   }
 
   /// The threads meet before the first add().
-  __device__ void clear() const {
-    for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem_.sums[bin] = 0;
-    if (threadIdx.x == 0) smem_.first = smem_.last = -1;
+  static __device__ void clear(Smem& smem) {
+    for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.sums[bin] = 0;
+    if (threadIdx.x == 0) smem.first = smem.last = -1;
   }
   /// By whole warps. A queue at one bin is kept short where the elements of a vector, or of the warp, are equal.
   template <int kCount>
@@ -69,9 +69,9 @@ class ProbBins {
       for (int i = int(threadIdx.x); i < kSlice; i += kThreads) {
         uint32_t* const own = smem_.sums + Group::rank() * kSlice + i;
         uint32_t sum = 0;
-#pragma unroll 4
+#pragma unroll  // all on their way at once
         for (int r = 0; r < kCluster; ++r) sum += *Group::of(own, r);
-#pragma unroll 4
+#pragma unroll
         for (int r = 0; r < kCluster; ++r) *Group::of(own, r) = sum;
       }
     }
@@ -90,9 +90,15 @@ class ProbBins {
     const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1)));
     const uint64_t rounding = goal >> 16, early = goal - (goal >> (bits - 1)) - rounding, late = goal + rounding;
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
+    uint32_t sums[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; i += 4) {
+      const uint4 four = *reinterpret_cast<const uint4*>(&smem.sums[top - i - 3]);  // one by one, threads would meet at banks
+      sums[i] = four.w, sums[i + 1] = four.z, sums[i + 2] = four.y, sums[i + 3] = four.x;
+    }
     uint64_t masses[kOwn], sum = 0, all;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) sum += masses[i] = mass(smem, bits, top - i);
+    for (int i = 0; i < kOwn; ++i) sum += masses[i] = mass(sums[i], bits, top - i);
     uint64_t above = block_sum_before<kThreads>(sum, all, smem.partial);
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
@@ -137,8 +143,8 @@ class ProbBins {
   int bits_;        // of a mantissa, the first one included, that are added up
   uint32_t least_;  // bits of the least probability that is
 
-  static __device__ uint64_t mass(const Smem& smem, int bits, int bin) {
-    return uint64_t(smem.sums[bin]) << (kPoint - kOctaves + 2 - bits + bin / kPerOctave);
+  static __device__ uint64_t mass(uint32_t sum, int bits, int bin) {
+    return uint64_t(sum) << (kPoint - kOctaves + 2 - bits + bin / kPerOctave);
   }
   static __device__ uint32_t key_of(int bin) { return order_key(bit_cast<float>(uint32_t(kFirst + bin) << kShift)); }
 };

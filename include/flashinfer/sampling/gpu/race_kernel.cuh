@@ -49,7 +49,6 @@ struct RaceKernel {
     const int row = int(blockIdx.x) / kCluster;
     if (p.mixed && p.sampler_of(row) != RowSampler::race) return;  // every block of the cluster
     RaceKernel(p, smem, row).draw();
-    if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
   }
 
  private:

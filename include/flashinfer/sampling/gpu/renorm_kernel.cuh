@@ -42,7 +42,7 @@ struct RenormKernel {
       renorm(filter, static_cast<Out*>(p.output) + row * p.output_stride, filters);
       filter.reader.close();
     }
-    if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
+    Group::leave();
   }
 
  private:

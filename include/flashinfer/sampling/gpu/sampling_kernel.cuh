@@ -44,7 +44,7 @@ struct SamplingKernel {
       kernel.draw(row);
       reader.close();
     }
-    if (kCluster > 1) Group::sync();  // no block leaves while another may read its shared memory
+    Group::leave();
   }
 
  private:

@@ -35,7 +35,6 @@ struct SoftmaxKernel {
       softmax(passes, p.output + row * p.output_stride, p.temperature.at(row, row));
       passes.reader.close();
     }
-    if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
   }
 
  private:

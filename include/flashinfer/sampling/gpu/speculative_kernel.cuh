@@ -41,7 +41,6 @@ struct SpeculativeKernel {
     uint64_t winner = step < p.num_steps ? kernel.race(step, true) : 0;
     if (winner == 0) winner = kernel.race(step, false);
     kernel.write(step, winner);
-    if (kCluster > 1) Group::sync();  // no block leaves while another may write to its shared memory
   }
 
  private:

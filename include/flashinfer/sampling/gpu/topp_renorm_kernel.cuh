@@ -40,7 +40,11 @@ struct ToppRenormKernel {
   static __device__ void run(const Params& p) {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
+    Bins::clear(smem.bins);
+    if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
+    Group::sync();  // the sums are empty, and every block has begun
     gpu::ptx::griddep_wait();
+    gpu::ptx::griddep_launch_dependents();
     ToppRenormKernel(p, smem, int(blockIdx.x) / kCluster).renorm();
     if (kCluster > 1) gpu::ptx::cluster_wait();  // no block leaves while another may read its shared memory
   }
@@ -119,13 +123,9 @@ struct ToppRenormKernel {
 
   __device__ void renorm() {
     const Bins bins(smem_.bins, p_.vocab_size, top_p_);
-    bins.clear();
-    if (threadIdx.x == 0) smem_.listed = 0, smem_.prefix.rank = 0;
-    Group::sync();  // the sums are empty, and every block has begun
-    gpu::ptx::griddep_launch_dependents();
     if constexpr (kConfig.candidates > 0) {
       if (top_p_ < 1 && keep_few(bins)) return;
-      bins.clear();
+      Bins::clear(smem_.bins);
       if (threadIdx.x == 0) smem_.listed = 0;
       __syncthreads();
     }
@@ -133,7 +133,7 @@ struct ToppRenormKernel {
     const bool valid = weight_.set(weight_.max, 1);
     Prefix prefix{gpu::kLowestRank, 0};
     if (valid) prefix = keep(keys);
-    if (kCluster > 1) gpu::ptx::cluster_arrive();  // what other blocks hold has been read
+    if (kCluster > 1) gpu::ptx::cluster_arrive_relaxed();  // what other blocks hold has been read
     write(valid, prefix);
   }
 
@@ -152,7 +152,7 @@ struct ToppRenormKernel {
     const uint32_t floor = bins.find(1 - kLight * (1 - top_p_) * share / Bins::value(seen), seen).least;
     if (float(bins.count(floor)) > share * kRoom) return false;
     __syncthreads();  // the bins have been read
-    bins.clear();
+    Bins::clear(smem_.bins);
 
     Candidates candidates(smem_.candidates);
     const auto [mass, lost] = list_candidates(candidates, value_of_order_key<float>(floor));
@@ -290,18 +290,17 @@ struct ToppRenormKernel {
   /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
   static __device__ __noinline__ bool choose(Smem& smem, Weight weight, uint64_t needed, uint64_t surely, uint64_t above) {
     List& list = smem.list;
-    int count = 0;
-    bool fits = true;
+    // Whole warps for each block's list: one block after another took 500 clocks each.
+    constexpr int kReaders = kThreads / kCluster;
+    static_assert(kReaders % gpu::kWarpSize == 0);
+    const int lane = int(threadIdx.x) % gpu::kWarpSize, rank = int(threadIdx.x) / kReaders;
+    const int listed = lane < kCluster ? int(*Group::of(&smem.listed, lane)) : 0, count = gpu::warp_sum(listed);
+    if (count > kListed || needed <= above) return false;  // nobody reads on
+    uint64_t* const to = list.sorted + gpu::warp_sum(lane < rank ? listed : 0);
+    const uint64_t* const from = Group::of(&list.ranks[0], rank);
+    const int of_rank = __shfl_sync(0xffffffffu, listed, rank);
 #pragma unroll 1
-    for (int r = 0; r < kCluster; ++r) {
-      const int listed = int(*Group::of(&smem.listed, r));
-      fits &= count + listed <= kListed;
-      if (!fits) break;
-#pragma unroll 1
-      for (int i = int(threadIdx.x); i < listed; i += kThreads) list.sorted[count + i] = *Group::of(&list.ranks[i], r);
-      count += listed;
-    }
-    if (!fits || needed <= above) return false;  // nobody reads on
+    for (int i = int(threadIdx.x) % kReaders; i < of_rank; i += kReaders) to[i] = from[i];
     gpu::sort_ranks<kThreads>(list.sorted, count, 2 * kListed, list.select);
     uint64_t ranks[kPerThread], masses[kPerThread], sum = 0, all;
 #pragma unroll
