@@ -369,6 +369,21 @@ TEST(RaceKernel, Filters) {
   }
 }
 
+/// In shared memory, where no look but the first waits.
+TEST(RaceKernel, SlicesThatAreHeld) {
+  for (uint32_t seed : {1, 2, 3}) {
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2, .chunks = 4}>(9, 5003, seed);
+    expect_same_race<RaceConfig{.values = kProbs, .min_p = true, .cluster = 4, .chunks = 2}>(9, 8002, seed);
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2, .chunks = 3}>(9, 5003, seed, 0.8f);
+    expect_same_race<RaceConfig{.values = kLogits, .min_p = true, .cluster = 2, .chunks = 4}>(9, 4999, seed, 0.9f);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .min_p = true, .cluster = 4, .chunks = 2}>(9, 5001, seed);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .top_p = true, .min_p = true, .chunks = 2}>(9, 3003, seed, 2.0f);
+    expect_same_race<RaceConfig{.input = DType::f16, .values = kProbs, .top_p = true, .cluster = 2, .chunks = 1}>(9, 777, seed);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 8, .chunks = 2}>(3, 5, seed);
+  }
+  expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2, .chunks = 2}>(9, 1500, 1, 1, 0.2f);
+  expect_same_race<RaceConfig{.values = kProbs, .min_p = true, .cluster = 2, .chunks = 2}>(9, 1500, 1, 1, 1, 3e4f);
+}
 TEST(RaceKernel, TakesWhatDoesNotSumToOne) {
   for (uint32_t seed = 1; seed < 9; ++seed)
     for (float sum : {300.0f, 20.0f, 1e-6f})

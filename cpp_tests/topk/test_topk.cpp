@@ -161,13 +161,17 @@ TEST(TopKLaunch, AClusterARow) {
   EXPECT_EQ(one.grid.x, 16u);
   EXPECT_EQ(one.block.x, 512u);
   EXPECT_EQ(launched({90, 'a'}, 8, 128256, 64).cluster.x, 8u);      // as many of 16 do not fit at once
-  const LaunchShape sixteen = launched({90, 'a'}, 16, 128256, 65);  // two blocks an SM, each with most of its part in its ring
+  const LaunchShape sixteen = launched({90, 'a'}, 16, 128256, 65);  // two blocks an SM, each with a ring of four stages
   EXPECT_EQ(sixteen.cluster.x, 8u);
-  EXPECT_GT(sixteen.smem_bytes, 8 * 512 * 16);
+  EXPECT_GT(sixteen.smem_bytes, 4 * 512 * 16);
   EXPECT_LE(2 * (sixteen.smem_bytes + 1024), device_info_of({90, 'a'}).smem_per_sm);
   EXPECT_EQ(sixteen.block.x, 512u);
-  EXPECT_EQ(launched({90, 'a'}, 16, 128256, 64).block.x, 256u);
-  EXPECT_EQ(launched({90, 'a'}, 15, 128256, 64).block.x, 512u);
+  const LaunchShape thirty = launched({90, 'a'}, 30, 128256, 65), sixty = launched({90, 'a'}, 60, 128256, 65);
+  EXPECT_EQ(thirty.cluster.x, 4u);
+  EXPECT_GT(thirty.smem_bytes, 8 * 512 * 16);
+  EXPECT_EQ(sixty.cluster.x, 4u);  // as many as run at the same time
+  EXPECT_EQ(sixty.block.x, 512u);
+  EXPECT_EQ(launched({90, 'a'}, 61, 128256, 65).cluster.x, 2u);
   EXPECT_EQ(launched({120, 'a'}, 1, 128256, 64).cluster.x, 8u);
   EXPECT_EQ(launched({90, 'a'}, 1, 4096, 64).cluster.x, 1u);
   EXPECT_EQ(launched({80, 0}, 1, 128256, 64).cluster.x, 1u);
@@ -181,7 +185,7 @@ TEST(TopKLaunch, AClusterARow) {
 TEST(TopKTuning, EveryConfigFits) {
   for (int number : {75, 80, 86, 90, 100, 110, 120})
     for (DType dtype : {DType::f32, DType::bf16})
-      for (int64_t num_rows : {1, 20, 132, 100000})
+      for (int64_t num_rows : {1, 8, 20, 60, 132, 100000})
         for (int32_t width : {0, 1, 5000, 128256, 1 << 20})
           for (int32_t k : {1, 64, 257, 2048, 100000}) {
             const DeviceInfo device = device_info_of({int16_t(number), 0});

@@ -9,8 +9,8 @@
 
 namespace flashinfer::gpu {
 
-/// A chunk is a vector of 16 bytes a thread. The ring has place for kChunks.
-template <class T, int kThreads, int kChunks>
+/// A chunk is a vector of 16 bytes a thread. The ring has place for kChunks. kPadding: what lies outside the row or the slice.
+template <class T, int kThreads, int kChunks, uint32_t kPadding = 0>
 class RowRing {
   static constexpr int kSlot = kThreads * 16;
 
@@ -55,7 +55,7 @@ class RowRing {
   }
 
   /// f(kUnit elements as floats, index of the first in the row, which may be negative, number of the chunk) for this thread's vectors or
-  /// parts of them, all lanes of a warp together, with zeros for what lies outside the row or the slice. What lies in chunks that
+  /// parts of them, all lanes of a warp together, with padding for what lies outside the row or the slice. What lies in chunks that
   /// needs(chunk) denies may read as zeros. Every pass goes the other way.
   template <int kUnit, class Needs, class F>
   __device__ void for_each(const Needs& needs, const F& f) {
@@ -71,7 +71,7 @@ class RowRing {
     for (int i = 0, c = start; i < chunks_; ++i, c += step) {
       ptx::cp_async_wait<kChunks - 1>();  // a group a chunk, if an empty one: those of the chunks that come after this one may be under way
       T* const place = reinterpret_cast<T*>(own_ + slot);
-      if (uint32_t(vec) >= whole_) row_.load_part(vec + first_whole_, 0).store(place);
+      if (uint32_t(vec) >= whole_) row_.load_part(vec + first_whole_, kPadding).store(place);
       const int first = (row_.begin + first_whole_ + vec) * kVec - row_.skip;
 #pragma unroll 1
       for (int j = 0; j < kVec; j += kUnit) {

@@ -71,14 +71,17 @@ struct RaceConfig {
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
   int32_t blocks = 3;   // on an SM
   int32_t columns = 1;  // parts of a block's threads, whole warps, that race for themselves
+  int32_t chunks = 0;   // of one 16-byte vector a thread: a block's part of a row that stays in shared memory. 0: nothing does
 
   /// Whether probabilities are counted as they are read, for top_p of the whole row.
-  FLASHINFER_HOST_DEVICE constexpr bool counts() const { return values == RowValues::probs && top_p && !min_p; }
-  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return kStages * threads * 16 + 2048 + (counts() ? 10 * 1024 : 0); }
+  FLASHINFER_HOST_DEVICE constexpr bool counts() const { return values == RowValues::probs && top_p && !min_p && chunks == 0; }
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
+    return (chunks ? chunks : kStages) * threads * 16 + 2048 + (counts() ? 10 * 1024 : 0);
+  }
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("values", values), f("top_p", top_p), f("min_p", min_p);
-    f("threads", threads), f("cluster", cluster), f("blocks", blocks), f("columns", columns);
+    f("threads", threads), f("cluster", cluster), f("blocks", blocks), f("columns", columns), f("chunks", chunks);
   }
 };
 

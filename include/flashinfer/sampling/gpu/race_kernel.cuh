@@ -5,18 +5,19 @@
 //           elements, a third of them Philox, hide behind the loads (H100, 512 rows: 91 us, the read 87); with min_p most vectors need none
 //           of them. With top_p it is bound by instructions where rows are many: 120 for four elements.
 // Threads:  a cluster of blocks a row, each with a slice of it.
-// Memory:   a ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody; nothing of a row is
-//           kept. Tried: a slice a block that stays in shared memory. A cluster of 8 takes 15 us, half of them without a load on its way,
-//           and 512 rows with top_p 216 us instead of 170.
+// Memory:   a ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody. Where rows are few and
+//           min_p filters it holds all of a block's slice: looks after the first cost little. (Not where rows are many: a cluster of 8
+//           takes 15 us, half of them without a load on its way, and 512 rows with top_p 216 us instead of 170.)
 // Method:   probabilities race as they are, and their scores are exact. What a logit weighs depends on the row's maximum, which nobody
 //           knows before the end, so logits race by the logarithms of their scores, approximately. Where a second score is so close to the
 //           best that the approximation cannot tell (one row in ten thousand), an exact race follows.
 //           min_p is relative to the maximum too: what it keeps of the maximum so far races, which is more than it keeps in the end. A
-//           winner that it does not keep in the end was early in the row; then those that it keeps race again.
+//           winner that it does not keep in the end was early in the row; then those that it keeps race again. Of a slice that is held the
+//           maximum is found first.
 //           Nobody looks for the boundary of top_p: the token that wins without it also wins with it if the mass before it is less than
 //           top_p wants; else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 / top_p)
 //           races in the mean, whatever its shape. The mass before a probability is bounded by counts of the first read (prob_counts.cuh);
-//           where these can not tell, and for logits, the row is read again.
+//           where these can not tell, for logits, and of slices that are held, the row is looked at again.
 //           Columns, parts of a block, race for themselves. If the best of a column is kept, it is the best of all that it has and is
 //           kept; so only those race again whose best is not kept and better than the best that is: mostly one, a warp's share. Where a
 //           thread has a few vectors only, there is one column a block: every column has its first elements to look at.
@@ -26,6 +27,7 @@
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/row_group.cuh>
+#include <flashinfer/gpu/row_ring.cuh>
 #include <flashinfer/gpu/row_stream.cuh>
 #include <flashinfer/sampling/gpu/prob_counts.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
@@ -65,10 +67,18 @@ struct RaceKernel {
   // A column is what these threads of a block read.
   static constexpr int kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
   static_assert(kColumnThreads % gpu::kWarpSize == 0 && kColumnThreads * kColumns == kThreads);
+  static constexpr uint32_t kPadding = kLogits ? Row::kLeast : 0u;  // nothing wins with it
+  static constexpr bool kHeld = kConfig.chunks > 0;
+  static_assert(!kHeld || kColumns == 1);
+  struct Streamed {  // every look begins anew
+    using Smem = typename Stream::Smem;
+    __device__ Streamed(const Smem&, const Row&) {}
+  };
+  using Slice = conditional_t<kHeld, gpu::RowRing<T, kThreads, max(kConfig.chunks, 1), kPadding>, Streamed>;
 
   struct NoCounts {};
   struct Smem {
-    typename Stream::Smem stream;
+    typename Slice::Smem slice;
     typename Group::Smem group;
     unsigned long long column[kColumns];  // its best, as Scores::best, where there are several
     uint32_t best[kColumns];              // key_of its best score so far
@@ -91,6 +101,7 @@ struct RaceKernel {
   const int row_;
   const T* const input_;
   const Row slice_;
+  Slice held_;
   Group group_;
   Weight weight_;
   float least_in_total_ = -kInfinity;  // min_p, top_p: the least element that belongs to the mass
@@ -102,6 +113,7 @@ struct RaceKernel {
         row_(row),
         input_(static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride),
         slice_(input_, p.vocab_size, kCluster, Group::rank()),
+        held_(smem.slice, slice_),
         group_(smem.group) {
     if (kLogits) weight_.scale = logit_scale(temperature());
   }
@@ -199,6 +211,7 @@ struct RaceKernel {
     if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = key_of(kLogits ? -kInfinity : 0.0f), smem_.column[threadIdx.x] = 0;
     if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
     __syncthreads();
+    if constexpr (kHeld && kConfig.min_p) find_most();
     const Scores scores = go_over(noise, kLogits ? least_exponent(min_p) : min_p);
     if constexpr (kColumns > 1) {
       const uint64_t best = gpu::warp_max(scores.best);
@@ -326,6 +339,17 @@ struct RaceKernel {
     if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&best_key(), key);
   }
 
+  /// The row's largest element is the block's so far.
+  __device__ void find_most() {
+    float most = -kInfinity;
+    for_each(int(threadIdx.x), kThreads, chunks(), [&](const float(&x)[kVec], int) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) most = fmaxf(most, x[j]);
+    });
+    const uint64_t key = group_.max(order_key(most));
+    if (threadIdx.x == 0) smem_.most = uint32_t(key);
+    __syncthreads();
+  }
   /// The block's largest element so far, with this one. A warp's first elements in one message.
   __device__ float raise_most(float largest, bool at_first) const {
     uint32_t key = order_key(largest);
@@ -410,13 +434,16 @@ struct RaceKernel {
   /// -inf, or 0 for a probability, for what lies outside the row or the slice.
   template <class F>
   __device__ void for_each(int start, int step, int count, const F& f) {
-    start = gpu::ptx::opaque(start);  // what follows from it would be computed before all passes, and spill
-    Stream::for_each(smem_.stream, slice_, start, step, count, kLogits ? Row::kLeast : 0u,
-                     [&](const typename Stream::Vector& v, int index) {
-                       float x[kVec];
-                       v.to_float(x);
-                       f(x, index);
-                     });
+    if constexpr (kHeld) {
+      held_.template for_each<kVec>([](int) { return true; }, [&](const float(&x)[kVec], int index, int) { f(x, index); });
+    } else {
+      start = gpu::ptx::opaque(start);  // what follows from it would be computed before all passes, and spill
+      Stream::for_each(smem_.slice, slice_, start, step, count, kPadding, [&](const typename Stream::Vector& v, int index) {
+        float x[kVec];
+        v.to_float(x);
+        f(x, index);
+      });
+    }
   }
   /// All of them, the last ones first.
   template <class F>

@@ -51,12 +51,13 @@ struct RaceProblem {
 constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) {
   RaceConfig config{.input = problem.input, .values = problem.values, .top_p = problem.top_p, .min_p = problem.min_p};
   const int64_t vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
-  // Two blocks of 512 threads an SM where 64 registers a thread suffice. Blocks of 256 where clusters of 16 of them fill the GPU: at 16
-  // rows 9.5 us, of 8 with 512 threads 10.6 (H100).
+  // Two blocks of 512 threads an SM where 64 registers a thread suffice. Blocks of 256 where clusters of 16 of them fill the GPU, and where
+  // those of 512 would not all begin with the launch before them still there: 8 rows of logits take 7.7 us, with 512 threads 11.9, 4 rows
+  // 6.5 and 6.3 (H100).
   const bool filters = problem.top_p || problem.min_p;
   const bool hopper = device.arch.number >= 90, wide = !hopper || problem.input != DType::f32 || (problem.top_p && problem.min_p);
   const bool narrow = !wide && (problem.values == RowValues::probs || !filters);
-  config.threads = problem.num_rows * 16 <= device.num_sms || (narrow && problem.num_rows * 4 > device.num_sms) ? 512 : 256;
+  config.threads = problem.num_rows * 32 <= device.num_sms || (narrow && problem.num_rows * 4 > device.num_sms) ? 512 : 256;
   int32_t threads = wide ? 768 : 1280;  // of an SM, as registers allow
   if (filters) threads = wide ? 512 : 768;
   if (narrow && config.threads == 512) threads = 1024;
@@ -71,9 +72,20 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
     return problem.num_rows * cluster * config.threads <= int64_t(device.num_sms) * (cluster == 2 ? 1024 : 512);
   };
   while (config.cluster < most && fits(2 * config.cluster) && vecs > 2 * int64_t(config.cluster) * config.threads) config.cluster *= 2;
+  if (!filters) return config;
   // H100, us at 1 / 16 / 128 / 512 rows with one / four / a warp's columns: top_p 8.8 / 21.6 / 87 / 228, 8.9 / 19.5 / 54 / 154, 9.6 / 19.6
   // / 50 / 142; min_p 7.8 / 12.8 / 37.8 / 128, 8.6 / 13.9 / 35.6 / 109, 9.1 / 14.3 / 34.4 / 98.
-  if (filters && problem.num_rows * 16 > device.num_sms) config.columns = config.cluster < 8 ? config.threads / 32 : 4;
+  if (problem.num_rows * 32 > device.num_sms) config.columns = config.cluster < 8 ? config.threads / 32 : 4;
+  if (config.cluster < 8) return config;
+  // Few rows. Three blocks an SM have room for 21 clusters of 16, two for 14. With min_p shared memory holds a block's slice, with room for
+  // the blocks of the next launch: H100, us at 4 / 8 / 16 rows 6.6 / 8.2 / 11.1, else 7.5 / 9.5 / 12.5; not with top_p alone, for then
+  // columns are worth more (16 rows 15.6, held 19.3).
+  if (config.threads == 256) config.blocks = 3;
+  const int64_t chunks = round_up(ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads)), int64_t(2));
+  if (problem.min_p && chunks * config.threads * 16 <= 40 * 1024) {
+    config.chunks = int32_t(chunks), config.columns = 1;
+    if (!wide && config.threads == 256) config.blocks = 5;
+  }
   return config;
 }
 
