@@ -204,7 +204,7 @@ TEST(TopKTuning, PrecompiledListHasNoSurprises) {
   std::set<std::string> texts;
   gpu::for_each_tuned_topk({90, 'a'}, [&](const TopkConfig& config) { texts.insert(text_of(config)); });
   EXPECT_GE(texts.size(), 9u);
-  EXPECT_LE(texts.size(), 20u);
+  EXPECT_LE(texts.size(), 21u);  // seven ways to spread rows of three types
   EXPECT_TRUE(texts.count(text_of(TopkConfig{}))) << "the default config is not among them: " << text_of(TopkConfig{});
 }
 

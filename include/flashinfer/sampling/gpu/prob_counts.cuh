@@ -43,7 +43,7 @@ class ProbCounts {
     const bool counted = value >= kLeast;
     const int own = counted ? bin_of(value) : -1;
     Bounds sum{0, counted ? 0.0f : seen};
-    for (int bin = max(own, 0) / kThreads * kThreads + int(threadIdx.x); bin < kBins; bin += kThreads) {
+    for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) {
       const float count = float(smem_.counts[bin]);
       if (bin > own) sum.least += count * edge(bin);
       if (counted && bin >= own) sum.most += count * edge(bin + 1);

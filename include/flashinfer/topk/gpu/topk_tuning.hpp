@@ -23,11 +23,18 @@ constexpr int topk_capacity(const TopkProblem& problem, const DeviceInfo& device
 
 constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) {
   TopkConfig config{.input = problem.input};
+  const auto holds = [&](int32_t threads, int32_t stages) {
+    config.threads = threads, config.stages = stages;
+    const int smem = config.smem_bytes(topk_capacity(problem, device)) + 1024;
+    return smem <= device.smem_per_block && smem * (1024 / threads) <= device.smem_per_sm;
+  };
+  // Two blocks of 512 threads an SM have room for rings of four stages, if not for a large k.
+  const bool pairs = holds(512, 4) && device.arch.number >= 80;
   // Few rows: as many blocks share each as there are SMs, while there are some elements for every thread; four as long as two of them fit
-  // on an SM (H100, samplers at 40 and 48 rows 15.1 and 15.9 us, by pairs of 1024 threads 15.5 and 16.9, masks 22 and 25, 26 and 28).
+  // on an SM (H100, samplers at 40 and 48 rows 15.1 and 15.9 us, by two of 1024 threads 15.5 and 16.9, masks 22 and 25, 26 and 28).
   const int64_t least = 8192;
   const auto fits = [&](int32_t cluster) {
-    return problem.num_rows * cluster <= device.num_sms || (cluster == 4 && problem.num_rows <= clusters_at_once(4, 2, device));
+    return problem.num_rows * cluster <= device.num_sms || (pairs && cluster == 4 && problem.num_rows <= clusters_at_once(4, 2, device));
   };
   if (device.arch.number >= 90)
     while (config.cluster < 8 && fits(2 * config.cluster) && problem.width >= least * config.cluster * 2) config.cluster *= 2;
@@ -40,22 +47,18 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
     while (config.vecs < 2 * size_of(problem.input) && problem.width > config.vecs * of_vec - 1024) config.vecs *= 2;
     return config;
   }
-  // Blocks of all threads of an SM where there are not more blocks, one or two for a row: they keep the memory busy. Else two on an SM, so
-  // that one's selection, or the next launch's beginning, hides behind the other's loads: of eight for a row as well (H100, us at 8 / 12 /
-  // 16 rows by rings of four stages 8.5 / 8.9 / 11.4, by registers that hold the row 8.7 / 9.3 / 14.5; 15 rows 9.5, for of the 16 clusters
-  // of two launches two begin late).
-  const bool few = config.cluster <= 2 && problem.num_rows * config.cluster <= device.num_sms;
+  // A block of all threads of an SM where there are not more blocks, of few for a row: it keeps the memory busy. Else two, so that one's
+  // selection, or the next launch's beginning, hides behind the other's loads: of eight for a row as well (H100, us at 8 / 12 / 16 rows by
+  // rings of four stages 8.5 / 8.9 / 11.4, by registers that hold the row 8.7 / 9.3 / 14.5; 15 rows 9.5, for of the 16 clusters of two
+  // launches two begin late).
+  const bool few = config.cluster <= (pairs ? 2 : 4) && problem.num_rows * config.cluster <= device.num_sms;
   const bool narrow = device.arch.number >= 120 && (problem.input != DType::f32 || config.cluster > 1);  // smaller blocks spill there
-  if (device.arch.number != 75 && (few || narrow)) config.threads = 1024;
-  // Rings keep more under way than registers: with three loads a thread DRAM was busy for 46 % of the time at 512 rows (H100, ncu).
-  const auto holds = [&](int32_t stages) {
-    config.stages = stages;
-    const int smem = config.smem_bytes(topk_capacity(problem, device)) + 1024;
-    return smem <= device.smem_per_block && smem * (1024 / config.threads) <= device.smem_per_sm;
-  };
-  // Eight stages where a quarter of a row is a block's, and an SM's: 20 to 30 rows 0.2 us less, masks 1.
-  if (config.cluster == 4 && problem.num_rows * config.cluster <= device.num_sms && device.arch.number >= 80 && holds(8)) return config;
-  if (device.arch.number < 80 || (!holds(4) && !holds(2))) config.stages = 0;
+  const int32_t threads = device.arch.number != 75 && (few || narrow) ? 1024 : 512;
+  // Rings keep more under way than registers: with three loads a thread DRAM was busy for 46 % of the time at 512 rows (H100, ncu). Eight
+  // stages where a quarter of a row is a block's, and an SM's: 20 to 30 rows 0.2 us less, masks 1.
+  const bool longer = pairs && config.cluster == 4 && problem.num_rows * 4 <= device.num_sms;
+  if (longer && holds(threads, 8)) return config;
+  if ((!holds(threads, 4) && !holds(threads, 2)) || device.arch.number < 80) config.stages = 0;
   return config;
 }
 
