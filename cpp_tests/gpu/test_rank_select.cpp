@@ -38,16 +38,20 @@ constexpr Kind kKinds[] = {Kind::random, Kind::close, Kind::outlier, Kind::equal
 TEST(RankSelect, SortsGreatestFirst) {
   for (Kind kind : kKinds)
     for (int count : {1, 2, 31, 64, 65, 300, 1000})
-      for (int room : {count, 2 * count}) {
-        std::vector<uint64_t> expected = make_ranks(kind, count, uint32_t(count)), sorted = expected;
-        std::sort(expected.begin(), expected.end(), std::greater<>());
-        sorted.resize(size_t(room));
-        emulation::Block::run_grid(1, 256, sizeof(Smem), 3, [&] {
-          gpu::sort_ranks<256>(sorted.data(), count, room, *reinterpret_cast<Smem*>(gpu::dynamic_smem()));
-        });
-        sorted.resize(size_t(count));
-        ASSERT_EQ(sorted, expected) << "kind " << int(kind) << ", count " << count << ", room " << room;
-      }
+      for (int wanted : {count, count / 2, 2 * count, 1})
+        for (int room : {count, count + count / 2 + 1, 2 * count}) {
+          std::vector<uint64_t> expected = make_ranks(kind, count, uint32_t(count)), sorted = expected;
+          std::sort(expected.begin(), expected.end(), std::greater<>());
+          sorted.resize(size_t(room));
+          sorted.push_back(7);
+          emulation::Block::run_grid(1, 256, sizeof(Smem), 3, [&] {
+            gpu::sort_ranks<256>(sorted.data(), count, wanted, room, *reinterpret_cast<Smem*>(gpu::dynamic_smem()));
+          });
+          ASSERT_EQ(sorted.back(), 7u);  // behind the room
+          expected.resize(size_t(std::min(wanted, count)));
+          sorted.resize(expected.size());
+          ASSERT_EQ(sorted, expected) << "kind " << int(kind) << ", count " << count << ", wanted " << wanted << ", room " << room;
+        }
 }
 
 TEST(RankSelect, FindsTheKth) {

@@ -197,11 +197,12 @@ FLASHINFER_DEVICE PlacedRank place_rank(const uint64_t* ranks, int count) {
   return {own, i < count && lane == 0 ? place : -1};
 }
 
-/// Sorts different ranks in shared memory, greatest first. Few: every place is the number of ranks above, counted by a team of lanes. Where
-/// `room` has place for twice their number: in bins of equal width between the extremes, then each within its bin by counting, which takes
-/// a fifth of the time of a sorting network (H200: 17 us for 2048 ranks). Ranks of equal values are spread by their indices.
+/// Puts the first `wanted` of different ranks in shared memory in their places, greatest first; behind them lies anything. Few: every place
+/// is the number of ranks above, counted by a team of lanes. Where `room` has place for those wanted beside all: in bins of equal width
+/// between the extremes, then each within its bin by counting, which takes a fifth of the time of a sorting network (H200: 17 us for 2048
+/// ranks). Ranks of equal values are spread by their indices.
 template <int kThreads>
-FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSelectSmem<kThreads>& smem) {
+FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int wanted, int room, RankSelectSmem<kThreads>& smem) {
   constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads, kWarps = kThreads / kWarpSize, kMostInBin = 256;
   const int thread = int(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
   __syncthreads();  // the ranks are there
@@ -212,7 +213,8 @@ FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSele
     __syncthreads();
     return;
   }
-  if (2 * count <= room) {
+  wanted = min(wanted, count);
+  if (count + wanted <= room) {
     uint64_t most = 0, least = ~uint64_t(0);
 #pragma unroll 1
     for (int i = thread; i < count; i += kThreads) most = max(most, ranks[i]), least = min(least, ranks[i]);
@@ -233,19 +235,27 @@ FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int room, RankSele
     for (int i = 0; i < kPerThread; ++i) {
       counts[i] = int(smem.histogram[thread * kPerThread + i]);
       sum += counts[i];
-      if (counts[i] > kMostInBin) smem.count = 1;
     }
     int before = block_sum_before<kThreads>(sum, total, smem.partial);
 #pragma unroll
-    for (int i = 0; i < kPerThread; ++i) smem.histogram[thread * kPerThread + i] = uint32_t(before), before += counts[i];
-    __syncthreads();  // the bins' starts are known
-    if (smem.count == 0) {
+    for (int i = 0; i < kPerThread; ++i) {
+      smem.histogram[thread * kPerThread + i] = uint32_t(before);
+      if (before < wanted && counts[i] > kMostInBin) smem.count = 1;
+      if (before < wanted && before + counts[i] >= wanted) smem.above = before + counts[i];
+      before += counts[i];
+    }
+    __syncthreads();  // the bins' starts are known, and how many ranks the bins with those wanted have
+    const int placed = smem.above;
+    if (smem.count == 0 && count + placed <= room) {
       uint64_t* binned = ranks + count;
 #pragma unroll 1
-      for (int i = thread; i < count; i += kThreads) binned[atomicAdd(&smem.histogram[bin_of(ranks[i])], 1u)] = ranks[i];
+      for (int i = thread; i < count; i += kThreads) {
+        const int place = int(atomicAdd(&smem.histogram[bin_of(ranks[i])], 1u));
+        if (place < placed) binned[place] = ranks[i];
+      }
       __syncthreads();  // the ranks lie in their bins, whose starts have become ends
 #pragma unroll 1
-      for (int i = thread; i < count; i += kThreads) {
+      for (int i = thread; i < placed; i += kThreads) {
         const uint64_t rank = binned[i];
         const int bin = bin_of(rank), end = int(smem.histogram[bin]);
         const int start = bin > 0 ? int(smem.histogram[bin - 1]) : 0;

@@ -301,7 +301,7 @@ struct ToppRenormKernel {
     const int of_rank = __shfl_sync(0xffffffffu, listed, rank);
 #pragma unroll 1
     for (int i = int(threadIdx.x) % kReaders; i < of_rank; i += kReaders) to[i] = from[i];
-    gpu::sort_ranks<kThreads>(list.sorted, count, 2 * kListed, list.select);
+    gpu::sort_ranks<kThreads>(list.sorted, count, count, 2 * kListed, list.select);
     uint64_t ranks[kPerThread], masses[kPerThread], sum = 0, all;
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {

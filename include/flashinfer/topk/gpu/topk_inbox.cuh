@@ -60,17 +60,18 @@ struct TopkInbox {
   /// f(candidate) for the others, each in one thread. `list`: where every block has its own.
   template <class F>
   __device__ void for_each(uint64_t* list, const F& f) const {
-    const int lane = int(threadIdx.x) % kWarpSize;
+    // As many threads for each block's as there are: what is fetched takes 500 clocks a turn.
+    constexpr int kReaders = max(kThreads / kCluster, kWarpSize);
 #pragma unroll 1
-    for (int rank = int(threadIdx.x) / kWarpSize; rank < kCluster; rank += kWarps) {
-      const int count = int(counts[rank]);
+    for (int rank = int(threadIdx.x) / kReaders; rank < kCluster; rank += kThreads / kReaders) {
+      const int count = int(counts[rank]), first = int(threadIdx.x) % kReaders;
       if (count <= kSlots) {
 #pragma unroll 1
-        for (int i = lane; i < count; i += kWarpSize) f(candidates[rank][i]);
+        for (int i = first; i < count; i += kReaders) f(candidates[rank][i]);
       } else if (rank > 0) {
         const uint64_t* theirs = ptx::cluster_map(list, uint32_t(rank));
 #pragma unroll 1
-        for (int i = lane; i < count; i += kWarpSize) f(theirs[i]);
+        for (int i = first; i < count; i += kReaders) f(theirs[i]);
       }
     }
   }

@@ -120,7 +120,7 @@ class TopkSelection {
   }
   __device__ uint64_t* ranked() const { return smem_.candidates; }
   __device__ int num_ranked() const { return ranked_; }
-  __device__ void sort() { sort_candidates(ranked_, capacity_); }
+  __device__ void sort() { sort_candidates(ranked_, wanted_, capacity_); }
   /// Of a few ranks behind ranked(), `first` even, after a barrier.
   __device__ PlacedRank place(int first, int count) const { return place_candidate(first, count); }
   /// The sum of f(a warp's sum, its unit) over the row, in the first block after choose().
@@ -496,9 +496,9 @@ class TopkSelection {
 
   /// Greatest first. A function of its own, for two calls: it is as long as the rest. It finds shared memory itself, for through a pointer
   /// that is passed every access would be generic.
-  static __device__ __noinline__ void sort_candidates(int count, int capacity) {
+  static __device__ __noinline__ void sort_candidates(int count, int wanted, int capacity) {
     Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
-    sort_ranks<kThreads>(smem.candidates, count, capacity, smem.select);
+    sort_ranks<kThreads>(smem.candidates, count, wanted, capacity, smem.select);
   }
   static __device__ __noinline__ PlacedRank place_candidate(int first, int count) {
     return place_rank<kThreads>(reinterpret_cast<Smem*>(dynamic_smem())->candidates + first, count);
