@@ -294,12 +294,13 @@ class TopkSelection {
     const int sampled = min(chunks_, kSamples);
     int wanted = wanted_;
     if (kCluster > 1 || chunks_ > kSamples) {
-      // The sample's share of the chosen, and four standard deviations more. Where rows are few, fewer, for their candidates' places are
-      // counted: in one row in a thousand that is not enough for one of the blocks, which costs 30 us (four deviations cost 0.5 always).
-      constexpr float kDeviations = kCluster < 8 ? 4.0f : 3.5f;
-      constexpr int kMore = kCluster < 8 ? 5 : 4;
+      // The sample's share of the chosen, and four standard deviations more. Where rows are few and so little is wanted that places are
+      // counted, fewer: in one row in a thousand that is not enough for one of the blocks, which costs 30 us (four cost 0.5 always).
+      const bool less = kCluster >= 8 && wanted_ <= kFewRanks<kThreads> / 2;
+      const float deviations = less ? 3.5f : 4.0f;
+      const int more = less ? 4 : 5;
       const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
-      wanted = min(wanted, int(share + kDeviations * share * ptx::rsqrt(share + 1)) + kMore);
+      wanted = min(wanted, int(share + deviations * share * ptx::rsqrt(share + 1)) + more);
     }
     const int slack = wanted / 4;
     // Few: the largest element of each thread will do. Many: every element, read again, from L1.
