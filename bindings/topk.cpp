@@ -88,7 +88,7 @@ std::pair<Tensor, std::optional<Tensor>> top_k_varlen(const Tensor& logits, cons
 const Family family{[](nb::module_& m) {
   m.def(
       "top_k", &top_k, "input"_a, "k"_a, "sorted"_a = false, "deterministic"_a = false, "tie_break"_a = 0, "dsa_graph_safe"_a = false,
-      R"((values, indices) of the k largest elements of each row: from the largest on if sorted or k <= 512, else in the order of their indices.
+      R"((values, indices) of the k largest of each row: from the largest on if sorted, or k <= 512 without tie_break 2, else by rising index.
 
 input: [num_rows, width], float32, float16 or bfloat16, rows at any stride. values: [num_rows, k], input's dtype; indices: [num_rows, k],
 int64. Of equal elements those of lower index are chosen, and come first, with tie_break 2 those of higher index; +0 and -0 are equal,

@@ -64,14 +64,14 @@ def equal(a, b):
     return torch.equal(torch.nan_to_num(a.cpu().float(), nan=12345.0), torch.nan_to_num(b.cpu().float(), nan=12345.0))
 
 
-def top_k_order(k, sort=False):
-    return "value" if sort or k <= 512 else "index"
+def top_k_order(k, sort=False, tie_break=TopKTieBreak.NONE):
+    return "value" if sort or (k <= 512 and tie_break != TopKTieBreak.LARGE) else "index"
 
 
 def check_top_k(x, k, sort, tie_break=TopKTieBreak.NONE):
     values, indices = flashinfer.top_k(x, k, sorted=sort, tie_break=tie_break)
     assert values.dtype == x.dtype and indices.dtype == torch.int64 and values.device == x.device
-    expected = reference(x, k, top_k_order(k, sort), tie_break)
+    expected = reference(x, k, top_k_order(k, sort, tie_break), tie_break)
     assert torch.equal(indices.cpu(), expected)
     assert equal(values, gather(x, expected, -torch.inf))
 
@@ -82,6 +82,7 @@ def check_top_k(x, k, sort, tie_break=TopKTieBreak.NONE):
 def test_top_k(rows, kind, dtype, width, k):
     x = rows(kind, 2, width, dtype, padding=3)
     check_top_k(x, k, False, TopKTieBreak.SMALL)
+    check_top_k(x, k, False, TopKTieBreak.LARGE)
     check_top_k(x, k, True, TopKTieBreak.LARGE)
 
 

@@ -22,7 +22,7 @@ def describe(tensor: Tensor, writable: bool = False) -> dict:
 
 def top_k(input: Tensor, k: int, sorted: bool = False, deterministic: bool = False, tie_break: int = 0, dsa_graph_safe: bool = False) -> tuple[Tensor, Tensor]:
     """
-    (values, indices) of the k largest elements of each row: from the largest on if sorted or k <= 512, else in the order of their indices.
+    (values, indices) of the k largest of each row: from the largest on if sorted, or k <= 512 without tie_break 2, else by rising index.
 
     input: [num_rows, width], float32, float16 or bfloat16, rows at any stride. values: [num_rows, k], input's dtype; indices: [num_rows, k],
     int64. Of equal elements those of lower index are chosen, and come first, with tie_break 2 those of higher index; +0 and -0 are equal,

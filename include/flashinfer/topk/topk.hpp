@@ -2,8 +2,8 @@
 //
 // The order is total (core/row_order.hpp): larger values first, equal ones by index, lower first unless TieBreak::large is asked for;
 // +0 and -0 are equal; NaN comes behind -inf. So what is chosen, and where it is written, is the same in every run, on every device and
-// in every batch. Chosen elements are written in the order of their indices, by top_k() in that of their values where k is small or
-// `sorted` is asked for. A row of fewer than k elements gives them all, then -1.
+// in every batch. Chosen elements are written in the order of their indices, by top_k() in that of their values where it
+// sorts_anyway() or `sorted` is asked for. A row of fewer than k elements gives them all, then -1.
 #pragma once
 
 #include <vector>
@@ -88,7 +88,7 @@ struct TopkCall {
 ///   input     [num_rows, width]   f32, f16 or bf16; rows at any stride
 ///   values    [num_rows, k]       of input's dtype; behind a row's last element -inf
 ///   indices   [num_rows, k]       i64
-/// k may be larger than width. Up to kSortedAnyway the first is the largest, sorted or not. Sorting more than 8192 elements a row is slow
+/// k may be larger than width. Where sorts_anyway() the first is the largest, sorted or not. Sorting more than 8192 elements a row is slow
 /// on a GPU.
 inline void top_k(const TensorView& input, int64_t k, const TensorView& values, const TensorView& indices, bool sorted = false,
                   TieBreak tie_break = TieBreak::small, const Context& context = {}) {
@@ -96,7 +96,7 @@ inline void top_k(const TensorView& input, int64_t k, const TensorView& values, 
   call.p.values = call.output("values", values, input.dtype, {&input});
   call.p.indices = call.output("indices", indices, DType::i64, {&input, &values});
   call.p.wide_indices = true;
-  call.p.sorted = sorted || k <= kSortedAnyway;
+  call.p.sorted = sorted || sorts_anyway(k, tie_break);
   call.p.padding = -kInfinity;
   call.run();
 }

@@ -11,9 +11,10 @@ namespace flashinfer {
 /// Which of equal elements are chosen where not all of them fit: those of lower, or those of higher index.
 enum class TieBreak : uint8_t { small, large };
 
-/// top_k() of so few sorts them unasked: they are chosen by their ranks, whose order costs less than that of their indices (H100, k 64 of
-/// 128256, 1 and 16 rows: 6.3 and 14.4 us, by index 7.2 and 15.6).
-inline constexpr int kSortedAnyway = 512;
+/// Whether top_k() sorts unasked: few are chosen by their ranks, whose order costs less than that of their indices (H100, k 64 of 128256, 1
+/// and 16 rows: 6.3 and 14.4 us, by index 7.2 and 15.6). Not where equal elements would come by falling index: who asks for
+/// TieBreak::large, but not for values in order, has them by rising index, as FlashInfer does.
+constexpr bool sorts_anyway(int64_t k, TieBreak tie_break) { return k <= 512 && tie_break == TieBreak::small; }
 
 struct TopkParams {
   const void* input = nullptr;
