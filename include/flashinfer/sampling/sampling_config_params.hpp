@@ -89,13 +89,14 @@ struct SoftmaxConfig {
   static constexpr const char *kName = "SoftmaxConfig", *kKernel = "SoftmaxKernel", *kHeader = "sampling/gpu/softmax_kernel.cuh";
 
   DType input = DType::f32;
+  bool widens = false;                                         // shared memory has room for the weights of 16-bit rows
   int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;  // as RowSplit's
 
   /// Chunks and their barriers; mail.
-  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * (threads * 16 + 8) + 2048; }
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * (threads * (widens ? 32 : 16) + 8) + 2048; }
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
+    f("input", input), f("widens", widens), f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);
   }
 };
 

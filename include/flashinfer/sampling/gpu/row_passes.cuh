@@ -92,7 +92,7 @@ class RowPasses {
     });
     return group.sum(sum.total());
   }
-  /// The mass of the row, whose weights take the place of its elements. NaN is what lies outside.
+  /// The mass of the row, whose weights take the place of its elements, for write_weights(). NaN is what lies outside.
   __device__ uint64_t weigh(const Weight& weight) {
     MassSum sum;
     reader.replace([&](float(&x)[kVec]) {
@@ -133,6 +133,17 @@ class RowPasses {
       float y[kVec];
 #pragma unroll
       for (int j = 0; j < kVec; ++j) y[j] = value(x[j]) * factor;
+      writer.write(y, first);
+    });
+  }
+  /// The weights that weigh() has left, times `factor`.
+  template <class Out>
+  __device__ void write_weights(Out* output, float factor) const {
+    const RowWriter<Out, kVec> writer(output, reader.row());
+    reader.for_each_replaced([&](const float(&x)[kVec], int first) {
+      float y[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) y[j] = x[j] * factor;
       writer.write(y, first);
     });
   }

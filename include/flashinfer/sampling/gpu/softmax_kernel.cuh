@@ -4,7 +4,7 @@
 // Bound by: memory, a read and a write; for few rows by two barriers of the cluster.
 // Threads:  a cluster of blocks a row, each with a slice of it; for many rows clusters that take rows in turn, three blocks an SM, so
 //           that some copy and write while others wait for their clusters.
-// Memory:   a slice in shared memory, where its weights take the place of floats (row_reader.cuh).
+// Memory:   a slice in shared memory, where its weights take the place of its elements, with room for those of 16-bit rows if there is.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -39,7 +39,7 @@ struct SoftmaxKernel {
 
  private:
   using T = number_t<kConfig.input>;
-  using Reader = gpu::RowReader<T, kThreads, kCluster, kConfig.chunks>;
+  using Reader = gpu::RowReader<T, kThreads, kCluster, kConfig.chunks, kConfig.widens>;
   using Group = gpu::RowGroup<kThreads, kCluster>;
   using Passes = gpu::RowPasses<RowValues::logits, Reader, Group>;
 
@@ -57,7 +57,7 @@ struct SoftmaxKernel {
       passes.write(output, weight, {passes.first(largest), mass_of(1)}, 1.0f);
     } else if constexpr (Reader::kReplaces) {
       const float mass = weight_of_mass(passes.weigh(weight));
-      passes.write_all(output, [](float f) { return f; }, 1.0f / mass);
+      passes.write_weights(output, 1.0f / mass);
     } else {
       const float mass = weight_of_mass(passes.mass_from(weight, gpu::kLowestRank));
       passes.write_all(output, weight, 1.0f / mass);
