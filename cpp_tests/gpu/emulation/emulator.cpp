@@ -55,6 +55,7 @@ void Block::run(const std::function<void()>& body) {
   mbarriers_.clear();
   named_.clear();
   cluster_barrier_ = {};
+  running_threads_.assign(size_t(cluster_), int(fibers_.size()) / cluster_);
   const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
   for (int turn = int(random_() % warps), idle = 0; idle <= warps;) {
     // A warp runs on until none of its lanes can: other warps are as far behind or ahead as barriers allow.
@@ -89,7 +90,10 @@ void Block::resume(Fiber& f) {
 
 void Block::enter() {
   (*current_->body_)();
-  current_->running_->state = Fiber::done;
+  Block& block = *current_;
+  block.running_->state = Fiber::done;
+  const int rank = block.running_->rank;
+  if (--block.running_threads_[size_t(rank)] == 0 && block.cluster_ > 1) std::memset(block.smem_of(rank), 0xff, block.smem_stride());
   go_on(current_->scheduler_);
 }
 

@@ -124,6 +124,8 @@ class Block {
   int count_in_block(bool predicate);
   /// Whether the blocks of the cluster have met: before that one may not have begun.
   bool cluster_has_met() const { return cluster_barrier_.round > 0; }
+  /// Whether all threads of a block have ended: nobody may ask for its shared memory, which has been overwritten.
+  bool has_left(int rank) const { return running_threads_[size_t(rank)] == 0; }
   /// The cluster's barrier, in two steps.
   void arrive_at_cluster();
   void wait_for_cluster();
@@ -159,6 +161,7 @@ class Block {
   };
   std::unordered_map<int, Named> named_;
   Named cluster_barrier_;
+  std::vector<int> running_threads_;  // of each block
   std::unordered_map<const void*, MbarrierState> mbarriers_;
   std::unordered_map<int, std::array<int, 3>> counts_;  // of __syncthreads_count, by the block's rank
   const std::function<void()>* body_ = nullptr;

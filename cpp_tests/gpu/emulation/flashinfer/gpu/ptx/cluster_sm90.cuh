@@ -15,6 +15,7 @@ template <class T>
 T* cluster_map(T* shared, uint32_t rank) {
   emulation::Block& block = emulation::Block::current();
   if (!block.cluster_has_met()) std::fprintf(stderr, "emulation: cluster_map before every block has begun\n"), std::abort();
+  if (block.has_left(int(rank))) std::fprintf(stderr, "emulation: cluster_map of a block that has left\n"), std::abort();
   auto* byte = reinterpret_cast<unsigned char*>(shared);
   if (byte < block.smem() || byte >= block.smem() + block.smem_bytes()) std::fprintf(stderr, "emulation: cluster_map\n"), std::abort();
   return reinterpret_cast<T*>(byte - block.smem() + block.smem_of(int(rank)));
