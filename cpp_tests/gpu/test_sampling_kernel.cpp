@@ -8,6 +8,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include <cpp_tests/gpu/emulation/emulator.hpp>
 
@@ -625,6 +627,71 @@ TEST(ProbBins, LeaveABinOrTwo) {
       EXPECT_TRUE(least <= sorted[last] && sorted[last] <= most)
           << r << " " << top_p << ": " << least << " " << sorted[last] << " " << most;
       EXPECT_LE(most, least * 1.016f) << r << " " << top_p;
+    }
+}
+
+/// What counts tell of a row, by element: 1 if it is surely kept, -1 if surely not.
+template <int kThreads, int kCluster, int kBits>
+std::vector<int> told_by_counts(const float* x, int vocab_size, float top_p) {
+  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Counts = gpu::ProbCounts<kThreads, Group, kCluster, kBits>;
+  struct Smem {
+    typename Counts::Smem counts;
+    typename Group::Smem group;
+  };
+  typename Counts::Edges edges{};
+  emulation::Block::run_grid(
+      kCluster, kThreads, sizeof(Smem), 1,
+      [&] {
+        Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+        const Counts counts(smem.counts);
+        Group group(smem.group);
+        counts.clear();
+        Group::sync();
+        float seen = 0;
+        for (int i = Group::rank() * kThreads + int(threadIdx.x); i < vocab_size; i += kThreads * kCluster) counts.add(x[i]), seen += x[i];
+        counts.tell(seen);
+        group.max(0);
+        const typename Counts::Edges found = counts.find(top_p, 1e-4f);
+        if (threadIdx.x == 0 && Group::rank() == 0) edges = found;
+      },
+      kCluster);
+  std::vector<int> told(static_cast<size_t>(vocab_size));
+  for (int i = 0; i < vocab_size; ++i) {
+    const int bin = Counts::bin_or_none(x[i]);
+    told[size_t(i)] = bin > edges.last ? 1 : bin < edges.first ? -1 : 0;
+  }
+  return told;
+}
+/// Never wrong, and unknown of less than a hundredth of the mass, but for two elements and ties, where the boundary is counted.
+TEST(ProbCounts, TellWhatIsKept) {
+  for (int vocab_size : {40, 3000, 60000})
+    for (uint32_t seed : {3, 4}) {
+      Rows<float> rows(9, vocab_size, true, seed);
+      for (int64_t r = 0; r < 7; ++r)
+        for (float top_p : {0.0f, 0.05f, 0.5f, 0.9f, 0.995f, 1.0f})
+          for (float sum : {1.0f, 0.01f, 30.0f}) {
+            std::vector<float> x(rows.row(r), rows.row(r) + vocab_size);
+            for (float& v : x) v = std::isnan(v) ? 0 : std::min(v * sum, 1.9f);
+            std::vector<int> order(x.size());
+            for (size_t i = 0; i < x.size(); ++i) order[i] = int(i);
+            std::stable_sort(order.begin(), order.end(), [&](int i, int j) { return x[size_t(i)] > x[size_t(j)]; });
+            const double total = std::accumulate(x.begin(), x.end(), 0.0);
+            const auto told =
+                seed == 3 ? told_by_counts<256, 2, 8>(x.data(), vocab_size, top_p) : told_by_counts<512, 1, 9>(x.data(), vocab_size, top_p);
+            double before = 0, unknown = 0, own = 0;
+            bool counted = false;
+            int unknowns = 0;
+            for (int i : order) {
+              const bool kept = before < top_p * total;
+              if (told[size_t(i)]) EXPECT_EQ(told[size_t(i)] > 0, kept) << r << " " << top_p << " " << sum << " " << x[size_t(i)];
+              if (kept) counted = x[size_t(i)] >= 1e-5f, own = x[size_t(i)];
+              if (!told[size_t(i)] && ++unknowns > 2) unknown += x[size_t(i)];
+              before += x[size_t(i)];
+            }
+            const double tied = own * double(std::count_if(x.begin(), x.end(), [&](float v) { return std::abs(v - own) < 0.01 * own; }));
+            if (counted && top_p > 0 && top_p < 1) EXPECT_LE(unknown, 0.01 * total + tied) << r << " " << top_p << " " << sum;
+          }
     }
 }
 

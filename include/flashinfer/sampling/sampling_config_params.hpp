@@ -75,8 +75,11 @@ struct RaceConfig {
 
   /// Whether probabilities are counted as they are read, for top_p of the whole row.
   FLASHINFER_HOST_DEVICE constexpr bool counts() const { return values == RowValues::probs && top_p && !min_p && chunks == 0; }
+  /// Counts are in bins of one part in 2^count_bits() of an octave: finer where few blocks share a row, for one of many rows that must be
+  /// read again keeps all waiting.
+  FLASHINFER_HOST_DEVICE constexpr int32_t count_bits() const { return cluster > 2 ? 7 : threads < 512 ? 8 : 9; }
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
-    return (chunks ? chunks : kStages) * threads * 16 + 2048 + (counts() ? 10 * 1024 : 0);
+    return (chunks ? chunks : kStages) * threads * 16 + 2048 + (counts() ? (72 << count_bits()) + cluster * 160 + 512 : 0);
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {

@@ -7,6 +7,7 @@
 
 #include <flashinfer/core/math.hpp>
 #include <flashinfer/core/number.hpp>
+#include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/rank_select.cuh>
 #include <flashinfer/sampling/sampling_params.hpp>
 
@@ -117,17 +118,34 @@ class ProbBins {
   }
 
  public:
-  /// How many elements' keys are not below `least`: as many as there are or a hundredth more; most of an int where some have no bin. In
-  /// every thread, which meet.
-  __device__ int count(uint32_t least) const {
-    uint64_t sum = 0, all;
-#pragma unroll 1
+  /// The largest key that bins tell apart of which and above which there are at least this mass, as find() wants it, and about this many
+  /// elements; the least of all that have bins, if there are not. And how many there are: as many or a hundredth more, of less than 2^20.
+  /// In every thread, which meet.
+  struct Floor {
+    uint32_t key;
+    int count;
+  };
+  __device__ Floor reach(uint64_t mass_wanted, int count_wanted) const {
+    constexpr uint64_t kCounts = (1 << 20) - 1;  // one sum for both
+    const int top = kBins - 1 - int(threadIdx.x) * kOwn;
+    uint64_t own[kOwn], sum = 0, all;
+#pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      const int bin = int(threadIdx.x) * kOwn + i;
-      if (key_of(bin) >= least) sum += smem_.sums[bin] / uint32_t((kPerOctave + bin % kPerOctave) << (bits_ - 24 + kShift));
+      const uint32_t of_bin = smem_.sums[top - i];
+      const int least = (kPerOctave + (top - i) % kPerOctave) << kShift >> (24 - bits_);  // what an element adds
+      sum += own[i] = (mass(of_bin, bits_, top - i) & ~kCounts) | uint32_t(float(of_bin) * ptx::rcp(float(least)));
     }
-    block_sum_before<kThreads>(sum, all, smem_.partial);
-    return least < order_key(bit_cast<float>(least_)) ? 0x7fffffff : int(all);
+    uint64_t above = block_sum_before<kThreads>(sum, all, smem_.partial);
+    const auto reaches = [&](uint64_t both) {
+      return (both & ~kCounts) >= (mass_wanted & ~kCounts) && int(both & kCounts) >= count_wanted;
+    };
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      if (!reaches(above) && reaches(above + own[i])) smem_.first = int((above + own[i]) & kCounts), smem_.last = top - i;
+      above += own[i];
+    }
+    __syncthreads();
+    return smem_.last < 0 ? Floor{order_key(bit_cast<float>(least_)), int(all & kCounts)} : Floor{key_of(smem_.last), smem_.first};
   }
 
   __device__ void add(float x, uint32_t count) const {

@@ -67,6 +67,7 @@ struct ToppRenormKernel {
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // chunks
   static constexpr float kLight = 0.85f;  // of what top_p leaves out: the rest is for the sample's error
+  static constexpr float kFewest = 2000;  // candidates: of a peaked row a sample has too few to tell
   static_assert(kPlaces % kThreads == 0);
   static_assert(kThreads >= kRanges && kPerThread * kThreads == kListed);
 
@@ -149,8 +150,8 @@ struct ToppRenormKernel {
     });
     const uint64_t seen = group_.sum(Bins::fixed(0.5f * sum));
     const float share = fminf(float(kSampled * kThreads * Ring::kVec) / float(p_.vocab_size), 1.0f);
-    const uint32_t floor = bins.find(1 - kLight * (1 - top_p_) * share / Bins::value(seen), seen).least;
-    if (float(bins.count(floor)) > share * kRoom) return false;
+    const auto [floor, count] = bins.reach(seen - min(seen, Bins::fixed(kLight * (1 - top_p_) * share)), int(share * kFewest));
+    if (float(count) > share * kRoom) return false;
     __syncthreads();  // the bins have been read
     Bins::clear(smem_.bins);
 
