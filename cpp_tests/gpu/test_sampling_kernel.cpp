@@ -397,6 +397,8 @@ TEST(RaceKernel, RacesAgain) {
   for (uint32_t seed = 20; seed < 60; ++seed) {
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8}>(9, 1500, seed, 1, 0.2f);
     expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 4}>(9, 1500, seed, 1, 0.2f);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 4, .columns = 4}>(9, 3001, seed, 1, 0.3f);
+    if (seed % 4 == 0) expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 8}>(9, 4001, seed, 1, 0.3f);
   }
 }
 

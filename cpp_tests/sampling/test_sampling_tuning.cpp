@@ -41,6 +41,33 @@ TEST(RowTuning, FitsEveryGpu) {
   }
 }
 
+TEST(RaceTuning, FitsEveryGpu) {
+  for (Arch arch : kArchs) {
+    const DeviceInfo device = device_info_of(arch);
+    for (DType dtype : {DType::f32, DType::f16})
+      for (int kind = 0; kind < 8; ++kind)
+        for (int64_t vocab_size : {1, 5, 3000, 32000, 128256, 151936, 262144, 1 << 22})
+          for (int64_t num_rows : {1, 4, 5, 10, 14, 16, 21, 30, 32, 45, 48, 66, 80, 91, 132, 150, 198, 300, 512, 4000}) {
+            const RowValues values = kind & 1 ? RowValues::probs : RowValues::logits;
+            const RaceConfig config =
+                gpu::tune(gpu::RaceProblem{dtype, values, (kind & 2) != 0, (kind & 4) != 0, num_rows, vocab_size}, device);
+            SCOPED_TRACE(to_string(arch) + " " + std::to_string(kind) + ": " + std::to_string(num_rows) + " x " +
+                         std::to_string(vocab_size));
+            ASSERT_LE(config.smem_bytes(), device.smem_per_block);
+            ASSERT_LE(config.blocks * (config.smem_bytes() + 1024), device.smem_per_sm + 1024);
+            ASSERT_TRUE(is_power_of_two(config.cluster) && config.cluster <= (!arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8));
+            ASSERT_EQ(config.threads % (config.columns * 32), 0);
+            const int64_t vecs = vocab_size / (16 / size_of(dtype)) + 2;
+            ASSERT_TRUE(config.cluster == 1 || vecs > int64_t(config.cluster) * config.threads);
+            ASSERT_TRUE(config.chunks == 0 || int64_t(config.chunks) * config.cluster * config.threads >= vecs);
+            // All begin at once, but for what is cut into more pieces because it is read again.
+            const bool again = config.top_p && !config.counts();
+            if (arch.number == 90 && vocab_size == 128256 && num_rows <= 198 && !again)
+              ASSERT_LE(num_rows, clusters_at_once(config.cluster, config.blocks, device));
+          }
+  }
+}
+
 TEST(SoftmaxTuning, FitsEveryDevice) {
   for (Arch arch : kArchs)
     for (DType dtype : {DType::f32, DType::bf16})

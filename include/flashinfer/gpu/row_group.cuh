@@ -10,7 +10,8 @@
 
 namespace flashinfer::gpu {
 
-template <int kThreads, int kCluster>
+/// kWords: of the largest message.
+template <int kThreads, int kCluster, int kWords = 2>
 class RowGroup {
  public:
   static constexpr int kWarps = kThreads / kWarpSize;
@@ -18,8 +19,8 @@ class RowGroup {
 
   /// Two of each: what a round writes is still being read by threads that are late in the round before, not in the one before that.
   struct Smem {
-    uint64_t mail[2][kCluster][2];
-    uint64_t partial[2][kWarps][2];
+    uint64_t mail[2][kCluster][kWords];
+    uint64_t partial[2][kWarps][kWords];
   };
 
   __device__ explicit RowGroup(Smem& smem) : smem_(smem) {}
@@ -59,45 +60,62 @@ class RowGroup {
     uint64_t first, second;
   };
   /// Over all threads of the group, in every thread. A barrier of the group.
-  __device__ Pair sum(uint64_t first, uint64_t second) { return reduce<false, true>(smem_, turn_ ^= 1, {first, second}); }
-  __device__ uint64_t sum(uint64_t x) { return reduce<false, false>(smem_, turn_ ^= 1, {x, 0}).first; }
-  __device__ uint64_t max(uint64_t x) { return reduce<true, false>(smem_, turn_ ^= 1, {x, 0}).first; }
-  __device__ Pair max(uint64_t first, uint64_t second) { return reduce<true, true>(smem_, turn_ ^= 1, {first, second}); }
+  __device__ Pair sum(uint64_t first, uint64_t second) { return once<Pairs<Sum>>(smem_, turn_ ^= 1, {first, second}); }
+  __device__ uint64_t sum(uint64_t x) { return once<Single<Sum>>(smem_, turn_ ^= 1, {x}).first; }
+  __device__ uint64_t max(uint64_t x) { return once<Single<Max>>(smem_, turn_ ^= 1, {x}).first; }
+  __device__ Pair max(uint64_t first, uint64_t second) { return once<Pairs<Max>>(smem_, turn_ ^= 1, {first, second}); }
+  /// What the messages of all threads come to: of those of a warp, or fewer, of_warp() makes one; Message{} changes nothing.
+  template <class Message>
+  __device__ Message all(const Message& message) {
+    return reduce<Message>(smem_, turn_ ^= 1, message);
+  }
   /// Over the threads of this block alone, which meet.
   __device__ uint64_t max_of_block(uint64_t x) {
-    return RowGroup<kThreads, 1>::template reduce<true, false>(smem_, turn_ ^= 1, {x, 0}).first;
+    return RowGroup<kThreads, 1, kWords>::template once<Single<Max>>(smem_, turn_ ^= 1, {x}).first;
   }
 
  private:
-  template <int, int>
+  template <int, int, int>
   friend class RowGroup;
   Smem& smem_;
   int turn_ = 0;
 
-  template <bool kMax, bool kPair>
-  __device__ static Pair reduce_warp(Pair x) {
-    x.first = kMax ? warp_max(x.first) : warp_sum(x.first);
-    if (kPair) x.second = kMax ? warp_max(x.second) : warp_sum(x.second);
-    return x;
-  }
+  struct Sum {
+    __device__ static uint64_t of_warp(uint64_t x) { return warp_sum(x); }
+  };
+  struct Max {
+    __device__ static uint64_t of_warp(uint64_t x) { return warp_max(x); }
+  };
+  template <class Op>
+  struct Single {
+    uint64_t first = 0;
+    __device__ Single of_warp() const { return {Op::of_warp(first)}; }
+  };
+  template <class Op>
+  struct Pairs : Pair {
+    __device__ Pairs(uint64_t first = 0, uint64_t second = 0) : Pair{first, second} {}
+    __device__ Pairs of_warp() const { return {Op::of_warp(this->first), Op::of_warp(this->second)}; }
+  };
+
   /// One function for all the calls of a kernel: the instructions of a row's way through it have to be fetched.
-  template <bool kMax, bool kPair, class AnySmem>
-  __device__ static __noinline__ Pair reduce(AnySmem& smem, int turn, Pair x) {
+  template <class Message, class AnySmem>
+  __device__ static __noinline__ Message once(AnySmem& smem, int turn, Message message) {
+    return reduce<Message>(smem, turn, message);
+  }
+  template <class Message, class AnySmem>
+  __device__ static Message reduce(AnySmem& smem, int turn, Message x) {
+    static_assert(sizeof(Message) <= sizeof(uint64_t) * kWords);
     const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-    x = reduce_warp<kMax, kPair>(x);
-    if (lane == 0) smem.partial[turn][warp][0] = x.first, smem.partial[turn][warp][1] = x.second;
+    x = x.of_warp();
+    if (lane == 0) *reinterpret_cast<Message*>(smem.partial[turn][warp]) = x;
     __syncthreads();
     if (kCluster == 1 || warp == 0) {
-      const uint64_t* partial = smem.partial[turn][lane % kWarps];
-      const bool counts = kMax || lane < kWarps;  // nothing is added twice
-      x = reduce_warp<kMax, kPair>({counts ? partial[0] : 0, kPair && counts ? partial[1] : 0});
+      x = *reinterpret_cast<const Message*>(smem.partial[turn][lane % kWarps]);
+      if (lane >= kWarps) x = Message{};  // nothing is added twice
+      x = x.of_warp();
     }
     if constexpr (kCluster > 1) {
-      if (warp == 0 && lane < kCluster) {
-        uint64_t* mail = of(smem.mail[turn][rank()], lane);
-        mail[0] = x.first;
-        if (kPair) mail[1] = x.second;
-      }
+      if (warp == 0 && lane < kCluster) *reinterpret_cast<Message*>(of(smem.mail[turn][rank()], lane)) = x;
       // What the block wrote before it met is released with the mail: in every warp the fence would wait for that warp's stores.
       if (warp == 0) {
         ptx::cluster_arrive();
@@ -105,9 +123,9 @@ class RowGroup {
         ptx::cluster_arrive_relaxed();
       }
       ptx::cluster_wait();
-      const uint64_t* mail = smem.mail[turn][lane % kCluster];
-      const bool counts = kMax || lane < kCluster;
-      x = reduce_warp<kMax, kPair>({counts ? mail[0] : 0, kPair && counts ? mail[1] : 0});
+      x = *reinterpret_cast<const Message*>(smem.mail[turn][lane % kCluster]);
+      if (lane >= kCluster) x = Message{};
+      x = x.of_warp();
     }
     return x;
   }

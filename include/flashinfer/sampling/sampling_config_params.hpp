@@ -68,23 +68,22 @@ struct RaceConfig {
   RowValues values = RowValues::logits;
   bool top_p = false, min_p = false;
   int32_t threads = 256;
-  int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
-  int32_t blocks = 3;   // on an SM
-  int32_t columns = 1;  // parts of a block's threads, whole warps, that race for themselves
-  int32_t chunks = 0;   // of one 16-byte vector a thread: a block's part of a row that stays in shared memory. 0: nothing does
+  int32_t cluster = 1;     // blocks that share a row; more than one: SM90 up
+  int32_t blocks = 3;      // on an SM
+  int32_t columns = 1;     // parts of a block's threads, whole warps, that race for themselves
+  int32_t chunks = 0;      // of one 16-byte vector a thread: a block's part of a row that stays in shared memory. 0: nothing does
+  int32_t count_bits = 7;  // probabilities are counted in bins of one part in 2^count_bits of an octave, no more in it than threads
 
   /// Whether probabilities are counted as they are read, for top_p of the whole row.
   FLASHINFER_HOST_DEVICE constexpr bool counts() const { return values == RowValues::probs && top_p && !min_p && chunks == 0; }
-  /// Counts are in bins of one part in 2^count_bits() of an octave: finer where few blocks share a row, for one of many rows that must be
-  /// read again keeps all waiting.
-  FLASHINFER_HOST_DEVICE constexpr int32_t count_bits() const { return cluster > 2 ? 7 : threads < 512 ? 8 : 9; }
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
-    return (chunks ? chunks : kStages) * threads * 16 + 2048 + (counts() ? (72 << count_bits()) + cluster * 160 + 512 : 0);
+    return (chunks ? chunks : kStages) * threads * 16 + 3072 + (counts() ? (72 << count_bits) + cluster * 160 + 512 : 0);
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("values", values), f("top_p", top_p), f("min_p", min_p);
     f("threads", threads), f("cluster", cluster), f("blocks", blocks), f("columns", columns), f("chunks", chunks);
+    f("count_bits", count_bits);
   }
 };
 

@@ -58,19 +58,20 @@ struct RaceKernel {
  private:
   using T = number_t<kConfig.input>;
   using Row = gpu::RowVectors<T>;
-  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Group = gpu::RowGroup<kThreads, kCluster, 4>;
   using Weight = gpu::RowWeight<kConfig.values>;
   using Prefix = gpu::RowPrefix;
   using Noise = gpu::RaceNoise<!kConfig.min_p>;  // with min_p few vectors race
   using Stream = gpu::RowStream<T, kThreads, RaceConfig::kStages>;
-  using Counts = gpu::ProbCounts<kThreads, Group, kCluster, kConfig.count_bits()>;
+  using Counts = gpu::ProbCounts<kThreads, Group, kCluster, kConfig.count_bits>;
   static constexpr int kVec = Row::kVec;
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
   // A column is what these threads of a block read.
   static constexpr int kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
+  static constexpr bool kKnows = kColumns > 1 || (kConfig.counts() && kConfig.cluster > 2);  // columns know their best
   static_assert(kColumnThreads % gpu::kWarpSize == 0 && kColumnThreads * kColumns == kThreads);
   static constexpr uint32_t kPadding = kLogits ? Row::kLeast : 0u;  // nothing wins with it
-  static constexpr bool kHeld = kConfig.chunks > 0, kEdges = kConfig.counts() && kCluster <= 2;
+  static constexpr bool kHeld = kConfig.chunks > 0, kEdges = kConfig.counts() && kCluster <= 2, kAsks = kConfig.counts() && !kEdges;
   static_assert(!kHeld || kColumns == 1);
   struct Streamed {  // every look begins anew
     using Smem = typename Stream::Smem;
@@ -131,7 +132,10 @@ struct RaceKernel {
       if constexpr (kEdges) {
         if (winner && !(top_p >= 1)) find_edges(top_p);
       }
-      while (winner && !(top_p >= 1) && !is_kept(rank_of(winner), top_p)) {
+      if constexpr (kAsks) {
+        if (winner && !(top_p >= 1)) winner = judge(noise, winner, top_p);
+      }
+      while (!kAsks && winner && !(top_p >= 1) && !is_kept(rank_of(winner), top_p)) {
         if (!kHeld) prefetch_column_of(index_of_rank(winner));
         winner = race_again(noise, max(rank_of(winner), refused_) + 1);
       }
@@ -156,8 +160,6 @@ struct RaceKernel {
     Verdict verdict;
     if constexpr (kEdges) {
       verdict = by_edges(rank);
-    } else if constexpr (kConfig.counts()) {
-      verdict = by_counts(rank, top_p);
     } else {
       verdict = by_sums(rank, top_p);
     }
@@ -174,8 +176,36 @@ struct RaceKernel {
     const int bin = Counts::bin_or_none(value_of_order_key<float>(key_of_rank(rank)));
     return bin > edges_.last ? Verdict::kept : bin < edges_.first ? Verdict::refused : Verdict::unknown;
   }
-  /// For this one.
-  __device__ Verdict by_counts(uint64_t rank, float top_p) {
+  /// One message a round for clusters, whose rounds cost more: the mass before who seems to win, who really does after columns have raced
+  /// again, and who is next if it is refused.
+  struct Judgement {
+    uint64_t too_much = 0, enough = 0, best = 0, next = 0;
+    __device__ Judgement of_warp() const {
+      return {gpu::warp_sum(too_much), gpu::warp_sum(enough), gpu::warp_max(best), gpu::warp_max(next)};
+    }
+  };
+  __device__ uint64_t judge(const Noise& noise, uint64_t winner, float top_p) {
+    uint64_t floor = gpu::kLowestRank;
+    while (winner) {
+      const uint64_t best = best_of_lane(), rank = best ? rank_of(best) : 0, rank_of_winner = rank_of(winner);
+      Judgement judgement = by_counts(rank_of_winner, top_p);
+      judgement.best = rank >= floor ? best : 0, judgement.next = rank > rank_of_winner ? best : 0;
+      judgement = group_.all(judgement);
+      if (judgement.best > winner) {
+        winner = judgement.best;
+        continue;
+      }
+      if (int64_t(judgement.too_much) < 0 || (int64_t(judgement.enough) <= 0 && by_masses(rank_of_winner, top_p))) return winner;
+      prefetch_column_of(index_of_rank(winner));
+      floor = rank_of_winner + 1, winner = judgement.next;
+      const float least_chance = winner ? bar_of(score_of_key(key_of_rank(winner))) : 0.0f;
+      const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), least_chance, 0);
+      if (!winner) winner = group_.max(raced);
+    }
+    return 0;
+  }
+  /// What a thread knows of the mass before this one.
+  __device__ Judgement by_counts(uint64_t rank, float top_p) {
     const float value = value_of_order_key<float>(key_of_rank(rank)), share = fmaxf(top_p, 0.0f);
     const float seen = 0.5f * seen_;
     const auto [least, most] = Counts(smem_.counts).above(value, seen);
@@ -183,8 +213,7 @@ struct RaceKernel {
     float too_much = fminf(most * weight_.scale, kMost) - own - (share - roundings()) * total;
     float enough = least * weight_.scale - (share + roundings()) * total;
     if (!(total < kMost && weight_.max < Counts::kEnd)) too_much = kMost, enough = -kMost;
-    const auto sums = group_.sum(uint64_t(int64_t(too_much * kUnit)), uint64_t(int64_t(enough * kUnit)));
-    return int64_t(sums.first) < 0 ? Verdict::kept : int64_t(sums.second) > 0 ? Verdict::refused : Verdict::unknown;
+    return {uint64_t(int64_t(too_much * kUnit)), uint64_t(int64_t(enough * kUnit))};
   }
   /// By sums of floats, half the instructions of exact masses. Backwards: what was read last may be in L2 still.
   __device__ Verdict by_sums(uint64_t rank, float top_p) {
@@ -237,7 +266,7 @@ struct RaceKernel {
     if constexpr (kHeld && kConfig.min_p) find_most();
     const Scores scores = go_over(noise, kLogits ? least_exponent(min_p) : min_p);
     if constexpr (kEdges) Counts(smem_.counts).tell(0.5f * seen_);
-    if constexpr (kColumns > 1) {
+    if constexpr (kKnows) {
       const uint64_t best = gpu::warp_max(scores.best);
       if (threadIdx.x % gpu::kWarpSize == 0) raise_column(int(threadIdx.x) / kColumnThreads, best);
     }
@@ -271,41 +300,51 @@ struct RaceKernel {
   /// The winner among the elements from rank `floor` up, by exact scores.
   __device__ uint64_t race_again(const Noise& noise, uint64_t floor) {
     uint32_t again = 1;  // a bit for each column
-    uint64_t winner = 0;
+    uint64_t known = 0;
     float least_chance = kLogits ? -kInfinity : 0.0f;
-    const int lane = int(threadIdx.x) % gpu::kWarpSize;  // every warp looks at all columns
-    const uint64_t best = kColumns > 1 && lane < kColumns ? smem_.column[lane] : 0;
-    if constexpr (kColumns > 1) {
-      const uint64_t known = group_.max(best && rank_of(best) >= floor ? best : 0);
-      const float score = known ? score_of_key(key_of_rank(known)) : -kInfinity;
+    if constexpr (kKnows) {
+      const uint64_t best = best_of_lane();
+      known = group_.max(best && rank_of(best) >= floor ? best : 0);
+      if (known) least_chance = bar_of(score_of_key(key_of_rank(known)));
       if constexpr (kLogits) {  // known approximately
-        least_chance = bar_of(score);
         again = __ballot_sync(0xffffffffu, best && !(score_of_key(key_of_rank(best)) < least_chance));
+        known = 0;
       } else {
-        winner = known;
-        if (known) least_chance = bar_of(score);
         again = __ballot_sync(0xffffffffu, best > known);
       }
+    }
+    return group_.max(race_columns(noise, floor, again, least_chance, known));
+  }
+  /// Of these columns, each a bit, all that has a chance races again from rank `floor` up. The best that this warp has seen, or `known`.
+  __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, float least_chance, uint64_t known) {
+    const int lane = int(threadIdx.x) % gpu::kWarpSize;
+    const uint64_t best = best_of_lane();
+    const bool own = threadIdx.x < kColumns && again >> threadIdx.x & 1;
+    if (kKnows) {
       __syncthreads();  // every warp has looked
-      if (threadIdx.x < kColumns && again >> threadIdx.x & 1) smem_.column[threadIdx.x] = 0;
+      if (own) smem_.column[lane] = 0;
       __syncthreads();
     }
     for (; again; again &= again - 1) {
       const int column = __ffs(int(again)) - 1;
       const uint64_t raced = gpu::warp_max(best_of_column(column, noise, Prefix{floor, 0}.test(), least_chance));
-      winner = max(winner, raced);
-      if (kColumns > 1 && raced && lane == 0) {
+      known = max(known, raced);
+      if (kKnows && raced && lane == 0) {
         const float score = score_of_exact(bit_cast<float>(key_of_rank(raced)));
         raise_column(column, order_rank(key_of(score), index_of_rank(raced)));
       }
     }
-    winner = group_.max(winner);
-    if (kColumns > 1) {
-      // Of a column in which nothing had a chance no more is known than before.
-      if (threadIdx.x < kColumns && smem_.column[lane] == 0) smem_.column[lane] = best;
+    if (kKnows) {
+      __syncthreads();
+      if (own && smem_.column[lane] == 0) smem_.column[lane] = best;  // where nothing had a chance no more is known than before
       __syncthreads();
     }
-    return winner;
+    return known;
+  }
+  /// Of the column that this lane has, in every warp.
+  __device__ uint64_t best_of_lane() const {
+    const int lane = int(threadIdx.x) % gpu::kWarpSize;
+    return kKnows && lane < kColumns ? smem_.column[lane] : 0;
   }
   __device__ void raise_column(int column, uint64_t best) const { atomicMax(&smem_.column[column], static_cast<unsigned long long>(best)); }
   /// Of what this thread reads of a column and has a chance, exactly.

@@ -48,44 +48,75 @@ struct RaceProblem {
   int64_t num_rows = 0, vocab_size = 0;
 };
 
+/// Blocks of so many threads, in clusters, and so many on an SM. Good for as many rows as have room when one launch runs, or two.
+struct RaceSplit {
+  int32_t threads, cluster, blocks, launches = 1;
+};
+
+/// How a GPU with room for large clusters is filled, by the number of rows: what does not begin with the rest begins when all of that has
+/// ended, and so do the clusters of the next launch. H100, us of from_probs at 8 / 15 / 20 / 30 / 44 / 64 / 88 / 128 / 176 rows 5.8 / 6.4 /
+/// 8.1 / 9.2 / 11.8 / 15.0 / 19.5 / 25.3 / 34.6; by as large clusters as leave an SM for every block 5.8 / 7.7 / 10.5 / 9.2 / 13.4 / 15.0 /
+/// 22.0 / 26.0 / 37.9; of logits, of 16 bits, and with filters alike.
+constexpr RaceSplit kRaceSplits[] = {{256, 16, 3, 2}, {512, 8, 2, 2}, {256, 16, 3}, {512, 4, 2, 2},
+                                     {256, 8, 3},     {512, 2, 2, 2}, {256, 4, 3}};
+
 constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) {
   RaceConfig config{.input = problem.input, .values = problem.values, .top_p = problem.top_p, .min_p = problem.min_p};
-  const int64_t vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
-  // Two blocks of 512 threads an SM where 64 registers a thread suffice. Blocks of 256 where clusters of 16 of them fill the GPU, and where
-  // those of 512 would not all begin with the launch before them still there: 8 rows of logits take 7.7 us, with 512 threads 11.9, 4 rows
-  // 6.5 and 6.3 (H100).
-  const bool filters = problem.top_p || problem.min_p;
-  const bool hopper = device.arch.number >= 90, wide = !hopper || problem.input != DType::f32 || (problem.top_p && problem.min_p);
+  const int64_t num_rows = problem.num_rows, vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
+  const bool filters = problem.top_p || problem.min_p, few = num_rows * 32 <= device.num_sms;
+  // Two blocks of 512 threads an SM where 64 registers a thread suffice: not for 16-bit rows, nor where more than the race has to be held.
+  const bool wide = device.arch.number < 90 || problem.input != DType::f32 || (problem.top_p && problem.min_p);
   const bool narrow = !wide && (problem.values == RowValues::probs || !filters);
-  config.threads = problem.num_rows * 32 <= device.num_sms || (narrow && problem.num_rows * 4 > device.num_sms) ? 512 : 256;
-  int32_t threads = wide ? 768 : 1280;  // of an SM, as registers allow
-  if (filters) threads = wide ? 512 : 768;
-  if (narrow && config.threads == 512) threads = 1024;
-  config.blocks = threads / config.threads;
-  const int32_t most = !device.arch.has_tma() ? 1 : device.arch.number < 110 ? 16 : 8;  // more than 8 not on every GPU
-  // Pairs of blocks for as many rows as SMs, larger clusters as long as each block has an SM for itself. H100, us at 512 rows with 1 / 2 /
-  // 4 blocks a row: 91 (the read alone: 87) / 100 / 101, with top_p 138 / 150 / 189, at 64 with 2 / 4: 16.4 / 22.9. Of logits with top_p
-  // all rows are read again, and are cut into more pieces than run at a time: 250 / 210 / 208, with 8 245.
+  // Of logits with top_p all rows are read again.
   const bool again = problem.top_p && !config.counts();
-  const auto fits = [&](int32_t cluster) {
-    if (again) return problem.num_rows * cluster <= int64_t(device.num_sms) * (cluster < 8 ? 16 : 8);
-    return problem.num_rows * cluster * config.threads <= int64_t(device.num_sms) * (cluster == 2 ? 1024 : 512);
-  };
-  while (config.cluster < most && fits(2 * config.cluster) && vecs > 2 * int64_t(config.cluster) * config.threads) config.cluster *= 2;
+
+  const auto split = [&]() -> RaceSplit {
+    const bool large_clusters = device.arch.has_tma() && device.arch.number < 110;  // more than 8 blocks: not on every GPU
+    const auto fits = [&](const RaceSplit& s) {
+      return num_rows * s.launches <= clusters_at_once(s.cluster, s.blocks, device) && vecs > int64_t(s.cluster) * s.threads;
+    };
+    if (large_clusters && few && vecs > 16 * 512) return {512, 16, 2};
+    for (const RaceSplit& s : kRaceSplits) {
+      if (!large_clusters || !fits(s)) continue;
+      if (again && s.cluster < 8) break;
+      return s;
+    }
+    if (large_clusters && !again) {
+      if (num_rows <= device.num_sms) return {512, filters && narrow && vecs > 2 * 512 ? 2 : 1, 2};  // pairs where columns race again
+      if (const RaceSplit pairs = {256, 2, 3}; fits(pairs)) return pairs;
+    }
+    const int32_t threads = few || (narrow && num_rows * 4 > device.num_sms) ? 512 : 256;
+    const int32_t of_sm = narrow && threads == 512 ? 1024 : wide ? (filters ? 512 : 768) : filters ? 768 : 1280;  // as registers allow
+    // Pairs of blocks for as many rows as SMs, larger clusters as long as each block has an SM for itself. What is read again is cut into
+    // more pieces than run at a time: H100, us at 512 rows in clusters of 1 / 2 / 4 / 8: 250 / 210 / 208 / 245.
+    const auto fill = [&](int32_t cluster) {
+      if (again) return num_rows * cluster <= int64_t(device.num_sms) * (cluster < 8 ? 16 : 8);
+      return num_rows * cluster * threads <= int64_t(device.num_sms) * (cluster == 2 ? 1024 : 512);
+    };
+    int32_t cluster = 1;
+    const int32_t most = !device.arch.has_tma() ? 1 : large_clusters ? 16 : 8;
+    while (cluster < most && fill(2 * cluster) && vecs > 2 * int64_t(cluster) * threads) cluster *= 2;
+    return {threads, cluster, cluster >= 8 && threads == 256 ? 3 : of_sm / threads};
+  }();
+  config.threads = split.threads, config.cluster = split.cluster;
+  config.blocks = split.threads == 512 && !narrow ? 1 : split.blocks;
   if (!filters) return config;
+  // Finer bins where few blocks share a row, if there is room: one of many rows that must be read again keeps all waiting.
+  const auto has_room = [&](const RaceConfig& c) { return c.blocks * (c.smem_bytes() + 1024) <= device.smem_per_sm; };
+  if (config.counts() && config.cluster <= 2)
+    for (RaceConfig finer = config; 2 << finer.count_bits <= config.threads;) {
+      ++finer.count_bits;
+      if (has_room(finer)) config = finer;
+    }
   // H100, us at 1 / 16 / 128 / 512 rows with one / four / a warp's columns: top_p 8.8 / 21.6 / 87 / 228, 8.9 / 19.5 / 54 / 154, 9.6 / 19.6
   // / 50 / 142; min_p 7.8 / 12.8 / 37.8 / 128, 8.6 / 13.9 / 35.6 / 109, 9.1 / 14.3 / 34.4 / 98.
-  if (problem.num_rows * 32 > device.num_sms) config.columns = config.cluster < 8 ? config.threads / 32 : 4;
-  if (config.cluster < 8) return config;
-  // Few rows. Three blocks an SM have room for 21 clusters of 16, two for 14. With min_p shared memory holds a block's slice, with room for
-  // the blocks of the next launch: H100, us at 4 / 8 / 16 rows 6.6 / 8.2 / 11.1, else 7.5 / 9.5 / 12.5; not with top_p alone, for then
-  // columns are worth more (16 rows 15.6, held 19.3).
-  if (config.threads == 256) config.blocks = 3;
+  if (!few) config.columns = config.cluster < 8 ? config.threads / 32 : 4;
+  // With min_p shared memory holds the slices of few rows: H100, us at 4 / 8 / 15 / 24 rows 6.6 / 7.9 / 9.3 / 13.1, else 7.5 / 9.7 / 10.8 /
+  // 13.5; not with top_p alone, for then columns are worth more (16 rows 15.6, held 19.3).
   const int64_t chunks = round_up(ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads)), int64_t(2));
-  if (problem.min_p && chunks * config.threads * 16 <= 40 * 1024) {
-    config.chunks = int32_t(chunks), config.columns = 1;
-    if (!wide && config.threads == 256) config.blocks = 5;
-  }
+  RaceConfig holding = config;
+  holding.chunks = int32_t(chunks), holding.columns = 1;
+  if (problem.min_p && config.cluster >= 4 && chunks <= 8 && has_room(holding)) return holding;
   return config;
 }
 
@@ -94,7 +125,7 @@ template <class Visit>
 constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   constexpr int64_t kVocabSize = 128256;
-  for (int64_t num_rows : {1, 16, 256}) {
+  for (int64_t num_rows : {1, 16, 40, 128, 256}) {
     const auto tuned = [&](DType dtype, RowValues values) {
       visit(tune(RaceProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
       if (dtype == DType::f32) {
