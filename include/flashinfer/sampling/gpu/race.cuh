@@ -7,6 +7,7 @@
 
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/ptx/opaque.cuh>
+#include <flashinfer/sampling/gpu/row_weight.cuh>
 #include <flashinfer/sampling/sampling_params.hpp>
 
 namespace flashinfer::gpu {
@@ -66,12 +67,48 @@ class RaceNoise {
 /// The score of an element and, above it in order among equal ones, its index: the greatest wins.
 __device__ inline uint64_t race_entry(float score, uint32_t index) { return order_rank(bit_cast<uint32_t>(score), index); }
 
+/// What elements weigh, and how they score. Probabilities race as they are, and their scores are exact; logits by the logarithms of their
+/// scores, approximately, before the row's maximum is known.
+template <RowValues kValues>
+struct RaceWeight : RowWeight<kValues> {
+  static constexpr bool kLogits = kValues == RowValues::logits;
+
+  /// Keys have the order of scores. Those of probabilities are not negative, and their bits will do.
+  static __device__ uint32_t key_of(float score) { return kLogits ? order_key(score) : bit_cast<uint32_t>(score); }
+  static __device__ float score_of_key(uint32_t key) { return kLogits ? value_of_order_key<float>(key) : bit_cast<float>(key); }
+
+  /// How far scores may be from the logarithms of the exact ones: an approximate logarithm and the roundings of x * c on one side, those of
+  /// (x - M) * c and of the exact score on the other. Ten times what these add up to.
+  static __device__ float tolerance(float score) { return 1e-4f + 1e-6f * fabsf(score); }
+  /// The score, as the first race has it, of an exact one.
+  __device__ float score_of_exact(float score) const {
+    return kLogits ? PortableScalar::fma(this->max, this->scale, gpu::ptx::lg2(score)) : score;
+  }
+  /// What a chance must reach beside a score: for a unit of the random bits, if the score is a probability's.
+  static __device__ float bar_of(float score) { return kLogits ? score - tolerance(score) : score * (0.9998f / 4294967296.0f); }
+  /// Not below the score but for roundings; without a logarithm for probabilities, whose bar is for a unit of the random bits.
+  __device__ bool has_chance(float x, uint32_t bits, float bar) const {
+    if constexpr (kLogits) {
+      return !(PortableScalar::fma(x, this->scale, 32.0f - gpu::ptx::lg2(float(bits))) < bar);
+    } else {
+      return x >= bar * float(bits);
+    }
+  }
+  __device__ float score_of(float x, uint32_t bits) const {
+    if constexpr (kLogits) {
+      return PortableScalar::fma(finite_logit(x), this->scale, -gpu::ptx::lg2(exponential_noise(bits)));
+    } else {
+      return race_score(finite_prob(x), bits);
+    }
+  }
+};
+
 /// The best score of a block so far, in shared memory: as bits, whose order is that of scores.
 class BestScore {
  public:
   __device__ explicit BestScore(uint32_t& bits) : bits_(bits) {}
   /// What an element's weight must exceed, for each unit of its random bits, to have a chance.
-  __device__ float bar() const { return bit_cast<float>(*static_cast<volatile uint32_t*>(&bits_)) * (0.9998f / 4294967296.0f); }
+  __device__ float bar() const { return RaceWeight<RowValues::probs>::bar_of(bit_cast<float>(*static_cast<volatile uint32_t*>(&bits_))); }
   __device__ void raise(float score) const {
     if (bit_cast<uint32_t>(score) > *static_cast<volatile uint32_t*>(&bits_)) atomicMax(&bits_, bit_cast<uint32_t>(score));
   }

@@ -59,7 +59,7 @@ struct RaceKernel {
   using T = number_t<kConfig.input>;
   using Row = gpu::RowVectors<T>;
   using Group = gpu::RowGroup<kThreads, kCluster, 4>;
-  using Weight = gpu::RowWeight<kConfig.values>;
+  using Weight = gpu::RaceWeight<kConfig.values>;
   using Prefix = gpu::RowPrefix;
   using Noise = gpu::RaceNoise<!kConfig.min_p>;  // with min_p few vectors race
   using Stream = gpu::RowStream<T, kThreads, RaceConfig::kStages>;
@@ -88,15 +88,12 @@ struct RaceKernel {
     uint32_t most;                        // min_p: order_key of the block's largest element so far
     conditional_t<kConfig.counts(), typename Counts::Smem, NoCounts> counts;
   };
-  /// Keys have the order of scores. Those of probabilities are not negative, and their bits will do.
-  static __device__ uint32_t key_of(float score) { return kLogits ? order_key(score) : bit_cast<uint32_t>(score); }
-  static __device__ float score_of_key(uint32_t key) { return kLogits ? value_of_order_key<float>(key) : bit_cast<float>(key); }
   /// What a thread has seen.
   struct Scores {
     float most = -kInfinity;    // the largest element, NaN if there is one
     float second = -kInfinity;  // the best score after the best
     uint64_t best = 0;          // order_rank of the best score's key and the element's index
-    __device__ float best_score() const { return score_of_key(key_of_rank(best)); }
+    __device__ float best_score() const { return Weight::score_of_key(key_of_rank(best)); }
   };
 
   const Params& p_;
@@ -198,7 +195,7 @@ struct RaceKernel {
       if (int64_t(judgement.too_much) < 0 || (int64_t(judgement.enough) <= 0 && by_masses(rank_of_winner, top_p))) return winner;
       prefetch_column_of(index_of_rank(winner));
       floor = rank_of_winner + 1, winner = judgement.next;
-      const float least_chance = winner ? bar_of(score_of_key(key_of_rank(winner))) : 0.0f;
+      const float least_chance = winner ? Weight::bar_of(Weight::score_of_key(key_of_rank(winner))) : 0.0f;
       const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), least_chance, 0);
       if (!winner) winner = group_.max(raced);
     }
@@ -260,7 +257,7 @@ struct RaceKernel {
   /// The winner of the row, or of what min_p keeps of it, in every thread: its index is that of the rank. 0 for a row that is not valid.
   __device__ uint64_t race(const Noise& noise) {
     const float min_p = kConfig.min_p ? p_.min_p.at(row_, p_.input_row(row_)) : 0.0f;
-    if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = key_of(kLogits ? -kInfinity : 0.0f), smem_.column[threadIdx.x] = 0;
+    if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = Weight::key_of(kLogits ? -kInfinity : 0.0f), smem_.column[threadIdx.x] = 0;
     if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
     __syncthreads();
     if constexpr (kHeld && kConfig.min_p) find_most();
@@ -280,9 +277,9 @@ struct RaceKernel {
       if (best && rank_of(best) < floor) return race_again(noise, floor);
     }
     if constexpr (kLogits) {
-      const float score = score_of_key(key_of_rank(best)), least = score - tolerance(score);
+      const float least = Weight::bar_of(Weight::score_of_key(key_of_rank(best)));
       const bool close = scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least);
-      if (group_.max(close)) return race_again(noise, floor);
+      if (group_.max(close)) return race_again(noise, floor, least);
     }
     return best;
   }
@@ -297,17 +294,17 @@ struct RaceKernel {
       if (slice_.is_whole(vec)) gpu::ptx::prefetch_l2(slice_.base + int64_t(slice_.begin + vec) * kVec);
     }
   }
-  /// The winner among the elements from rank `floor` up, by exact scores.
-  __device__ uint64_t race_again(const Noise& noise, uint64_t floor) {
+  /// The winner among the elements from rank `floor` up, by exact scores; of those that have a chance with this bar, or one that columns
+  /// know.
+  __device__ uint64_t race_again(const Noise& noise, uint64_t floor, float least_chance = kLogits ? -kInfinity : 0.0f) {
     uint32_t again = 1;  // a bit for each column
     uint64_t known = 0;
-    float least_chance = kLogits ? -kInfinity : 0.0f;
     if constexpr (kKnows) {
       const uint64_t best = best_of_lane();
       known = group_.max(best && rank_of(best) >= floor ? best : 0);
-      if (known) least_chance = bar_of(score_of_key(key_of_rank(known)));
+      if (known) least_chance = Weight::bar_of(Weight::score_of_key(key_of_rank(known)));
       if constexpr (kLogits) {  // known approximately
-        again = __ballot_sync(0xffffffffu, best && !(score_of_key(key_of_rank(best)) < least_chance));
+        again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < least_chance));
         known = 0;
       } else {
         again = __ballot_sync(0xffffffffu, best > known);
@@ -330,8 +327,8 @@ struct RaceKernel {
       const uint64_t raced = gpu::warp_max(best_of_column(column, noise, Prefix{floor, 0}.test(), least_chance));
       known = max(known, raced);
       if (kKnows && raced && lane == 0) {
-        const float score = score_of_exact(bit_cast<float>(key_of_rank(raced)));
-        raise_column(column, order_rank(key_of(score), index_of_rank(raced)));
+        const float score = weight_.score_of_exact(bit_cast<float>(key_of_rank(raced)));
+        raise_column(column, order_rank(Weight::key_of(score), index_of_rank(raced)));
       }
     }
     if (kKnows) {
@@ -359,7 +356,7 @@ struct RaceKernel {
       uint32_t bits[kVec];
       bits_of(noise, first, bits);
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) hits &= has_chance(x[j], bits[j], bar) ? ~0u : ~(1u << j);
+      for (int j = 0; j < kVec; ++j) hits &= weight_.has_chance(x[j], bits[j], bar) ? ~0u : ~(1u << j);
       for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
         const float score = race_score(kLogits ? weight_(value) : finite_prob(value), own);
         if (score > 0) best = max(best, gpu::race_entry(score, uint32_t(first + j)));
@@ -368,39 +365,16 @@ struct RaceKernel {
     return best;
   }
 
-  /// How far scores may be from the logarithms of the exact ones: an approximate logarithm and the roundings of x * c on one side, those of
-  /// (x - M) * c and of the exact score on the other. Ten times what these add up to.
-  static __device__ float tolerance(float score) { return 1e-4f + 1e-6f * fabsf(score); }
-  /// The score, as the first race has it, of an exact one.
-  __device__ float score_of_exact(float score) const {
-    return kLogits ? PortableScalar::fma(weight_.max, weight_.scale, gpu::ptx::lg2(score)) : score;
-  }
   /// The best score of this thread's column so far.
   __device__ uint32_t& best_key() const { return smem_.best[int(threadIdx.x) / kColumnThreads]; }
   /// What a chance must reach to be looked at.
   __device__ float bar() const {
-    const float best = score_of_key(*static_cast<volatile uint32_t*>(&best_key()));
-    return bar_of(best);
-  }
-  __device__ float bar_of(float score) const { return kLogits ? score - tolerance(score) : score * (0.9998f / 4294967296.0f); }
-  /// Not below the score but for roundings; without a logarithm for probabilities, whose bar is for a unit of the random bits.
-  __device__ bool has_chance(float x, uint32_t bits, float bar) const {
-    if constexpr (kLogits) {
-      return !(PortableScalar::fma(x, weight_.scale, 32.0f - gpu::ptx::lg2(float(bits))) < bar);
-    } else {
-      return x >= bar * float(bits);
-    }
-  }
-  __device__ float score_of(float x, uint32_t bits) const {
-    if constexpr (kLogits) {
-      return PortableScalar::fma(finite_logit(x), weight_.scale, -gpu::ptx::lg2(exponential_noise(bits)));
-    } else {
-      return race_score(finite_prob(x), bits);
-    }
+    const float best = Weight::score_of_key(*static_cast<volatile uint32_t*>(&best_key()));
+    return Weight::bar_of(best);
   }
   __device__ void raise(Scores& scores, float score, uint32_t index) const {
     if (kLogits ? score != score : !(score > 0)) return;
-    const uint32_t key = key_of(score);
+    const uint32_t key = Weight::key_of(score);
     const uint64_t entry = order_rank(key, index);
     if (entry > scores.best) {
       if (scores.best) scores.second = scores.best_score();
@@ -421,7 +395,8 @@ struct RaceKernel {
       const float chance = kLogits ? PortableScalar::fma(x[j], weight_.scale, -gpu::ptx::lg2(unit)) : x[j] * gpu::ptx::rcp(unit);
       if (chance > likeliest && counts(x[j], first + j)) likeliest = chance, likely = x[j], likely_bits = bits[j];
     }
-    const uint32_t key = gpu::warp_max(likeliest > (kLogits ? -kInfinity : 0.0f) ? key_of(score_of(likely, likely_bits)) : 0u);
+    const uint32_t key =
+        gpu::warp_max(likeliest > (kLogits ? -kInfinity : 0.0f) ? Weight::key_of(weight_.score_of(likely, likely_bits)) : 0u);
     if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&best_key(), key);
   }
 
@@ -505,13 +480,13 @@ struct RaceKernel {
       const float least = bar();
       bool any = false;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) any |= has_chance(x[j], bits[j], least);
+      for (int j = 0; j < kVec; ++j) any |= weight_.has_chance(x[j], bits[j], least);
       if (!any) return;
       uint32_t hits = 0;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) hits |= has_chance(x[j], bits[j], least) ? 1u << j : 0u;
+      for (int j = 0; j < kVec; ++j) hits |= weight_.has_chance(x[j], bits[j], least) ? 1u << j : 0u;
       for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
-        if (counts(value, first + j)) raise(scores, score_of(value, own), uint32_t(first + j));
+        if (counts(value, first + j)) raise(scores, weight_.score_of(value, own), uint32_t(first + j));
       });
     });
     return scores;

@@ -55,7 +55,7 @@ struct RaceSplit {
 
 /// How a GPU with room for large clusters is filled, by the number of rows: what does not begin with the rest begins when all of that has
 /// ended, and so do the clusters of the next launch. H100, us of from_probs at 8 / 15 / 20 / 30 / 44 / 64 / 88 / 128 / 176 rows 5.8 / 6.4 /
-/// 8.1 / 9.2 / 11.8 / 15.0 / 19.5 / 25.3 / 34.6; by as large clusters as leave an SM for every block 5.8 / 7.7 / 10.5 / 9.2 / 13.4 / 15.0 /
+/// 8.1 / 9.2 / 11.8 / 15.0 / 19.5 / 26.0 / 34.6; by as large clusters as leave an SM for every block 5.8 / 7.7 / 10.5 / 9.2 / 13.4 / 15.0 /
 /// 22.0 / 26.0 / 37.9; of logits, of 16 bits, and with filters alike.
 constexpr RaceSplit kRaceSplits[] = {{256, 16, 3, 2}, {512, 8, 2, 2}, {256, 16, 3}, {512, 4, 2, 2},
                                      {256, 8, 3},     {512, 2, 2, 2}, {256, 4, 3}};
@@ -82,7 +82,7 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
       return s;
     }
     if (large_clusters && !again) {
-      if (num_rows <= device.num_sms) return {512, filters && narrow && vecs > 2 * 512 ? 2 : 1, 2};  // pairs where columns race again
+      if (num_rows <= device.num_sms) return {512, narrow && vecs > 2 * 512 ? 2 : 1, 2};
       if (const RaceSplit pairs = {256, 2, 3}; fits(pairs)) return pairs;
     }
     const int32_t threads = few || (narrow && num_rows * 4 > device.num_sms) ? 512 : 256;
