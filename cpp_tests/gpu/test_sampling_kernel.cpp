@@ -632,6 +632,47 @@ TEST(ProbBins, LeaveABinOrTwo) {
     }
 }
 
+/// A floor has the mass and the elements that are wanted, and a bin less does not; without them it is the least that has a bin.
+TEST(ProbBins, ReachMassAndCount) {
+  constexpr int kThreads = 512, kVocabSize = 20000;
+  using Bins = gpu::ProbBins<kThreads, gpu::RowGroup<kThreads, 1>, 1>;
+  Rows<float> rows(5, kVocabSize, true, 3);
+  for (int64_t r : {0, 1, 2, 4})
+    for (float mass : {0.0f, 0.3f, 0.9f})
+      for (int wanted : {1, 40, 3000, 30000}) {
+        const float* x = rows.row(r);
+        Bins::Floor floor{};
+        emulation::Block::run_grid(1, kThreads, sizeof(Bins::Smem), 1, [&] {
+          Bins::Smem& smem = *reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem());
+          const Bins bins(smem, kVocabSize, 0.9f);
+          Bins::clear(smem);
+          __syncthreads();
+          for (int i = int(threadIdx.x); i < kVocabSize; i += kThreads) bins.add(x[i], 1);
+          __syncthreads();
+          const Bins::Floor found = bins.reach(Bins::fixed(mass), wanted);
+          if (threadIdx.x == 0) floor = found;
+        });
+        const float least = value_of_order_key<float>(floor.key);
+        double above = 0, beyond = 0;  // of what reaches the floor, and of what lies a bin higher
+        int count = 0, count_beyond = 0;
+        for (int i = 0; i < kVocabSize; ++i) {
+          if (x[i] >= least) above += x[i], ++count;
+          if (x[i] >= least * 1.008f) beyond += x[i], ++count_beyond;
+        }
+        SCOPED_TRACE(std::to_string(r) + " " + std::to_string(mass) + " " + std::to_string(wanted));
+        EXPECT_GE(floor.count, count);
+        EXPECT_LE(floor.count, 1.01 * count + 1);
+        if (least <= 0.05f / kVocabSize) {  // what is less has no bin
+          EXPECT_TRUE(count <= wanted || above <= 1.0001 * double(mass));
+          continue;
+        }
+        EXPECT_LT(wanted, kVocabSize);
+        EXPECT_GE(above, 0.9999 * double(mass));
+        EXPECT_GE(1.01 * count + 1, wanted);
+        EXPECT_TRUE(beyond < 1.0001 * double(mass) || count_beyond < wanted);
+      }
+}
+
 /// What counts tell of a row, by element: 1 if it is surely kept, -1 if surely not.
 template <int kThreads, int kCluster, int kBits>
 std::vector<int> told_by_counts(const float* x, int vocab_size, float top_p) {

@@ -86,17 +86,21 @@ class ProbBins {
   __device__ Keys find(float top_p, uint64_t total) const { return find(smem_, bits_, least_, top_p, total); }
 
  private:
+  /// A thread's bins, the first one first.
+  static __device__ void load_own(const Smem& smem, int top, uint32_t (&sums)[kOwn]) {
+#pragma unroll
+    for (int i = 0; i < kOwn; i += 4) {
+      const uint4 four = *reinterpret_cast<const uint4*>(&smem.sums[top - i - 3]);  // one by one, threads would meet at banks
+      sums[i] = four.w, sums[i + 1] = four.z, sums[i + 2] = four.y, sums[i + 3] = four.x;
+    }
+  }
   /// One function for all the calls of a kernel: they come once a row, and take long to compile.
   static __device__ __noinline__ Keys find(Smem& smem, int bits, uint32_t least, float top_p, uint64_t total) {
     const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1)));
     const uint64_t rounding = goal >> 16, early = goal - (goal >> (bits - 1)) - rounding, late = goal + rounding;
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
     uint32_t sums[kOwn];
-#pragma unroll
-    for (int i = 0; i < kOwn; i += 4) {
-      const uint4 four = *reinterpret_cast<const uint4*>(&smem.sums[top - i - 3]);  // one by one, threads would meet at banks
-      sums[i] = four.w, sums[i + 1] = four.z, sums[i + 2] = four.y, sums[i + 3] = four.x;
-    }
+    load_own(smem, top, sums);
     uint64_t masses[kOwn], sum = 0, all;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) sum += masses[i] = mass(sums[i], bits, top - i);
@@ -128,12 +132,13 @@ class ProbBins {
   __device__ Floor reach(uint64_t mass_wanted, int count_wanted) const {
     constexpr uint64_t kCounts = (1 << 20) - 1;  // one sum for both
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
+    uint32_t sums[kOwn];
+    load_own(smem_, top, sums);
     uint64_t own[kOwn], sum = 0, all;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      const uint32_t of_bin = smem_.sums[top - i];
       const int least = (kPerOctave + (top - i) % kPerOctave) << kShift >> (24 - bits_);  // what an element adds
-      sum += own[i] = (mass(of_bin, bits_, top - i) & ~kCounts) | uint32_t(float(of_bin) * ptx::rcp(float(least)));
+      sum += own[i] = (mass(sums[i], bits_, top - i) & ~kCounts) | uint32_t(float(sums[i]) * ptx::rcp(float(least)));
     }
     uint64_t above = block_sum_before<kThreads>(sum, all, smem_.partial);
     const auto reaches = [&](uint64_t both) {

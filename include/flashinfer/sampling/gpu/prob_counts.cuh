@@ -9,6 +9,7 @@
 #include <flashinfer/core/math.hpp>
 #include <flashinfer/core/number.hpp>
 #include <flashinfer/gpu/rank_select.cuh>
+#include <flashinfer/sampling/sampling_params.hpp>
 
 namespace flashinfer::gpu {
 
@@ -19,6 +20,7 @@ class ProbCounts {
   static constexpr uint32_t kFirst = 110u << kBits;  // upper bits of 2^-17
   static constexpr int kWarps = kThreads / kWarpSize;
   static_assert(kThreads >= kPerOctave && kPerOctave >= kWarpSize);
+  static_assert(kMaxVocabSize * (2 * kPerOctave - 1) < int64_t(1) << 32);  // what an octave weighs
   // Masses in integers are in units of 2^-kPoint: the least of the first bin's weighs kPerOctave. That of the row is known better.
   static constexpr int kPoint = 17 + kBits;
   static constexpr float kFine = 256, kTooMuch = 65536;

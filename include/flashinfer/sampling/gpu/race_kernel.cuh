@@ -3,7 +3,8 @@
 //
 // Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 90 instructions for four
 //           elements, a third of them Philox, hide behind the loads (H100, 512 rows: 91 us, the read 87); with min_p most vectors need none
-//           of them. With top_p it is bound by instructions where rows are many: 120 for four elements.
+//           of them. With top_p a launch waits for the row that is refused most often, or that counts cannot decide: of 26 us that 512 rows
+//           take longer, counting is 4.
 // Threads:  a cluster of blocks a row, each with a slice of it.
 // Memory:   a ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody. Where rows are few and
 //           min_p filters it holds all of a block's slice: looks after the first cost little. (Not where rows are many: a cluster of 8
@@ -17,8 +18,9 @@
 //           Nobody looks for the boundary of top_p: the token that wins without it also wins with it if the mass before it is less than
 //           top_p wants; else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 / top_p)
 //           races in the mean, whatever its shape. The mass before a probability is bounded by counts of the first read (prob_counts.cuh);
-//           where these can not tell, for logits, and of slices that are held, the row is looked at again. Where rows are many the slowest
-//           of them counts: the counts then tell where the boundary is, but for a bin, and no row races more often than twice.
+//           where these can not tell, for logits, and of slices that are held, the row is looked at again. Where rows are many the
+//           counts tell where the boundary is, but for a bin, and no row races more often than twice; in larger clusters, whose rounds cost
+//           more, one message says who wins, whether it is kept, and who is next.
 //           Columns, parts of a block, race for themselves. If the best of a column is kept, it is the best of all that it has and is
 //           kept; so only those race again whose best is not kept and better than the best that is: mostly one, a warp's share. Where a
 //           thread has a few vectors only, there is one column a block: every column has its first elements to look at.
@@ -58,7 +60,9 @@ struct RaceKernel {
  private:
   using T = number_t<kConfig.input>;
   using Row = gpu::RowVectors<T>;
-  using Group = gpu::RowGroup<kThreads, kCluster, 4>;
+  // With counts of probabilities: pairs find the edges of what is kept, larger clusters ask for each that seems to win.
+  static constexpr bool kEdges = kConfig.counts() && kCluster <= 2, kAsks = kConfig.counts() && !kEdges;
+  using Group = gpu::RowGroup<kThreads, kCluster, kAsks ? 4 : 2>;
   using Weight = gpu::RaceWeight<kConfig.values>;
   using Prefix = gpu::RowPrefix;
   using Noise = gpu::RaceNoise<!kConfig.min_p>;  // with min_p few vectors race
@@ -68,10 +72,10 @@ struct RaceKernel {
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
   // A column is what these threads of a block read.
   static constexpr int kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
-  static constexpr bool kKnows = kColumns > 1 || (kConfig.counts() && kConfig.cluster > 2);  // columns know their best
+  static constexpr bool kKnows = kColumns > 1 || kAsks;  // columns know their best
   static_assert(kColumnThreads % gpu::kWarpSize == 0 && kColumnThreads * kColumns == kThreads);
   static constexpr uint32_t kPadding = kLogits ? Row::kLeast : 0u;  // nothing wins with it
-  static constexpr bool kHeld = kConfig.chunks > 0, kEdges = kConfig.counts() && kCluster <= 2, kAsks = kConfig.counts() && !kEdges;
+  static constexpr bool kHeld = kConfig.chunks > 0;
   static_assert(!kHeld || kColumns == 1);
   struct Streamed {  // every look begins anew
     using Smem = typename Stream::Smem;
@@ -83,7 +87,7 @@ struct RaceKernel {
   struct Smem {
     typename Slice::Smem slice;
     typename Group::Smem group;
-    unsigned long long column[kColumns];  // its best, as Scores::best, where there are several
+    unsigned long long column[kColumns];  // its best, as Scores::best, if it knows it
     uint32_t best[kColumns];              // key_of its best score so far
     uint32_t most;                        // min_p: order_key of the block's largest element so far
     conditional_t<kConfig.counts(), typename Counts::Smem, NoCounts> counts;
@@ -126,20 +130,24 @@ struct RaceKernel {
     const float top_p = kConfig.top_p ? p_.top_p.at(row_, p_.input_row(row_)) : 1.0f;
     uint64_t winner = race(noise);
     if constexpr (kConfig.top_p) {
-      if constexpr (kEdges) {
-        if (winner && !(top_p >= 1)) find_edges(top_p);
-      }
-      if constexpr (kAsks) {
-        if (winner && !(top_p >= 1)) winner = judge(noise, winner, top_p);
-      }
-      while (!kAsks && winner && !(top_p >= 1) && !is_kept(rank_of(winner), top_p)) {
-        if (!kHeld) prefetch_column_of(index_of_rank(winner));
-        winner = race_again(noise, max(rank_of(winner), refused_) + 1);
-      }
+      if (winner && !(top_p >= 1)) winner = kept_winner(noise, winner, top_p);
     }
     if (Group::rank() != 0 || threadIdx.x != 0) return;
     write_token(p_, row_, winner ? int32_t(index_of_rank(winner)) : 0);
     if (p_.valid) p_.valid[row_] = winner != 0;
+  }
+  /// The winner among what top_p keeps, where this one wins without it.
+  __device__ uint64_t kept_winner(const Noise& noise, uint64_t winner, float top_p) {
+    if constexpr (kAsks) {
+      return judge(noise, winner, top_p);
+    } else {
+      if constexpr (kEdges) find_edges(top_p);
+      while (winner && !is_kept(rank_of(winner), top_p)) {
+        if (!kHeld) prefetch_column_of(index_of_rank(winner));
+        winner = race_again(noise, max(rank_of(winner), refused_) + 1);
+      }
+      return winner;
+    }
   }
   /// Of the element that has this score.
   __device__ uint64_t rank_of(uint64_t entry) const {
@@ -314,6 +322,7 @@ struct RaceKernel {
   }
   /// Of these columns, each a bit, all that has a chance races again from rank `floor` up. The best that this warp has seen, or `known`.
   __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, float least_chance, uint64_t known) {
+    if (!again) return known;  // for the whole block
     const int lane = int(threadIdx.x) % gpu::kWarpSize;
     const uint64_t best = best_of_lane();
     const bool own = threadIdx.x < kColumns && again >> threadIdx.x & 1;

@@ -82,6 +82,7 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
       return s;
     }
     if (large_clusters && !again) {
+      // A block of 512 threads an SM for every row, or two.
       if (num_rows <= device.num_sms) return {512, narrow && vecs > 2 * 512 ? 2 : 1, 2};
       if (const RaceSplit pairs = {256, 2, 3}; fits(pairs)) return pairs;
     }
@@ -126,7 +127,7 @@ constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   constexpr int64_t kVocabSize = 128256;
   for (int64_t num_rows : {1, 16, 40, 128, 256}) {
-    const bool races_alone = num_rows == 40 || num_rows == 128;  // in clusters of another size, unlike the other kernels
+    const bool races_alone = num_rows == 40 || num_rows == 128;  // rows that only races spread otherwise than 1, 16 or 256
     const auto tuned = [&](DType dtype, RowValues values) {
       visit(tune(RaceProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
       if (dtype == DType::f32) {
