@@ -409,6 +409,19 @@ TEST(RaceKernel, SettlesCloseScores) {
     for (float temperature : {1e-30f, 1e-7f, 3e-5f, 1e-3f, 1e4f, 1e30f}) {
       expect_same_race<RaceConfig{.values = kLogits, .cluster = 2}>(9, 4001, seed, temperature);
       expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits}>(9, 1001, seed, temperature);
+      expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 4}>(9, 1001, seed, temperature);
+      expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 4, .columns = 2}>(9, 3001, seed, temperature, 0.5f);
+    }
+}
+/// Where logits are far apart, and the largest far above those of a sample, or weigh the same.
+TEST(RaceKernel, CountsLogitsOfAnyWidth) {
+  for (uint32_t seed = 1; seed <= 6; ++seed)
+    for (float temperature : {0.02f, 0.1f, 0.3f, 2.0f, 10.0f}) {
+      expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 8}>(9, 3001, seed, temperature);
+      expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .threads = 512, .cluster = 2, .columns = 16, .count_bits = 8}>(
+          9, 5001, seed, temperature, 0.7f);
+      expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 4}>(9, 3001, seed, temperature);
+      expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 8, .count_bits = 0}>(9, 3001, seed, temperature);
     }
 }
 
@@ -674,10 +687,11 @@ TEST(ProbBins, ReachMassAndCount) {
 }
 
 /// What counts tell of a row, by element: 1 if it is surely kept, -1 if surely not.
-template <int kThreads, int kCluster, int kBits>
+template <RowValues kValues, int kThreads, int kCluster, int kBits>
 std::vector<int> told_by_counts(const float* x, int vocab_size, float top_p) {
   using Group = gpu::RowGroup<kThreads, kCluster>;
-  using Counts = gpu::ProbCounts<kThreads, Group, kCluster, kBits>;
+  using Counts = gpu::WeightCounts<kValues, kThreads, Group, kCluster, kBits>;
+  const float largest = *std::max_element(x, x + vocab_size);
   struct Smem {
     typename Counts::Smem counts;
     typename Group::Smem group;
@@ -695,7 +709,7 @@ std::vector<int> told_by_counts(const float* x, int vocab_size, float top_p) {
         for (int i = Group::rank() * kThreads + int(threadIdx.x); i < vocab_size; i += kThreads * kCluster) counts.add(x[i]), seen += x[i];
         counts.tell(seen);
         group.max(0);
-        const typename Counts::Edges found = counts.find(top_p, 1e-4f);
+        const typename Counts::Edges found = counts.find(top_p, largest, 1e-4f);
         if (threadIdx.x == 0 && Group::rank() == 0) edges = found;
       },
       kCluster);
@@ -707,21 +721,24 @@ std::vector<int> told_by_counts(const float* x, int vocab_size, float top_p) {
   return told;
 }
 /// Never wrong, and unknown of less than a hundredth of the mass, but for two elements and ties, where the boundary is counted.
-TEST(ProbCounts, TellWhatIsKept) {
+TEST(WeightCounts, TellWhatIsKept) {
   for (int vocab_size : {40, 3000, 60000})
     for (uint32_t seed : {3, 4}) {
       Rows<float> rows(9, vocab_size, true, seed);
       for (int64_t r = 0; r < 7; ++r)
         for (float top_p : {0.0f, 0.05f, 0.5f, 0.9f, 0.995f, 1.0f})
-          for (float sum : {1.0f, 0.01f, 30.0f}) {
+          for (float sum : {1.0f, 0.01f, 30.0f, 1e12f}) {
+            // Of logits they may be far above 1, some by more than the octaves that are looked at.
             std::vector<float> x(rows.row(r), rows.row(r) + vocab_size);
-            for (float& v : x) v = std::isnan(v) ? 0 : std::min(v * sum, 1.9f);
+            for (float& v : x) v = std::isnan(v) ? 0 : std::min(v > 0.002f || sum < 1e6f ? v * sum : v, sum < 1e6f ? 1.9f : 1e13f);
             std::vector<int> order(x.size());
             for (size_t i = 0; i < x.size(); ++i) order[i] = int(i);
             std::stable_sort(order.begin(), order.end(), [&](int i, int j) { return x[size_t(i)] > x[size_t(j)]; });
             const double total = std::accumulate(x.begin(), x.end(), 0.0);
-            const auto told =
-                seed == 3 ? told_by_counts<256, 2, 8>(x.data(), vocab_size, top_p) : told_by_counts<512, 1, 9>(x.data(), vocab_size, top_p);
+            const auto told = sum > 1e6f  ? told_by_counts<kLogits, 256, 2, 8>(x.data(), vocab_size, top_p)
+                              : seed == 3 ? told_by_counts<kProbs, 256, 2, 8>(x.data(), vocab_size, top_p)
+                              : sum < 1   ? told_by_counts<kLogits, 512, 1, 8>(x.data(), vocab_size, top_p)
+                                          : told_by_counts<kProbs, 512, 1, 9>(x.data(), vocab_size, top_p);
             double before = 0, unknown = 0, own = 0;
             bool counted = false;
             int unknowns = 0;

@@ -31,14 +31,29 @@ struct PhiloxKeys {
   }
 };
 
+/// What the first round makes of the words of a counter but its first: the same for all counters that differ in that alone.
+struct PhiloxStart {
+  uint32_t word[3];
+
+  template <class Product = WideProduct>
+  FLASHINFER_HOST_DEVICE constexpr PhiloxStart(const Philox& counter, uint64_t key, const Product& product = {}) : word{} {
+    const uint64_t b = product(counter.word[2], 0xcd9e8d57u);
+    word[0] = uint32_t(b >> 32) ^ counter.word[1] ^ uint32_t(key), word[1] = uint32_t(b), word[2] = counter.word[3] ^ uint32_t(key >> 32);
+  }
+};
+
+/// Of a counter whose first word is this.
 template <class Product = WideProduct>
-FLASHINFER_HOST_DEVICE constexpr Philox philox(const Philox& counter, const PhiloxKeys& keys, const Product& product = {}) {
-  uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
+FLASHINFER_HOST_DEVICE constexpr Philox philox(uint32_t first, const PhiloxStart& start, const PhiloxKeys& keys,
+                                               const Product& product = {}) {
+  uint64_t a = product(first, 0xd2511f53u);
+  uint32_t c0 = start.word[0], c1 = start.word[1], c2 = uint32_t(a >> 32) ^ start.word[2], c3 = uint32_t(a);
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    const uint64_t a = product(c0, 0xd2511f53u), b = product(c2, 0xcd9e8d57u);
+  for (int round = 1; round < kPhiloxRounds; ++round) {
+    a = product(c0, 0xd2511f53u);
+    const uint64_t b = product(c2, 0xcd9e8d57u);
     c0 = uint32_t(b >> 32) ^ c1 ^ keys.word[2 * round];
     c1 = uint32_t(b);
     c2 = uint32_t(a >> 32) ^ c3 ^ keys.word[2 * round + 1];
@@ -48,7 +63,7 @@ FLASHINFER_HOST_DEVICE constexpr Philox philox(const Philox& counter, const Phil
 }
 template <class Product = WideProduct>
 FLASHINFER_HOST_DEVICE constexpr Philox philox(const Philox& counter, uint64_t key, const Product& product = {}) {
-  return philox(counter, PhiloxKeys(key), product);
+  return philox(counter.word[0], PhiloxStart(counter, key, product), PhiloxKeys(key), product);
 }
 
 }  // namespace flashinfer

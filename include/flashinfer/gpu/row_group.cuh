@@ -19,8 +19,7 @@ class RowGroup {
 
   /// Two of each: what a round writes is still being read by threads that are late in the round before, not in the one before that.
   struct Smem {
-    uint64_t mail[2][kCluster][kWords];
-    uint64_t partial[2][kWarps][kWords];
+    alignas(8) unsigned char mail[2][kCluster][kWords * 8], partial[2][kWarps][kWords * 8];
   };
 
   __device__ explicit RowGroup(Smem& smem) : smem_(smem) {}
@@ -72,6 +71,10 @@ class RowGroup {
   /// Over the threads of this block alone, which meet.
   __device__ uint64_t max_of_block(uint64_t x) {
     return RowGroup<kThreads, 1, kWords>::template once<Single<Max>>(smem_, turn_ ^= 1, {x}).first;
+  }
+  template <class Message>
+  __device__ Message all_of_block(const Message& message) {
+    return RowGroup<kThreads, 1, kWords>::template reduce<Message>(smem_, turn_ ^= 1, message);
   }
 
  private:

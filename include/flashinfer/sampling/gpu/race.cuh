@@ -12,15 +12,19 @@
 
 namespace flashinfer::gpu {
 
-/// The random bits of a row's race. `kHeld`: the keys of the rounds are held in 14 registers. Else they are added up again for every four
-/// tokens, which is cheaper where few elements race.
+/// The random bits of a row's race. `kHeld`: the keys of the rounds, and what the first makes of the row, are held in 15 registers. Else
+/// keys are added up again for every four tokens, which is cheaper where few elements race.
 template <bool kHeld>
 class RaceNoise {
  public:
-  __device__ RaceNoise(uint64_t seed, uint64_t offset, uint32_t draw) : key_(philox_key(seed)), keys_(key_), offset_(offset), draw_(draw) {
+  __device__ RaceNoise(uint64_t seed, uint64_t offset, uint32_t draw)
+      : key_(philox_key(seed)), keys_(key_), start_(counter_of_tokens(offset, draw, 0), key_, ptx::MulWide{}) {
+    if constexpr (kHeld) {
 #pragma unroll
-    for (uint32_t& key : keys_.word)
-      if (kHeld) key = opaque(key);
+      for (uint32_t& key : keys_.word) key = opaque(key);
+#pragma unroll
+      for (uint32_t& word : start_.word) word = opaque(word);
+    }
   }
 
   /// Of four neighbouring tokens. Where `first` is no multiple of four they lie in two groups.
@@ -50,8 +54,7 @@ class RaceNoise {
  private:
   uint64_t key_;
   PhiloxKeys keys_;  // if held
-  uint64_t offset_;
-  uint32_t draw_;
+  PhiloxStart start_;
 
   static __device__ uint32_t opaque(uint32_t x) { return uint32_t(ptx::opaque(int(x))); }
   __device__ PhiloxKeys keys() const {
@@ -61,7 +64,7 @@ class RaceNoise {
       return PhiloxKeys(uint64_t(opaque(uint32_t(key_ >> 32))) << 32 | opaque(uint32_t(key_)));
     }
   }
-  __device__ Philox of_group(int token) const { return philox(counter_of_tokens(offset_, draw_, uint32_t(token)), keys(), ptx::MulWide{}); }
+  __device__ Philox of_group(int token) const { return philox(uint32_t(token) / 4, start_, keys(), ptx::MulWide{}); }
 };
 
 /// The score of an element and, above it in order among equal ones, its index: the greatest wins.

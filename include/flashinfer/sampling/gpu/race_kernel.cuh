@@ -17,13 +17,13 @@
 //           maximum is found first.
 //           Nobody looks for the boundary of top_p: the token that wins without it also wins with it if the mass before it is less than
 //           top_p wants; else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 / top_p)
-//           races in the mean, whatever its shape. The mass before a probability is bounded by counts of the first read (prob_counts.cuh);
-//           where these can not tell, for logits, and of slices that are held, the row is looked at again. Where rows are many the
-//           counts tell where the boundary is, but for a bin, and no row races more often than twice; in larger clusters, whose rounds cost
-//           more, one message says who wins, whether it is kept, and who is next.
-//           Columns, parts of a block, race for themselves. If the best of a column is kept, it is the best of all that it has and is
-//           kept; so only those race again whose best is not kept and better than the best that is: mostly one, a warp's share. Where a
-//           thread has a few vectors only, there is one column a block: every column has its first elements to look at.
+//           races in the mean, whatever its shape. The mass before a probability is bounded by counts of the first read
+//           (weight_counts.cuh); where these can not tell, for logits, and of slices that are held, the row is looked at again. Where rows
+//           are many the counts tell where the boundary is, but for a bin, and no row races more often than twice; in larger clusters,
+//           whose rounds cost more, one message says who wins, whether it is kept, and who is next. Columns, parts of a block, race for
+//           themselves. If the best of a column is kept, it is the best of all that it has and is kept; so only those race again whose best
+//           is not kept and better than the best that is: mostly one, a warp's share. Where a thread has a few vectors only, there is one
+//           column a block: every column has its first elements to look at.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -33,9 +33,9 @@
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_ring.cuh>
 #include <flashinfer/gpu/row_stream.cuh>
-#include <flashinfer/sampling/gpu/prob_counts.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/row_weight.cuh>
+#include <flashinfer/sampling/gpu/weight_counts.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
 
 namespace flashinfer {
@@ -48,7 +48,7 @@ struct RaceKernel {
   static __device__ void run(const Params& p) {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
-    if constexpr (kConfig.counts()) Counts(smem.counts).clear();
+    if constexpr (kCounts) Counts(smem.counts).clear();
     if (kCluster > 1) Group::sync();  // every block has begun
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
@@ -60,19 +60,20 @@ struct RaceKernel {
  private:
   using T = number_t<kConfig.input>;
   using Row = gpu::RowVectors<T>;
-  // With counts of probabilities: pairs find the edges of what is kept, larger clusters ask for each that seems to win.
-  static constexpr bool kEdges = kConfig.counts() && kCluster <= 2, kAsks = kConfig.counts() && !kEdges;
+  static constexpr bool kLogits = kConfig.values == RowValues::logits;
+  // With counts: pairs find the edges of what is kept, larger clusters ask for each that seems to win.
+  static constexpr bool kCounts = kConfig.counts(), kEdges = kCounts && kCluster <= 2, kAsks = kCounts && !kEdges;
   using Group = gpu::RowGroup<kThreads, kCluster, kAsks ? 4 : 2>;
   using Weight = gpu::RaceWeight<kConfig.values>;
   using Prefix = gpu::RowPrefix;
   using Noise = gpu::RaceNoise<!kConfig.min_p>;  // with min_p few vectors race
   using Stream = gpu::RowStream<T, kThreads, RaceConfig::kStages>;
-  using Counts = gpu::ProbCounts<kThreads, Group, kCluster, kConfig.count_bits>;
+  using Counts = gpu::WeightCounts<kConfig.values, kThreads, Group, kCluster, kCounts ? kConfig.count_bits : 7>;
   static constexpr int kVec = Row::kVec;
-  static constexpr bool kLogits = kConfig.values == RowValues::logits;
   // A column is what these threads of a block read.
   static constexpr int kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
   static constexpr bool kKnows = kColumns > 1 || kAsks;  // columns know their best
+  static constexpr bool kWeighs = kCounts && kLogits;    // all logits are weighed to be counted, and race by these weights
   static_assert(kColumnThreads % gpu::kWarpSize == 0 && kColumnThreads * kColumns == kThreads);
   static constexpr uint32_t kPadding = kLogits ? Row::kLeast : 0u;  // nothing wins with it
   static constexpr bool kHeld = kConfig.chunks > 0;
@@ -88,9 +89,9 @@ struct RaceKernel {
     typename Slice::Smem slice;
     typename Group::Smem group;
     unsigned long long column[kColumns];  // its best, as Scores::best, if it knows it
-    uint32_t best[kColumns];              // key_of its best score so far
+    uint32_t best[kColumns];              // key_of its best score so far, or of the weight to have a chance beside it
     uint32_t most;                        // min_p: order_key of the block's largest element so far
-    conditional_t<kConfig.counts(), typename Counts::Smem, NoCounts> counts;
+    conditional_t<kCounts, typename Counts::Smem, NoCounts> counts;
   };
   /// What a thread has seen.
   struct Scores {
@@ -109,7 +110,8 @@ struct RaceKernel {
   Group group_;
   Weight weight_;
   float least_in_total_ = -kInfinity;  // min_p, top_p: the least element that belongs to the mass
-  float seen_ = 0;                     // with counts: twice the mass of what this thread has read; NaN where -inf is in it
+  float anchor_ = 0;                   // with counts: logits weigh 2^(x * scale - anchor), the same in every block
+  float seen_ = 0;                     // with counts: the mass of what this thread has read; of probabilities twice, NaN with -inf
   typename Counts::Edges edges_ = {};  // where top_p is reached
   uint64_t refused_ = 0;               // the largest rank that surely is not kept
 
@@ -162,25 +164,34 @@ struct RaceKernel {
   enum class Verdict { kept, refused, unknown };
   /// Whether what lies before `rank` weighs less than top_p of the row, or of what min_p keeps of it.
   __device__ bool is_kept(uint64_t rank, float top_p) {
-    Verdict verdict;
-    if constexpr (kEdges) {
-      verdict = by_edges(rank);
-    } else {
-      verdict = by_sums(rank, top_p);
-    }
+    Verdict verdict = Verdict::unknown;
+    if constexpr (kEdges) verdict = by_edges(rank);
+    return verdict == Verdict::unknown ? is_kept_in_row(rank, top_p) : verdict == Verdict::kept;
+  }
+  /// By another look at the row, or two. Exact masses of logits take 40 us a row, of probabilities 15; sums of floats 15.
+  __device__ bool is_kept_in_row(uint64_t rank, float top_p) {
+    Verdict verdict = Verdict::unknown;
+    if constexpr (!kCounts || kLogits) verdict = by_sums(rank, top_p);
     return verdict == Verdict::unknown ? by_masses(rank, top_p) : verdict == Verdict::kept;
   }
   /// Without another look at the row. At once for all that may win: H100, us at 64 / 128 / 512 rows 24.4 / 37.7 / 112, by sums for each
   /// that wins 26.9 / 40.5 / 115, with a top_p of 0.5 26.4 / 42.6 / 124 and 36.5 / 51.5 / 130. In larger clusters sums are told sooner.
   __device__ void find_edges(float top_p) {
-    edges_ = Counts(smem_.counts).find(fmaxf(top_p, 0.0f), roundings());
-    if (!(weight_.max < Counts::kEnd)) edges_ = {-1, 0x7fffffff};
-    if (edges_.first >= 0) refused_ = order_rank(order_key(Counts::edge(edges_.first)), uint32_t(p_.vocab_size - 1)) - 1;
+    edges_ = Counts(smem_.counts).find(fmaxf(top_p, 0.0f), counted(weight_.max), roundings());
+    if (edges_.first < 0) return;
+    const float edge = Counts::edge(edges_.first);
+    const float refused = kLogits ? (gpu::ptx::lg2(edge * (1 - 1e-4f)) + anchor_) / weight_.scale : edge;
+    // Logits around a large anchor are coarse.
+    if (!kLogits || counted(refused) * (1 + Counts::kSlack) < edge)
+      refused_ = order_rank(order_key(refused), uint32_t(p_.vocab_size - 1)) - 1;
   }
   __device__ Verdict by_edges(uint64_t rank) const {
-    const int bin = Counts::bin_or_none(value_of_order_key<float>(key_of_rank(rank)));
-    return bin > edges_.last ? Verdict::kept : bin < edges_.first ? Verdict::refused : Verdict::unknown;
+    const float weight = counted(value_of_order_key<float>(key_of_rank(rank)));
+    if (Counts::bin_or_none(weight * (1 - Counts::kSlack)) > edges_.last) return Verdict::kept;
+    return Counts::bin_or_none(weight * (1 + Counts::kSlack)) < edges_.first ? Verdict::refused : Verdict::unknown;
   }
+  /// What an element weighs where weights are counted.
+  __device__ float counted(float x) const { return kLogits ? gpu::ptx::ex2(PortableScalar::fma(x, weight_.scale, -anchor_)) : x; }
   /// One message a round for clusters, whose rounds cost more: the mass before who seems to win, who really does after columns have raced
   /// again, and who is next if it is refused.
   struct Judgement {
@@ -193,56 +204,58 @@ struct RaceKernel {
     uint64_t floor = gpu::kLowestRank;
     while (winner) {
       const uint64_t best = best_of_lane(), rank = best ? rank_of(best) : 0, rank_of_winner = rank_of(winner);
-      Judgement judgement = by_counts(rank_of_winner, top_p);
-      judgement.best = rank >= floor ? best : 0, judgement.next = rank > rank_of_winner ? best : 0;
-      judgement = group_.all(judgement);
+      const auto [too_much, enough] = by_counts(rank_of_winner, top_p);
+      const Judgement judgement =
+          group_.all(Judgement{too_much, enough, kLogits || rank < floor ? 0 : best, rank > rank_of_winner ? best : 0});
       if (judgement.best > winner) {
         winner = judgement.best;
         continue;
       }
-      if (int64_t(judgement.too_much) < 0 || (int64_t(judgement.enough) <= 0 && by_masses(rank_of_winner, top_p))) return winner;
+      const Verdict verdict = verdict_of({judgement.too_much, judgement.enough});
+      if (verdict == Verdict::kept || (verdict == Verdict::unknown && is_kept_in_row(rank_of_winner, top_p))) return winner;
       prefetch_column_of(index_of_rank(winner));
       floor = rank_of_winner + 1, winner = judgement.next;
-      const float least_chance = winner ? Weight::bar_of(Weight::score_of_key(key_of_rank(winner))) : 0.0f;
-      const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), least_chance, 0);
-      if (!winner) winner = group_.max(raced);
+      if constexpr (kLogits) {  // columns know them approximately
+        winner = race_known(noise, floor, winner);
+      } else {
+        const float bar = winner ? Weight::bar_of(Weight::score_of_key(key_of_rank(winner))) : 0.0f;
+        const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), bar, 0);
+        if (!winner) winner = group_.max(raced);
+      }
     }
     return 0;
   }
-  /// What a thread knows of the mass before this one.
-  __device__ Judgement by_counts(uint64_t rank, float top_p) {
-    const float value = value_of_order_key<float>(key_of_rank(rank)), share = fmaxf(top_p, 0.0f);
-    const float seen = 0.5f * seen_;
-    const auto [least, most] = Counts(smem_.counts).above(value, seen);
-    const float total = seen * weight_.scale, own = Group::rank() == 0 && threadIdx.x == 0 ? value * weight_.scale : 0.0f;
-    float too_much = fminf(most * weight_.scale, kMost) - own - (share - roundings()) * total;
-    float enough = least * weight_.scale - (share + roundings()) * total;
-    if (!(total < kMost && weight_.max < Counts::kEnd)) too_much = kMost, enough = -kMost;
+  /// What a thread knows of the mass before this one: by how much it is at most too much, and at least enough for it to be refused.
+  __device__ typename Group::Pair by_counts(uint64_t rank, float top_p) const {
+    const float weight = counted(value_of_order_key<float>(key_of_rank(rank))), largest = counted(weight_.max);
+    const auto [least, most] = Counts(smem_.counts).above(weight, largest, seen());
+    const float unit = kLogits ? 1 / largest : weight_.scale, share = fmaxf(top_p, 0.0f);
+    const float total = seen() * unit, own = Group::rank() == 0 && threadIdx.x == 0 ? weight * unit : 0.0f;
+    float too_much = fminf(most * unit, kMost) - own - (share - roundings()) * total;
+    float enough = least * unit - (share + roundings()) * total;
+    if (!(total < kMost && largest < Counts::kEnd)) too_much = kMost, enough = -kMost;
     return {uint64_t(int64_t(too_much * kUnit)), uint64_t(int64_t(enough * kUnit))};
   }
-  /// By sums of floats, half the instructions of exact masses. Backwards: what was read last may be in L2 still.
+  __device__ static Verdict verdict_of(const typename Group::Pair& sums) {
+    return int64_t(sums.first) < 0 ? Verdict::kept : int64_t(sums.second) > 0 ? Verdict::refused : Verdict::unknown;
+  }
+  __device__ float seen() const { return kLogits ? seen_ : 0.5f * seen_; }
+  /// By sums of floats, a fifth of the instructions of a logit's exact mass, half of a probability's. Backwards: what was read last may be
+  /// in L2 still.
   __device__ Verdict by_sums(uint64_t rank, float top_p) {
-    const float value = value_of_order_key<float>(key_of_rank(rank));
-    float total = 0, above = 0;
-    int ties = 0;  // elements equal to the value: one, or it matters which come before
-    for_each_backwards([&](const float(&x)[kVec], int) {
+    float total = 0, before = 0;
+    const Prefix::Test is_before = Prefix{rank + 1, 0}.test();
+    for_each_backwards([&](const float(&x)[kVec], int first) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        const float f = kLogits ? gpu::ptx::ex2((x[j] - weight_.max) * weight_.scale) : fmaxf(x[j], 0.0f);
+        const float f = kLogits ? gpu::ptx::ex2((fminf(x[j], weight_.max) - weight_.max) * weight_.scale) : weight_(x[j]);
         if (in_total(x[j])) total += f;
-        if (x[j] > value) above += f;
-        if (x[j] == value) ++ties;
+        if (is_before(x[j], first + j)) before += f;
       }
     });
-    // In one message, in units of the largest element; infinite ones count as ties.
-    constexpr int kTieBits = 15;
-    static_assert(2 * kThreads * kCluster < 1 << kTieBits);
-    if (!kLogits) total *= weight_.scale, above *= weight_.scale;
-    if (!(total < kMost)) total = above = 0, ties = 2;
-    const auto sums = group_.sum(uint64_t(total * kUnit), uint64_t(above * kUnit) << kTieBits | uint64_t(min(ties, 2)));
-    const float whole = float(sums.first), part = float(sums.second >> kTieBits), error = roundings() * (whole + kUnit);
+    const auto sums = group_.sum(uint64_t(total * kUnit), uint64_t(before * kUnit));
+    const float whole = float(sums.first), part = float(sums.second), error = roundings() * (whole + kUnit);
     const float needed = fmaxf(top_p, 0.0f) * whole;
-    if (sums.second % (1u << kTieBits) != 1) return Verdict::unknown;
     return part + error < needed ? Verdict::kept : part - error > needed ? Verdict::refused : Verdict::unknown;
   }
   /// Exactly.
@@ -262,22 +275,38 @@ struct RaceKernel {
   /// Whether an element belongs to the mass that top_p is a share of. Those before a rank that min_p keeps do.
   __device__ bool in_total(float x) const { return !kConfig.min_p || x >= least_in_total_; }
 
+  /// What the threads have seen together.
+  struct Outcome {
+    uint64_t best = 0;
+    uint32_t second = 0, most = 0;  // keys
+    __device__ Outcome of_warp() const {
+      const uint64_t of_all = gpu::warp_max(best);
+      return {of_all, kLogits ? gpu::warp_max(best == of_all ? second : key_of_rank(best)) : 0, gpu::warp_max(most)};
+    }
+  };
+
   /// The winner of the row, or of what min_p keeps of it, in every thread: its index is that of the rank. 0 for a row that is not valid.
   __device__ uint64_t race(const Noise& noise) {
     const float min_p = kConfig.min_p ? p_.min_p.at(row_, p_.input_row(row_)) : 0.0f;
-    if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = Weight::key_of(kLogits ? -kInfinity : 0.0f), smem_.column[threadIdx.x] = 0;
+    if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = key_of(kLogits ? -kInfinity : 0.0f), smem_.column[threadIdx.x] = 0;
     if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
     __syncthreads();
     if constexpr (kHeld && kConfig.min_p) find_most();
+    if constexpr (kWeighs) {
+      Stream::start(smem_.slice, slice_, int(threadIdx.x), kThreads);
+      set_anchor();
+    }
     const Scores scores = go_over(noise, kLogits ? least_exponent(min_p) : min_p);
-    if constexpr (kEdges) Counts(smem_.counts).tell(0.5f * seen_);
+    if constexpr (kEdges) Counts(smem_.counts).tell(seen());
     if constexpr (kKnows) {
       const uint64_t best = gpu::warp_max(scores.best);
       if (threadIdx.x % gpu::kWarpSize == 0) raise_column(int(threadIdx.x) / kColumnThreads, best);
     }
     // The key of a NaN stands above all others.
-    const auto [best, most_key] = group_.max(scores.best, scores.most != scores.most ? ~0u : order_key(scores.most));
-    if (uint32_t(most_key) == ~0u || !weight_.set(value_of_order_key<float>(uint32_t(most_key)), temperature())) return 0;
+    const Outcome outcome =
+        group_.all(Outcome{scores.best, Weight::key_of(scores.second), scores.most != scores.most ? ~0u : order_key(scores.most)});
+    const uint64_t best = outcome.best;
+    if (outcome.most == ~0u || !weight_.set(value_of_order_key<float>(outcome.most), temperature())) return 0;
     uint64_t floor = gpu::kLowestRank;
     if constexpr (kConfig.min_p) {
       floor = weight_.floor(min_p);
@@ -286,8 +315,7 @@ struct RaceKernel {
     }
     if constexpr (kLogits) {
       const float least = Weight::bar_of(Weight::score_of_key(key_of_rank(best)));
-      const bool close = scores.best && !((scores.best == best ? scores.second : scores.best_score()) < least);
-      if (group_.max(close)) return race_again(noise, floor, least);
+      if (!(Weight::score_of_key(outcome.second) < least)) return race_again(noise, floor, least);
     }
     return best;
   }
@@ -305,20 +333,24 @@ struct RaceKernel {
   /// The winner among the elements from rank `floor` up, by exact scores; of those that have a chance with this bar, or one that columns
   /// know.
   __device__ uint64_t race_again(const Noise& noise, uint64_t floor, float least_chance = kLogits ? -kInfinity : 0.0f) {
-    uint32_t again = 1;  // a bit for each column
-    uint64_t known = 0;
     if constexpr (kKnows) {
       const uint64_t best = best_of_lane();
-      known = group_.max(best && rank_of(best) >= floor ? best : 0);
-      if (known) least_chance = Weight::bar_of(Weight::score_of_key(key_of_rank(known)));
-      if constexpr (kLogits) {  // known approximately
-        again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < least_chance));
-        known = 0;
-      } else {
-        again = __ballot_sync(0xffffffffu, best > known);
-      }
+      return race_known(noise, floor, group_.max(best && rank_of(best) >= floor ? best : 0));
+    } else {
+      return group_.max(race_columns(noise, floor, 1, least_chance, 0));
     }
-    return group_.max(race_columns(noise, floor, again, least_chance, known));
+  }
+  /// The same, where the best that columns know of these elements is this, or 0.
+  __device__ uint64_t race_known(const Noise& noise, uint64_t floor, uint64_t known) {
+    const uint64_t best = best_of_lane();
+    float bar = kLogits ? -kInfinity : 0.0f;
+    if (known) bar = Weight::bar_of(Weight::score_of_key(key_of_rank(known)));
+    if constexpr (kLogits) {  // known approximately
+      const uint32_t again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < bar));
+      return group_.max(race_columns(noise, floor, again, bar, 0));
+    } else {
+      return group_.max(race_columns(noise, floor, __ballot_sync(0xffffffffu, best > known), bar, known));
+    }
   }
   /// Of these columns, each a bit, all that has a chance races again from rank `floor` up. The best that this warp has seen, or `known`.
   __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, float least_chance, uint64_t known) {
@@ -376,18 +408,23 @@ struct RaceKernel {
 
   /// The best score of this thread's column so far.
   __device__ uint32_t& best_key() const { return smem_.best[int(threadIdx.x) / kColumnThreads]; }
+  /// As that is written.
+  __device__ uint32_t key_of(float score) const {
+    if constexpr (kWeighs) return bit_cast<uint32_t>(fminf(gpu::ptx::ex2(Weight::bar_of(score) - anchor_ - 32.0f), kLargestFloat));
+    return Weight::key_of(score);
+  }
   /// What a chance must reach to be looked at.
   __device__ float bar() const {
-    const float best = Weight::score_of_key(*static_cast<volatile uint32_t*>(&best_key()));
-    return Weight::bar_of(best);
+    const uint32_t key = *static_cast<volatile uint32_t*>(&best_key());
+    return kWeighs ? bit_cast<float>(key) : Weight::bar_of(Weight::score_of_key(key));
   }
   __device__ void raise(Scores& scores, float score, uint32_t index) const {
     if (kLogits ? score != score : !(score > 0)) return;
-    const uint32_t key = Weight::key_of(score);
-    const uint64_t entry = order_rank(key, index);
+    const uint64_t entry = order_rank(Weight::key_of(score), index);
     if (entry > scores.best) {
       if (scores.best) scores.second = scores.best_score();
       scores.best = entry;
+      const uint32_t key = key_of(score);
       if (key > *static_cast<volatile uint32_t*>(&best_key())) atomicMax(&best_key(), key);
     } else {
       scores.second = fmaxf(scores.second, score);
@@ -404,9 +441,35 @@ struct RaceKernel {
       const float chance = kLogits ? PortableScalar::fma(x[j], weight_.scale, -gpu::ptx::lg2(unit)) : x[j] * gpu::ptx::rcp(unit);
       if (chance > likeliest && counts(x[j], first + j)) likeliest = chance, likely = x[j], likely_bits = bits[j];
     }
-    const uint32_t key =
-        gpu::warp_max(likeliest > (kLogits ? -kInfinity : 0.0f) ? Weight::key_of(weight_.score_of(likely, likely_bits)) : 0u);
+    const uint32_t key = gpu::warp_max(likeliest > (kLogits ? -kInfinity : 0.0f) ? key_of(weight_.score_of(likely, likely_bits)) : 0u);
     if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&best_key(), key);
+  }
+
+  /// The weight of a sample, relative to its largest.
+  struct Sample {
+    float exponent = -kLargestFloat, weight = 0;
+    __device__ Sample of_warp() const {
+      const float largest = gpu::warp_max(exponent);
+      return {largest, gpu::warp_sum(weight * gpu::ptx::ex2(exponent - largest))};
+    }
+  };
+  /// log2 of what the row seems to weigh, the same in all of its blocks: by a sample of a vector a thread, those of warps spread over it,
+  /// its largest element for itself and the rest for as many as they are fewer than the row.
+  __device__ void set_anchor() {
+    constexpr int kWarps = kThreads / gpu::kWarpSize;
+    const Row row(input_, p_.vocab_size, 1, 0);
+    const int lane = int(threadIdx.x) % gpu::kWarpSize, warp = int(threadIdx.x) / gpu::kWarpSize;
+    float x[kVec];
+    row.load(row.count / kWarps * warp + lane).to_float(x);
+    Sample sample;
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) x[j] = finite_logit(x[j]) * weight_.scale, sample.exponent = fmaxf(sample.exponent, x[j]);
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) sample.weight += gpu::ptx::ex2(fmaxf(x[j] - sample.exponent, -200.0f));  // of NaN 0
+    sample = group_.all_of_block(sample);
+    const float others = fmaxf(sample.weight - 1, 0.0f) * float(row.count) / kThreads;
+    constexpr float kMostExact = 8388608.0f;  // an anchor is an integer
+    anchor_ = floorf(fminf(fmaxf(sample.exponent + gpu::ptx::lg2(1 + others), -kMostExact), kMostExact));
   }
 
   /// The row's largest element is the block's so far.
@@ -464,14 +527,16 @@ struct RaceKernel {
   __device__ Scores go_over(const Noise& noise, float limit) {
     Scores scores;
     bool at_first = true;
-    for_each(int(threadIdx.x), kThreads, chunks(), [&](const float(&x)[kVec], int first) {
+    const auto each = [&](const float(&x)[kVec], int first) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
-      if constexpr (kConfig.counts()) {
+      float weights[kVec];
+      if constexpr (kCounts) {
 #pragma unroll
         for (int j = 0; j < kVec; ++j) {
-          seen_ += x[j] + fabsf(x[j]);
-          Counts(smem_.counts).add(x[j]);
+          weights[j] = counted(x[j]);
+          seen_ += kLogits ? weights[j] : x[j] + fabsf(x[j]);
+          Counts(smem_.counts).add(weights[j]);
         }
       }
       float most = -kInfinity;
@@ -487,17 +552,26 @@ struct RaceKernel {
       bits_of(noise, first, bits);
       if (at_first) set_bar(x, bits, first, counts), at_first = false;
       const float least = bar();
+      const auto has_chance = [&](int j) {
+        if constexpr (kWeighs) return weights[j] >= least * float(bits[j]);  // as probabilities have
+        return weight_.has_chance(x[j], bits[j], least);
+      };
       bool any = false;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) any |= weight_.has_chance(x[j], bits[j], least);
+      for (int j = 0; j < kVec; ++j) any |= has_chance(j);
       if (!any) return;
       uint32_t hits = 0;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) hits |= weight_.has_chance(x[j], bits[j], least) ? 1u << j : 0u;
+      for (int j = 0; j < kVec; ++j) hits |= has_chance(j) ? 1u << j : 0u;
       for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
         if (counts(value, first + j)) raise(scores, weight_.score_of(value, own), uint32_t(first + j));
       });
-    });
+    };
+    if constexpr (kWeighs) {
+      for_each_started(int(threadIdx.x), kThreads, chunks(), each);  // by race()
+    } else {
+      for_each(int(threadIdx.x), kThreads, chunks(), each);
+    }
     return scores;
   }
 
@@ -511,12 +585,17 @@ struct RaceKernel {
       held_.template for_each<kVec>([](int) { return true; }, [&](const float(&x)[kVec], int index, int) { f(x, index); });
     } else {
       start = gpu::ptx::opaque(start);  // what follows from it would be computed before all passes, and spill
-      Stream::for_each(smem_.slice, slice_, start, step, count, kPadding, [&](const typename Stream::Vector& v, int index) {
-        float x[kVec];
-        v.to_float(x);
-        f(x, index);
-      });
+      Stream::start(smem_.slice, slice_, start, step);
+      for_each_started(start, step, count, f);
     }
+  }
+  template <class F>
+  __device__ void for_each_started(int start, int step, int count, const F& f) {
+    Stream::for_each_started(smem_.slice, slice_, start, step, count, kPadding, [&](const typename Stream::Vector& v, int index) {
+      float x[kVec];
+      v.to_float(x);
+      f(x, index);
+    });
   }
   /// All of them, the last ones first.
   template <class F>
