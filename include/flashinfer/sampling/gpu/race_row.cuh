@@ -1,0 +1,182 @@
+// A row of a race (race_kernel.cuh): this block's slice of it, the blocks that share it, what its elements weigh, and whether top_p keeps
+// the one that wins: whether what lies before it weighs less than top_p of the row.
+//
+// Bounds of that mass come from counts of what weighs about the same, taken as the row is read (weight_counts.cuh); where rows are many
+// these tell at once for all elements where top_p ends. What they do not decide, two rows in a thousand, and rows of which nothing was
+// counted, are looked at again, first for sums of floats; what these do not decide has exact masses.
+#pragma once
+
+#include <flashinfer/gpu/row_group.cuh>
+#include <flashinfer/sampling/gpu/race.cuh>
+#include <flashinfer/sampling/gpu/race_slice.cuh>
+#include <flashinfer/sampling/gpu/weight_counts.cuh>
+
+namespace flashinfer::gpu {
+
+enum class Verdict { kept, refused, unknown };
+
+template <RaceConfig kConfig>
+class RaceRow {
+  static constexpr bool kLogits = kConfig.values == RowValues::logits;
+
+ public:
+  /// With counts: pairs of blocks find the edges of what is kept, larger clusters ask for each element that seems to win.
+  static constexpr bool kCounts = kConfig.counts(), kEdges = kCounts && kConfig.cluster <= 2, kAsks = kCounts && !kEdges;
+  using Group = RowGroup<kConfig.threads, kConfig.cluster, kAsks ? 4 : 2>;
+  using Weight = RaceWeight<kConfig.values>;
+  using Slice = RaceSlice<kConfig>;
+
+ private:
+  static constexpr int kVec = Slice::kVec;
+  using Counts = WeightCounts<kConfig.values, kConfig.threads, Group, kConfig.cluster, kCounts ? kConfig.count_bits : 7>;
+  static constexpr float kUnit = 134217728.0f, kMost = 8388608.0f;  // masses in messages: 27 bits behind the point, less than kMost
+  struct Nothing {};
+
+ public:
+  struct Smem {
+    typename Slice::Smem slice;
+    typename Group::Smem group;
+    conditional_t<kCounts, typename Counts::Smem, Nothing> counts;
+  };
+
+  Slice slice;
+  Group group;
+  Weight weight;  // of a logit, its scale; the rest when the row's maximum is known
+
+  __device__ RaceRow(Smem& smem, const void* row, int vocab_size)
+      : slice(smem.slice, row, vocab_size, Group::rank()), group(smem.group), counts_(smem.counts) {}
+
+  /// The threads meet before the first count().
+  __device__ static void clear(Smem& smem) {
+    if constexpr (kCounts) Counts(smem.counts).clear();
+  }
+  /// Logits: log2 of what the row seems to weigh, the same in all of its blocks: by a sample, its largest element for itself and the rest
+  /// for as many as they are fewer than the row.
+  __device__ void set_anchor() {
+    float x[kVec];
+    const float times = slice.sample(x);
+    Sample sample;
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) x[j] = finite_logit(x[j]) * weight.scale, sample.exponent = fmaxf(sample.exponent, x[j]);
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) sample.weight += ptx::ex2(fmaxf(x[j] - sample.exponent, -200.0f));  // of NaN 0
+    sample = group.all_of_block(sample);
+    const float exponent = sample.exponent + ptx::lg2(1 + fmaxf(sample.weight - 1, 0.0f) * times);
+    constexpr float kMostExact = 8388608.0f;  // an anchor is an integer
+    anchor_ = floorf(fminf(fmaxf(exponent, -kMostExact), kMostExact));
+  }
+  __device__ float anchor() const { return anchor_; }
+  /// Counts an element of the row. Returns what it weighs: a probability, or 2^(x * scale - anchor) of a logit.
+  __device__ float count(float x) {
+    const float own = weigh(x);
+    seen_ += kLogits ? own : x + fabsf(x);
+    Counts(counts_).add(own);
+    return own;
+  }
+  /// When all have been counted; a round of the group follows.
+  __device__ void tell() const {
+    if constexpr (kEdges) Counts(counts_).tell(seen());
+  }
+
+  // After the row's maximum is known.
+
+  /// The least element that belongs to the mass that top_p is a share of. Those before a rank that min_p keeps do.
+  __device__ void set_least_in_total(float least) { least_in_total_ = least; }
+  /// At once for all that may win: H100, us at 64 / 128 / 512 rows 24.4 / 37.7 / 112, by sums for each that wins 26.9 / 40.5 / 115, with a
+  /// top_p of 0.5 26.4 / 42.6 / 124 and 36.5 / 51.5 / 130. In larger clusters sums are told sooner. Returns a rank that surely is not kept.
+  __device__ uint64_t find_edges(float top_p, int32_t vocab_size) {
+    edges_ = Counts(counts_).find(fmaxf(top_p, 0.0f), weigh(weight.max), roundings());
+    if (edges_.first < 0) return 0;
+    const float edge = Counts::edge(edges_.first);
+    const float refused = kLogits ? (ptx::lg2(edge * (1 - 1e-4f)) + anchor_) / weight.scale : edge;
+    if (kLogits && !(weigh(refused) * (1 + Counts::kSlack) < edge)) return 0;  // around a large anchor they are coarse
+    return order_rank(order_key(refused), uint32_t(vocab_size - 1)) - 1;
+  }
+  /// Whether top_p of the row keeps an element of this rank, or of what min_p keeps of the row. In all blocks.
+  __device__ bool keeps(uint64_t rank, float top_p) {
+    Verdict verdict = Verdict::unknown;
+    if constexpr (kEdges) verdict = by_edges(rank);
+    return verdict == Verdict::unknown ? keeps_by_row(rank, top_p) : verdict == Verdict::kept;
+  }
+  /// By another look at the row, or two. Exact masses of logits take 40 us a row, of probabilities 15; sums of floats 15.
+  __device__ bool keeps_by_row(uint64_t rank, float top_p) {
+    Verdict verdict = Verdict::unknown;
+    if constexpr (!kCounts || kLogits) verdict = by_sums(rank, top_p);
+    return verdict == Verdict::unknown ? by_masses(rank, top_p) : verdict == Verdict::kept;
+  }
+
+  /// What this thread knows of the mass before an element: by how much it is at most too much for it to be kept, and at least enough for it
+  /// to be refused. Sums over the group give the verdict.
+  __device__ typename Group::Pair by_counts(uint64_t rank, float top_p) const {
+    const float winner = weigh(value_of_order_key<float>(key_of_rank(rank))), largest = weigh(weight.max);
+    const auto [least, most] = Counts(counts_).above(winner, largest, seen());
+    const float unit = kLogits ? 1 / largest : weight.scale, share = fmaxf(top_p, 0.0f);
+    const float total = seen() * unit, own = Group::rank() == 0 && threadIdx.x == 0 ? winner * unit : 0.0f;
+    float too_much = fminf(most * unit, kMost) - own - (share - roundings()) * total;
+    float enough = least * unit - (share + roundings()) * total;
+    if (!(total < kMost && largest < Counts::kEnd)) too_much = kMost, enough = -kMost;
+    return {uint64_t(int64_t(too_much * kUnit)), uint64_t(int64_t(enough * kUnit))};
+  }
+  __device__ static Verdict of_sums(uint64_t too_much, uint64_t enough) {
+    return int64_t(too_much) < 0 ? Verdict::kept : int64_t(enough) > 0 ? Verdict::refused : Verdict::unknown;
+  }
+
+ private:
+  decltype(Smem::counts)& counts_;
+  float anchor_ = 0;                   // of logits that are counted
+  float seen_ = 0;                     // with counts: the mass of what this thread has read; of probabilities twice, NaN with -inf
+  float least_in_total_ = -kInfinity;  // min_p
+  typename Counts::Edges edges_ = {};
+
+  /// The weight of a sample, relative to its largest.
+  struct Sample {
+    float exponent = -kLargestFloat, weight = 0;
+    __device__ Sample of_warp() const {
+      const float largest = warp_max(exponent);
+      return {largest, warp_sum(weight * ptx::ex2(exponent - largest))};
+    }
+  };
+  __device__ float weigh(float x) const { return kLogits ? ptx::ex2(PortableScalar::fma(x, weight.scale, -anchor_)) : x; }
+  __device__ float seen() const { return kLogits ? seen_ : 0.5f * seen_; }
+  __device__ bool in_total(float x) const { return !kConfig.min_p || x >= least_in_total_; }
+  /// Of sums of floats, relative to them.
+  __device__ float roundings() const { return fmaxf(1e-4f, 6e-8f * float(slice.chunks() * kVec)); }
+
+  __device__ Verdict by_edges(uint64_t rank) const {
+    const float winner = weigh(value_of_order_key<float>(key_of_rank(rank)));
+    if (Counts::bin_or_none(winner * (1 - Counts::kSlack)) > edges_.last) return Verdict::kept;
+    return Counts::bin_or_none(winner * (1 + Counts::kSlack)) < edges_.first ? Verdict::refused : Verdict::unknown;
+  }
+  /// A fifth of the instructions of a logit's exact mass, half of a probability's.
+  __device__ Verdict by_sums(uint64_t rank, float top_p) {
+    float total = 0, before = 0;
+    const RowPrefix::Test is_before = RowPrefix{rank + 1, 0}.test();
+    slice.for_each_backwards([&](const float(&x)[kVec], int first) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        const float f = kLogits ? ptx::ex2((fminf(x[j], weight.max) - weight.max) * weight.scale) : weight(x[j]);
+        if (in_total(x[j])) total += f;
+        if (is_before(x[j], first + j)) before += f;
+      }
+    });
+    const auto sums = group.sum(uint64_t(total * kUnit), uint64_t(before * kUnit));
+    const float whole = float(sums.first), part = float(sums.second), error = roundings() * (whole + kUnit);
+    const float needed = fmaxf(top_p, 0.0f) * whole;
+    return part + error < needed ? Verdict::kept : part - error > needed ? Verdict::refused : Verdict::unknown;
+  }
+  __device__ bool by_masses(uint64_t rank, float top_p) {
+    MassSum sum, before;
+    const RowPrefix::Test is_before = RowPrefix{rank + 1, 0}.test();
+    slice.for_each_backwards([&](const float(&x)[kVec], int first) {
+      float f[kVec];
+      bool counts[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) f[j] = weight(in_total(x[j]) ? x[j] : -kInfinity), counts[j] = is_before(x[j], first + j);
+      sum.add(f, counts, before);
+    });
+    const auto [total, mass] = group.sum(sum.total(), before.total());
+    return mass < needed_mass(top_p, total);
+  }
+};
+
+}  // namespace flashinfer::gpu
