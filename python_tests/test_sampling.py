@@ -413,6 +413,39 @@ def test_both_devices_draw_the_same(generator, filters):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_launches_beside_each_other_keep_the_order_of_calls(generator, in_graph):
+    """Rows of all three kernels, launched to overlap: they read what was written just before the call, which is overwritten just after."""
+    num_rows, vocab_size, calls = 48, 40000, 12
+    logits = make_logits("zipf", num_rows * calls, vocab_size, generator).float().view(calls, num_rows, vocab_size)
+    top_k = torch.tensor([0, 1, 20, 500, 600, 3000]).repeat(num_rows * calls // 6)[torch.randperm(num_rows * calls, generator=generator)]
+    top_k = top_k.view(calls, num_rows).int()
+    top_p = torch.rand(calls, num_rows, generator=generator) * 0.9 + 0.1
+    on_gpu = [x.cuda() for x in (logits, top_k, top_p)]
+    inputs = [torch.empty_like(x[0]) for x in on_gpu]
+    tokens = torch.full((calls, num_rows), -1, dtype=torch.int32, device="cuda")
+
+    def run():
+        for i in range(calls):
+            for to, source in zip(inputs, on_gpu):
+                to.copy_(source[i])
+            tokens[i] = sampling.top_k_top_p_sampling_from_logits(*inputs, seed=3, offset=i)
+        for to in inputs:
+            to.zero_()
+
+    run()
+    if in_graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        for _ in range(3):
+            tokens.fill_(-1)
+            graph.replay()
+    expected = [sampling.top_k_top_p_sampling_from_logits(logits[i], top_k[i], top_p[i], seed=3, offset=i) for i in range(calls)]
+    assert torch.equal(tokens.cpu(), torch.stack(expected))
+
+
+@pytest.mark.gpu
 def test_graph_draws_anew(generator):
     """A captured call reads seed and offset on the device, each time it is replayed."""
     values = make_logits("flat", 64, 3000, generator).float().cuda()

@@ -161,6 +161,7 @@ TEST(SamplingLaunch, OfTheKernelsThatMayDraw) {
         EXPECT_EQ(launch.params.size(), sizeof(params));
         std::memcpy(&params, launch.params.data(), sizeof(params));
         EXPECT_EQ(params.mixed, recorded.launches.size() > 1);
+        EXPECT_EQ(params.beside, &launch != recorded.launches.data());
         const std::string& kernel = launch.text.kernel;
         if (!kernel.starts_with("SamplingKernel")) {
           EXPECT_EQ(launch.shape.grid.x, 16 * launch.shape.cluster.x);

@@ -17,6 +17,7 @@ struct RenormParams {
   RowParam<int32_t> top_k{nullptr, 0};
   RowParam<float> top_p{nullptr, 1.0f};
   bool mixed = false;  // GPU: rows have top_k's of their own: those that is_topk() are topk_renorm_kernel.cuh's, others renorm_kernel.cuh's
+  bool beside = false;  // GPU: the launch before filters other rows of the same call (gpu/grid_order.cuh)
 
   FLASHINFER_HOST_DEVICE constexpr bool is_topk(int32_t k) const { return k > 0 && k <= kMostTopk && k < vocab_size; }
 };

@@ -165,6 +165,7 @@ struct SamplingParams {
   bool tokens_64 = false;
   bool joint = false;         // top_p is of the whole row's mass, not of what top_k and min_p keep
   bool mixed = false;         // GPU: the host does not know which kernel draws which row; kernels ask
+  bool beside = false;        // GPU: the launch before draws other rows of the same call (gpu/grid_order.cuh)
   bool raw_logprobs = false;  // of the row before filters
 
   RowParam<float> temperature{nullptr, 1.0f};  // logits only

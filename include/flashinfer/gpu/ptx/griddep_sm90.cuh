@@ -14,6 +14,13 @@ FLASHINFER_DEVICE void griddep_wait() {
 #endif
 }
 
+/// Sees what had been written when the predecessor let this grid start (PTX memory model: fence). Not what the predecessor itself writes.
+FLASHINFER_DEVICE void griddep_acquire() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+#endif
+}
+
 /// Lets the successor's blocks start as soon as every block of this grid has said so or has exited.
 FLASHINFER_DEVICE void griddep_launch_dependents() {
 #if __CUDA_ARCH__ >= 900

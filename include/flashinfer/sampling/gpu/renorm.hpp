@@ -19,6 +19,7 @@ inline void renorm(RenormParams params, RowValues values, DType input, DType out
     const TopkRenormConfig config = tune_topk(problem, device);
     launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context);
     if (!params.mixed) return;
+    params.beside = true;
   }
   const bool by_count = params.top_k.values || (params.top_k.value > 0 && params.top_k.value < params.vocab_size);
   if (values == RowValues::probs && by_mass && !by_count) {

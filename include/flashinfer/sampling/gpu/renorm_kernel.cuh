@@ -7,7 +7,7 @@
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
-#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/gpu/grid_order.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
 #include <flashinfer/sampling/renorm_params.hpp>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -24,13 +24,13 @@ struct RenormKernel {
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
     Group::sync();  // the barriers of the reader are initialised, and every block has begun
-    gpu::ptx::griddep_wait();
+    gpu::wait_for_inputs(p.beside);
     const int first = int(blockIdx.x) / kCluster, step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     const auto skips = [&p](int row) { return kConfig.mixed && p.is_topk(p.top_k.at(row, row)); };
     if constexpr (kConfig.mixed) {  // most often nothing is left to do, in no block of the cluster
       bool any = false;
       for (int row = first + int(threadIdx.x) * step; row < num_rows; row += kThreads * step) any |= !skips(row);
-      if (!__syncthreads_count(any)) return;
+      if (!__syncthreads_count(any)) return gpu::end_after_inputs(p.beside);
     }
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
     gpu::ptx::griddep_launch_dependents();
@@ -43,6 +43,7 @@ struct RenormKernel {
       filter.reader.close();
     }
     Group::leave();
+    gpu::end_after_inputs(p.beside);
   }
 
  private:

@@ -34,11 +34,13 @@ inline void sampling(SamplingParams params, RowValues values, DType input, const
     LaunchShape shape = cluster_a_row(config, params.num_rows, context.pdl);
     shape.smem_bytes = max(shape.smem_bytes, smem_of_blocks(config.blocks, device));
     launch(config, shape, params, context);
+    params.beside = true;
   }
   if (!extras && samplers.topk) {
     const bool joint = params.joint && (params.top_p.values || params.top_p.value < 1);
     const TopkSamplingConfig config = tune(TopkSamplingProblem{input, values, joint, params.num_rows, params.vocab_size}, device);
     launch(config, cluster_a_row(config, params.num_rows, context.pdl), params, context);
+    params.beside = true;
   }
   if (!extras && !samplers.filter) return;
   const SamplingConfig config = tune(SamplingProblem{input, values, extras, params.mixed, params.num_rows, params.vocab_size}, device);

@@ -9,7 +9,7 @@
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
-#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/gpu/grid_order.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -26,13 +26,13 @@ struct SamplingKernel {
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     SamplingKernel kernel(p, smem);
     Group::sync();  // the barriers of the reader are initialised, and every block has begun
-    gpu::ptx::griddep_wait();
+    gpu::wait_for_inputs(p.beside);
     const int first = int(blockIdx.x) / kCluster, step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     const auto skips = [&p](int row) { return kConfig.mixed && p.sampler_of(row) != RowSampler::filter; };
     if constexpr (kConfig.mixed) {  // most often nothing is left to do, in no block of the cluster
       bool any = false;
       for (int row = first + int(threadIdx.x) * step; row < num_rows; row += kThreads * step) any |= !skips(row);
-      if (!__syncthreads_count(any)) return;
+      if (!__syncthreads_count(any)) return gpu::end_after_inputs(p.beside);
     }
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + p.input_row(row) * p.input_stride; };
     Reader& reader = kernel.filter_.reader;
@@ -45,6 +45,7 @@ struct SamplingKernel {
       reader.close();
     }
     Group::leave();
+    gpu::end_after_inputs(p.beside);
   }
 
  private:

@@ -5,7 +5,7 @@
 // largest is the row's maximum, sums over the threads before are the masses that top_p asks for, and only what is kept races.
 #pragma once
 
-#include <flashinfer/gpu/ptx/griddep_sm90.cuh>
+#include <flashinfer/gpu/grid_order.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/row_weight.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -37,9 +37,19 @@ struct TopkSamplingKernel {
 
   static __device__ void run(const Params& p) {
     Selection::begin();
-    gpu::ptx::griddep_wait();
+    gpu::wait_for_inputs(p.beside);
     gpu::ptx::griddep_launch_dependents();
-    const int row = int(blockIdx.x) / kCluster;
+    draw(p, int(blockIdx.x) / kCluster);
+    gpu::end_after_inputs(p.beside);
+  }
+
+ private:
+  static constexpr int kWarps = Selection::kWarps;
+  struct Filter {
+    float temperature, top_p, min_p;
+  };
+
+  static __device__ void draw(const Params& p, int row) {
     if (p.mixed && p.sampler_of(row) != RowSampler::topk) return Selection::meet();
     const int64_t input_row = p.input_row(row);
     const auto temperature = [&] { return kLogits ? p.temperature.at(row, input_row) : 1.0f; };
@@ -57,12 +67,6 @@ struct TopkSamplingKernel {
     if (chosen != Selection::Chosen::sorted) selection.sort();
     draw(p, row, selection, filter, noise);
   }
-
- private:
-  static constexpr int kWarps = Selection::kWarps;
-  struct Filter {
-    float temperature, top_p, min_p;
-  };
 
   /// In the first block: thread i has the i-th element of the order.
   static __device__ void draw(const Params& p, int row, const Selection& selection, const Filter& filter,

@@ -4,6 +4,7 @@
 namespace flashinfer::gpu::ptx {
 
 inline void griddep_wait() {}
+inline void griddep_acquire() {}
 inline void griddep_launch_dependents() {}
 
 }  // namespace flashinfer::gpu::ptx
