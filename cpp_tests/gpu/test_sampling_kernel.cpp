@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 
 #include <cpp_tests/gpu/emulation/emulator.hpp>
@@ -318,9 +319,11 @@ TEST(TopkSamplingKernel, JointTopP) {
 
 /// Rows that nothing cuts, or top_p and min_p, by another share in each row; `part` of them is top_p. Probabilities have this sum.
 template <RaceConfig kConfig>
-void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1, float part = 1, float sum = 1) {
+void expect_same_race(int64_t num_rows, int64_t vocab_size, uint32_t seed, float temperature = 1, float part = 1, float sum = 1,
+                      const std::function<void(Rows<number_t<kConfig.input>>&)>& edit = {}) {
   using T = number_t<kConfig.input>;
   Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
+  if (edit) edit(rows);
   std::vector<int64_t> tokens[2];
   std::vector<char> valid[2];
   float top_p[] = {0.9f, 0.1f, 0.5f, 0.99f, 0.9f, 1, 0, 0.9f, 0.9f};
@@ -412,6 +415,35 @@ TEST(RaceKernel, SettlesCloseScores) {
       expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 4}>(9, 1001, seed, temperature);
       expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 4, .columns = 2}>(9, 3001, seed, temperature, 0.5f);
     }
+}
+/// Two elements, of one thread or two, whose scores are equal but for a rounding of their logits.
+TEST(RaceKernel, SettlesTwoThatAreClose) {
+  constexpr int64_t kRows = 9, kVocab = 1001;
+  for (uint32_t seed = 1; seed <= 24; ++seed) {
+    const auto edit = [seed](Rows<float>& rows) {
+      for (int64_t r = 0; r < kRows; ++r) {
+        std::fill_n(rows.row(r), kVocab, -9.0f);
+        for (int64_t i : {r, r % 3 ? r + 1 : kVocab - 99 * (r + 1)})
+          rows.row(r)[i] = 9 + std::log(exponential_noise(noise_bits(seed, 5, uint32_t(r), uint32_t(i))));
+      }
+    };
+    expect_same_race<RaceConfig{.values = kLogits}>(kRows, kVocab, seed, 1, 1, 1, edit);
+    if (seed > 6) continue;
+    expect_same_race<RaceConfig{.values = kLogits, .cluster = 2}>(kRows, kVocab, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2, .columns = 4}>(kRows, kVocab, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 4}>(kRows, kVocab, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kLogits, .min_p = true, .columns = 4}>(kRows, kVocab, seed, 1, 1, 1, edit);
+  }
+}
+/// Steps of one float of a logit that are a tenth of an octave of its weight: where counts say that top_p ends lies between two floats.
+TEST(RaceKernel, CountsLogitsThatAreCoarse) {
+  const auto edit = [](Rows<float>& rows) {
+    for (int64_t r = 0; r < 9; ++r)
+      for (int64_t i = 0; i < 3001; ++i) rows.row(r)[i] = float(9 + r) - float((i * 37 + r) % 61) * 9.5367431640625e-7f;
+  };
+  for (uint32_t seed = 1; seed <= 6; ++seed)
+    for (float temperature : {7e-6f, 1.1e-5f})
+      expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 4}>(9, 3001, seed, temperature, 1, 1, edit);
 }
 /// Where logits are far apart, and the largest far above those of a sample, or weigh the same.
 TEST(RaceKernel, CountsLogitsOfAnyWidth) {
@@ -719,6 +751,16 @@ std::vector<int> told_by_counts(const float* x, int vocab_size, float top_p) {
     told[size_t(i)] = bin > edges.last ? 1 : bin < edges.first ? -1 : 0;
   }
   return told;
+}
+/// Of what lies below the octaves that are looked at nothing is known, even if it is so much that top_p ends there.
+TEST(WeightCounts, SayNothingOfWhatTheyDoNotLookAt) {
+  std::vector<float> x(3'500'000, 1.9e-3f);  // 8e-4 of the mass
+  x[77] = 8388607;                           // at the upper edge of its bin
+  for (float top_p : {0.9996f, 1.0f}) {
+    const std::vector<int> told = told_by_counts<kLogits, 512, 1, 8>(x.data(), int(x.size()), top_p);
+    EXPECT_EQ(told[77], 1);
+    EXPECT_EQ(std::count(told.begin(), told.end(), 0), int64_t(x.size()) - 1);
+  }
 }
 /// Never wrong, and unknown of less than a hundredth of the mass, but for two elements and ties, where the boundary is counted.
 TEST(WeightCounts, TellWhatIsKept) {
