@@ -10,6 +10,7 @@
 #include <flashinfer/gpu/row_ring.cuh>
 #include <flashinfer/gpu/row_stream.cuh>
 #include <flashinfer/gpu/vec.cuh>
+#include <flashinfer/gpu/warp_reduce.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
 
 namespace flashinfer::gpu {

@@ -1,4 +1,5 @@
-// Host only. Launches sampling: one kernel where the host knows which draws every row (RowSampler), else each that may have rows to draw.
+// Host only. Launches sampling: one kernel where the host knows which draws every row (RowSampler), else each that may have rows to draw,
+// beside each other.
 #pragma once
 
 #include <flashinfer/runtime/kernel_source.hpp>

@@ -40,7 +40,7 @@ class TopkSelection {
  public:
   using T = number_t<kConfig.input>;
   static constexpr int kThreads = kConfig.threads;
-  // 64 registers a thread; 128 where they hold the row, or twice the usual sample.
+  // 64 registers a thread; 128 where they hold the row, or more than four vectors of it.
   static constexpr int kMinBlocks = (kConfig.stages == 0 && kConfig.cluster >= 8) ? 1 : (kConfig.vecs > 4 ? 512 : 1024) / kThreads;
   static constexpr bool kHeld = kMinBlocks * kThreads < 1024;  // more than 64 registers a thread
   static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
