@@ -156,6 +156,46 @@ TEST(RaceKernel, CountsLogitsOfAnyWidth) {
     }
 }
 
+/// What a row seems to weigh, as log2: by what the kernel samples, wherever the row begins.
+template <RaceConfig kConfig>
+std::vector<float> anchors(const number_t<kConfig.input>* row, int vocab_size) {
+  using Row = gpu::RaceRow<kConfig>;
+  std::vector<float> anchors(kConfig.cluster);
+  emulation::Block::run_grid(
+      kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), 1,
+      [&] {
+        Row sampled(*reinterpret_cast<typename Row::Smem*>(gpu::dynamic_smem()), row, vocab_size);
+        sampled.weight.scale = kLog2e;
+        sampled.set_anchor();
+        if (threadIdx.x == 0) anchors[size_t(Row::Group::rank())] = sampled.anchor();
+        Row::Group::sync();
+      },
+      kConfig.cluster);
+  return anchors;
+}
+TEST(RaceRow, AnchorIsNearTheMass) {
+  for (uint32_t seed = 0; seed < 9; ++seed)  // strides and beginnings that are no multiple of a vector
+    for (int64_t r = 0; r < 9; ++r) {
+      Rows<float> rows(9, 20011, false, seed, int(seed % 4));
+      const Shape shape = kShapes[r];
+      if (shape == Shape::nan || shape == Shape::peaked || shape == Shape::zipf) continue;  // no sample tells
+      double total = 0;
+      for (int64_t i = 0; i < rows.vocab_size; ++i) total += std::exp(double(rows.row(r)[i]));
+      const std::vector<float> found =
+          anchors<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2}>(rows.row(r), int(rows.vocab_size));
+      EXPECT_EQ(found[0], found[1]);
+      if (shape == Shape::empty) {
+        EXPECT_EQ(found[0], 0);
+      } else {
+        EXPECT_NEAR(found[0], std::log2(total), 4) << seed << " " << r;
+      }
+    }
+  // One element in a sample of 1024 that is the row's mass is not taken for one of many.
+  std::vector<float> x(20011, -3.0f);
+  x[5] = 20;
+  EXPECT_NEAR((anchors<RaceConfig{.values = kLogits, .top_p = true}>(x.data(), int(x.size()))[0]), 20 * kLog2e, 1);
+}
+
 /// What counts tell of a row, by element: 1 if it is surely kept, -1 if surely not.
 template <RowValues kValues, int kThreads, int kCluster, int kBits>
 std::vector<int> told_by_counts(const float* x, int vocab_size, float top_p) {

@@ -55,15 +55,16 @@ class RaceRow {
   __device__ void set_anchor() {
     float x[kVec];
     const float times = slice.sample(x);
-    Sample sample;
+    Sample sample;  // NaN, of what lies outside, changes nothing
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) x[j] = finite_logit(x[j]) * weight.scale, sample.exponent = fmaxf(sample.exponent, x[j]);
+    for (int j = 0; j < kVec; ++j) x[j] *= weight.scale, sample.exponent = fmaxf(sample.exponent, x[j]);
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) sample.weight += ptx::ex2(fmaxf(x[j] - sample.exponent, -200.0f));  // of NaN 0
+    for (int j = 0; j < kVec; ++j) sample.weight += ptx::ex2(fmaxf(x[j] - sample.exponent, -200.0f));
     sample = group.all_of_block(sample);
     const float exponent = sample.exponent + ptx::lg2(1 + fmaxf(sample.weight - 1, 0.0f) * times);
     constexpr float kMostExact = 8388608.0f;  // an anchor is an integer
-    anchor_ = floorf(fminf(fmaxf(exponent, -kMostExact), kMostExact));
+    // Of a row that is -inf but for a few elements those are near 0, if anywhere.
+    if (sample.exponent > -kLargestFloat) anchor_ = floorf(fminf(fmaxf(exponent, -kMostExact), kMostExact));
   }
   __device__ float anchor() const { return anchor_; }
   /// Counts an element of the row. Returns what it weighs: a probability, or 2^(x * scale - anchor) of a logit.
