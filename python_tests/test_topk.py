@@ -8,7 +8,7 @@ import flashinfer
 from flashinfer import TopKTieBreak
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-KINDS = ["normal", "few", "flat", "masked", "ascending", "descending", "special"]
+KINDS = ["normal", "few", "flat", "masked", "together", "ascending", "descending", "special"]
 
 
 @pytest.fixture
@@ -23,6 +23,9 @@ def rows(generator, device):
             x = torch.full_like(x, 1.5)
         elif kind == "masked":
             x[torch.rand(x.shape, generator=generator) < 0.98] = -torch.inf
+        elif kind == "together":  # what a mask leaves, in one place, of more than k elements or of fewer
+            left = torch.randint(width, (num_rows, 1), generator=generator) + torch.arange(width)
+            x = torch.where((left % width) < 200, x, torch.where(torch.arange(num_rows) % 3 == 0, -100.0, -torch.inf)[:, None])
         elif kind in ("ascending", "descending"):
             x = torch.arange(width, dtype=torch.float32).expand(num_rows, width) * (1 if kind == "ascending" else -1)
         elif kind == "special":

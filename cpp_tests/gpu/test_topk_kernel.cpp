@@ -57,7 +57,8 @@ void expect_top_k(int capacity, Values kind, int64_t num_rows, int64_t width, in
 
 template <TopkConfig kConfig>
 void expect_all_kinds(int64_t width, int64_t k, int capacity = 256) {
-  for (Values kind : {Values::normal, Values::few, Values::flat, Values::masked, Values::ascending, Values::descending, Values::special})
+  for (Values kind : {Values::normal, Values::few, Values::flat, Values::masked, Values::together, Values::ascending, Values::descending,
+                      Values::special})
     for (TieBreak tie_break : {TieBreak::small, TieBreak::large})
       expect_top_k<kConfig>(capacity, kind, 2, width, k, tie_break == TieBreak::large, tie_break);
 }
@@ -119,6 +120,9 @@ TEST(TopkKernel, CandidatesThatAreFetched) {
   }
   for (Values kind : {Values::normal, Values::ascending}) expect_top_k<kSixteen>(1024, kind, 1, 40001, 40, false, TieBreak::small);
   expect_top_k<kSixteen>(1024, Values::few, 1, 900, 40, true, TieBreak::small);  // most blocks have nothing
+  // The first block has nothing above the floor, and more of that than fits: it stays in its list.
+  for (TieBreak tie_break : {TieBreak::small, TieBreak::large})
+    expect_top_k<kSixteen>(1024, Values::together, 2, 40001, 100, true, tie_break);
 }
 
 TEST(TopkKernel, WholeRows) {
@@ -135,12 +139,11 @@ TEST(TopkKernel, RowsOfAnyAlignment) {
     }
 }
 
-/// One row whose elements differ by `offset` in every `period`-th chunk of 128 from the `first` on.
-template <TopkConfig kConfig>
-void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset, int64_t k = 60, int capacity = 1024) {
+/// One row of the values that value(index, normal one) makes.
+template <TopkConfig kConfig, class Value>
+void expect_of_row(int64_t width, int64_t k, int capacity, const Value& value) {
   Rows<float> x(1, width, Values::normal, 9);
-  for (int64_t i = 0; i < width; ++i)
-    if (i / 128 % period == first) x.at(0)[i] += offset;
+  for (int64_t i = 0; i < width; ++i) x.at(0)[i] = value(i, x.at(0)[i]);
   std::vector<int32_t> lengths{int32_t(width)}, offsets{1000}, out(size_t(k), -9);
   emulate<kConfig>(capacity, false, [&](const Context& context) {
     top_k_ragged_transform(x.view(kGpu), TensorView(offsets.data(), DType::i32, {1}, kGpu),
@@ -149,6 +152,19 @@ void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset
   });
   const std::vector<int64_t> expected = select(x.at(0), width, k, false, TieBreak::small);
   for (int64_t j = 0; j < k; ++j) ASSERT_EQ(out[size_t(j)], expected[size_t(j)] + 1000) << "place " << j;
+}
+/// One row whose elements differ by `offset` in every `period`-th chunk of 128 from the `first` on.
+template <TopkConfig kConfig>
+void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset, int64_t k = 60, int capacity = 1024) {
+  expect_of_row<kConfig>(width, k, capacity, [&](int64_t i, float x) { return i / 128 % period == first ? x + offset : x; });
+}
+
+/// All that is sampled has zeros for its largest elements, but for a few, and less than is wanted; the rest of the row is below.
+TEST(TopkKernel, FloorsThatAreNone) {
+  expect_of_row<kSmall>(16 * 128 * 5, 1000, 4096, [](int64_t i, float x) {
+    if (i < 40 && i % 4 == 0) return 1 + std::fabs(x);
+    return i / 128 % 5 == 0 && i % 4 == 0 ? 0.0f : -10 - std::fabs(x);
+  });
 }
 
 /// A sample that tells nothing of the rest: the elements between the sampled chunks are larger, or all smaller.

@@ -11,7 +11,7 @@
 
 namespace flashinfer::topk_test {
 
-enum class Values { normal, few, flat, masked, ascending, descending, special };
+enum class Values { normal, few, flat, masked, together, ascending, descending, special };
 
 template <class T>
 struct Rows {
@@ -30,6 +30,11 @@ struct Rows {
           case Values::few: x = std::round(x * 2); break;
           case Values::flat: x = 1.5f; break;
           case Values::masked: x = random() % 50 ? -INFINITY : x; break;
+          case Values::together: {  // what a mask leaves
+            const int64_t from = width * (2 * row + 1) / 5;
+            x = i >= from && i < from + 90 ? x : row % 2 ? -100.0f : -INFINITY;
+            break;
+          }
           case Values::ascending: x = float(i) + row; break;
           case Values::descending: x = -float(i) - row; break;
           case Values::special: {

@@ -38,7 +38,8 @@ TYPED_TEST_SUITE(TopK, Types);
 
 TYPED_TEST(TopK, MatchesAStableSort) {
   uint32_t seed = 1;
-  for (Values values : {Values::normal, Values::few, Values::flat, Values::masked, Values::ascending, Values::descending, Values::special})
+  for (Values values : {Values::normal, Values::few, Values::flat, Values::masked, Values::together, Values::ascending, Values::descending,
+                        Values::special})
     for (int64_t width : {1, 63, 1000, 5003})
       for (int64_t k : {1, 2, 64, 999, 6000}) {
         Rows<TypeParam> x(3, width, values, ++seed, 5);

@@ -57,7 +57,8 @@ struct RaceKernel {
   using Noise = gpu::RaceNoise<!kConfig.min_p>;  // with min_p few vectors race
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
   static constexpr bool kCounts = Row::kCounts, kEdges = Row::kEdges, kAsks = Row::kAsks;
-  static constexpr bool kWeighs = kCounts && kLogits;  // all logits are weighed to be counted, and race by these weights
+  static constexpr bool kWeighs = kCounts && kLogits;           // all logits are weighed to be counted, and race by these weights
+  static constexpr float kNever = kLogits ? -kInfinity : 0.0f;  // elements that are not greater are never drawn
   static constexpr int kVec = Slice::kVec, kColumns = Slice::kColumns;
   static constexpr bool kKnows = kColumns > 1 || kAsks;  // columns know their best
 
@@ -165,7 +166,7 @@ struct RaceKernel {
   /// The winner of the row, or of what min_p keeps of it, in every thread: its index is that of the rank. 0 for a row that is not valid.
   __device__ uint64_t race(const Noise& noise) {
     const float min_p = kConfig.min_p ? p_.min_p.at(index_, p_.input_row(index_)) : 0.0f;
-    if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = key_of(kLogits ? -kInfinity : 0.0f), smem_.column[threadIdx.x] = 0;
+    if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = key_of(kNever), smem_.column[threadIdx.x] = 0;
     if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
     __syncthreads();
     if constexpr (Slice::kHeld && kConfig.min_p) find_most();
@@ -197,7 +198,7 @@ struct RaceKernel {
 
   /// The winner among the elements from rank `floor` up, by exact scores; of those that have a chance with this bar, or one that columns
   /// know.
-  __device__ uint64_t race_again(const Noise& noise, uint64_t floor, float least_chance = kLogits ? -kInfinity : 0.0f) {
+  __device__ uint64_t race_again(const Noise& noise, uint64_t floor, float least_chance = kNever) {
     if constexpr (kKnows) {
       const uint64_t best = best_of_lane();
       return race_known(noise, floor, row_.group.max(best && rank_of(best) >= floor ? best : 0));
@@ -208,7 +209,7 @@ struct RaceKernel {
   /// The same, where the best that columns know of these elements is this, or 0.
   __device__ uint64_t race_known(const Noise& noise, uint64_t floor, uint64_t known) {
     const uint64_t best = best_of_lane();
-    float bar = kLogits ? -kInfinity : 0.0f;
+    float bar = kNever;
     if (known) bar = Weight::bar_of(Weight::score_of_key(key_of_rank(known)));
     if constexpr (kLogits) {  // known approximately
       const uint32_t again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < bar));
@@ -305,7 +306,7 @@ struct RaceKernel {
       const float chance = kLogits ? PortableScalar::fma(x[j], row_.weight.scale, -gpu::ptx::lg2(unit)) : x[j] * gpu::ptx::rcp(unit);
       if (chance > likeliest && counts(x[j], first + j)) likeliest = chance, likely = x[j], likely_bits = bits[j];
     }
-    const uint32_t key = gpu::warp_max(likeliest > (kLogits ? -kInfinity : 0.0f) ? key_of(row_.weight.score_of(likely, likely_bits)) : 0u);
+    const uint32_t key = gpu::warp_max(likeliest > kNever ? key_of(row_.weight.score_of(likely, likely_bits)) : 0u);
     if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&best_key(), key);
   }
 
@@ -393,9 +394,9 @@ struct RaceKernel {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) any |= has_chance(j);
       if (!any) return;
-      uint32_t hits = 0;
+      uint32_t hits = 0;  // none of what is never drawn: where a row is masked but for a few elements, columns have no bar
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) hits |= has_chance(j) ? 1u << j : 0u;
+      for (int j = 0; j < kVec; ++j) hits |= has_chance(j) && x[j] > kNever ? 1u << j : 0u;
       for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
         if (counts(value, first + j)) raise(scores, row_.weight.score_of(value, own), uint32_t(first + j));
       });

@@ -68,6 +68,7 @@ class TopkSelection {
     int count;                           // candidates of this block, also those there was no room for
     int kept;                            // in the first block: of the others, too
     uint32_t nans;                       // not 0: this block has seen one
+    uint32_t floor;                      // key of the least of the threads' largest elements, if it was asked for
     alignas(16) uint64_t candidates[2];  // in truth as many as there is room for
   };
   static_assert(sizeof(Smem) - sizeof(Smem::candidates) <= kConfig.smem_bytes(0));
@@ -106,10 +107,13 @@ class TopkSelection {
     if (!collected_) meet();
     const int total = collected_ ? gather() : -1;
     if (Group::rank() != 0 || has_nan()) return Chosen::elsewhere;
-    if (total >= wanted_ && total <= capacity_) {
+    if (total >= 0 && total <= capacity_) {
       ranked_ = total;
-      if (all_reach_ && total <= kFewRanks<kThreads> && 2 * total < capacity_) return Chosen::among_few;
-      if (sort_and_cut()) return Chosen::sorted;
+      if (total >= wanted_) {
+        if (all_reach_ && total <= kFewRanks<kThreads> && 2 * total < capacity_) return Chosen::among_few;
+        if (sort_and_cut()) return Chosen::sorted;
+      }
+      if (choose_from_floor()) return Chosen::sorted;
     }
     if (total >= 0) {
       ranked_ = collect_again();
@@ -137,7 +141,7 @@ class TopkSelection {
   /// Collects this block's elements that reach a bound. They contain what is to be chosen of this block if every block's bound is at most
   /// the rank of the last chosen. For at most a fourth of the capacity, or rows that fit; without it choose() selects by radix.
   __device__ void collect() {
-    if (threadIdx.x == 0) smem_.count = 0, smem_.kept = 0, smem_.nans = 0;
+    if (threadIdx.x == 0) smem_.count = 0, smem_.kept = 0, smem_.nans = 0, smem_.floor = 0;
     const int warp = int(threadIdx.x) / kWarpSize;
     const bool whole = kHeld && chunks_ <= kSamples;  // registers hold this block's part
     Vec held[kVecs];
@@ -228,15 +232,67 @@ class TopkSelection {
     float best = -kInfinity;
 #pragma unroll 1
     for (int i = 0; i < kVecs; ++i) best = fmaxf(best, largest_of(row_.load(i * chunks / kVecs * kThreads + thread)));
-    const float share = min(float(wanted_), float(wanted_ * kVecs * kThreads * kVec) * ptx::rcp(float(row_.length)));
+    // As many of the sample as are wanted are enough, wherever the chosen lie; where those of the row would not fit, the sample's share.
+    const float sampled = float(kVecs * kThreads * kVec), of_row = ptx::rcp(float(row_.length));
+    const float share = min(float(wanted_), float(wanted_) * sampled * of_row);
+    const bool fits = 2 * wanted_ <= kThreads && 1.5f * float(wanted_) < float(capacity_) * sampled * of_row;
+    const int enough = fits ? wanted_ : min(int(share + 5 * share * ptx::rsqrt(share)) + 6, kThreads / 2);
     int reached;
-    const uint32_t key = block_kth_key(order_key(best), min(int(share + 5 * share * ptx::rsqrt(share)) + 6, kThreads / 2), 4, reached);
+    const uint32_t key = block_kth_key(order_key(best), enough, 4, reached);
     if (thread == 0) smem_.count = 0;
     __syncthreads();  // no candidates
     bound_ = uint64_t(key) << 32, all_reach_ = true;
     offer_loaded(thread, kThreads, chunks, limits_of(bound_), bound_);
     add_stashed();
     return smem_.count;
+  }
+
+  /// Where all that lies above the floor has been collected, and is less than wanted: the rest are the first of the floor's elements.
+  __device__ bool choose_from_floor() {
+    ranked_ = add_floor(row_.base + row_.skip, row_.length, wanted_, ranked_, bound_, tie_break_, capacity_);
+    if (ranked_ == 0) return false;
+    sort();
+    ranked_ = wanted_;
+    return true;
+  }
+  /// Adds them to the candidates, whose first `count` have all that reach the bound. Returns how many there are then, 0 if not enough.
+  static __device__ __noinline__ int add_floor(const T* row, int length, int wanted, int count, uint64_t bound, TieBreak tie_break,
+                                               int capacity) {
+    Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
+    if (bound != uint64_t(smem.floor + 1) << 32) return 0;
+    int reached = 0;
+#pragma unroll 1
+    for (int first = 0; first < count; first += kThreads) {
+      const int i = first + int(threadIdx.x);
+      const bool reaches = i < count && smem.candidates[i] >= bound;
+      if (i < count && !reaches) smem.candidates[i] = 0;  // behind all
+      reached += __syncthreads_count(reaches);
+    }
+    const int missing = wanted - reached;
+    if (missing <= 0 || count + missing > capacity) return 0;
+    const Row vecs(row, length, 1, 0);
+    const bool small = tie_break == TieBreak::small;
+    const float floor = value_of_order_key<float>(smem.floor);
+    int found = 0;
+#pragma unroll 1
+    for (int start = 0; start < vecs.count && found < missing; start += kThreads) {
+      const int nth = start + int(threadIdx.x), vec = small ? nth : vecs.count - 1 - nth;
+      float x[kVec];
+      vecs.load(vec).to_float(x);
+      uint32_t equal = 0;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) equal |= x[j] == floor ? 1u << j : 0u;
+      int all, place = found + block_sum_before<kThreads>(__popc(equal), all, smem.select.partial);
+#pragma unroll 1
+      for (; equal && place < missing; ++place) {
+        const int j = small ? __ffs(int(equal)) - 1 : 63 - int(__clzll(int64_t(equal)));
+        smem.candidates[count + place] = topk_rank(floor, vecs.index_of(vec) + j, tie_break);
+        equal &= ~(1u << j);
+      }
+      found += all;
+      __syncthreads();  // partial sums have been read
+    }
+    return found < missing ? 0 : count + missing;
   }
 
   /// Whether the first of the candidates are those of the row.
@@ -292,6 +348,7 @@ class TopkSelection {
       return 0;
     }
     const int sampled = min(chunks_, kSamples);
+    const uint32_t own = sampled_vec(0) < row_.count ? order_key(best) : 0u;
     int wanted = wanted_;
     if (kCluster > 1 || chunks_ > kSamples) {
       // The sample's share of the chosen, and four standard deviations more. Where rows are few and so little is wanted that places are
@@ -301,6 +358,10 @@ class TopkSelection {
       const int more = less ? 4 : 5;
       const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
       wanted = min(wanted, int(share + deviations * share * ptx::rsqrt(share + 1)) + more);
+      if (wanted < wanted_) {
+        const uint64_t bound = bound_above_floor(own, sampled);
+        if (bound) return bound;
+      }
     }
     const int slack = wanted / 4;
     // Few: the largest element of each thread will do. Many: every element, read again, from L1.
@@ -308,7 +369,6 @@ class TopkSelection {
     uint64_t bound;
     int reached = row_.length;  // elements that reach it
     if (few) {
-      const uint32_t own = sampled_vec(0) < row_.count ? order_key(best) : 0u;
       if (wanted <= KthKeySmem<kThreads>::kMostWanted) {
         const uint32_t key = block_about_kth_key(own, wanted, reached, smem_.kth_key);
         if (reached <= 2 * wanted + 8) return uint64_t(key) << 32;
@@ -327,6 +387,22 @@ class TopkSelection {
     }
     const bool ties = bound != 0 && reached > wanted + slack;
     return ties ? bound_among_ties(value_of_order_key<float>(key_of_rank(bound)), wanted) : bound;
+  }
+
+  /// A masked row has one value but for a few elements, which may lie together: no sample tells how many of those wanted a block has. So
+  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is surely not too much; else 0. The threads
+  /// meet.
+  __device__ uint64_t bound_above_floor(uint32_t own, int sampled) {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    uint64_t(&lows)[kWarps] = smem_.select.least;
+    const uint32_t low = ~warp_max(own ? ~own : 0u);
+    if (lane == 0) lows[threadIdx.x / kWarpSize] = low;
+    __syncthreads();  // all warps' are there
+    const uint32_t floor = ~warp_max(~uint32_t(lows[lane % kWarps]));
+    if (threadIdx.x == 0) smem_.floor = floor;
+    const int above = __syncthreads_count(own > floor);
+    const float elements = float(above * kVec) * float(chunks_ * kCluster) * ptx::rcp(float(sampled));
+    return above > 0 && elements <= float(capacity_) ? uint64_t(floor + 1) << 32 : 0;
   }
 
   /// Elements of this value are many: as large a part of the row is let in as of the sample is wanted.
