@@ -446,6 +446,33 @@ def test_launches_beside_each_other_keep_the_order_of_calls(generator, in_graph)
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_calls_end_with_all_of_their_launches(in_graph):
+    """Launches of a call that find nothing to draw end at once, but not the call: the next kernel, which begins before this one has ended,
+    may overwrite what the others still read."""
+    logits = torch.randn(100, 1 << 18, device="cuda", generator=torch.Generator("cuda").manual_seed(5))  # an SM a row, and some are free
+    inputs, tokens = torch.empty_like(logits), torch.empty(len(logits), dtype=torch.int32, device="cuda")
+    zeros, ones = torch.zeros_like(logits).view(-1, 4096), torch.ones(4096, device="cuda")
+    top_k, top_p = torch.full((len(logits),), 20, device="cuda", dtype=torch.int32), torch.full((len(logits),), 0.9, device="cuda")
+
+    def run():
+        inputs.copy_(logits)
+        drawn = sampling.top_k_top_p_sampling_from_logits(inputs, top_k, top_p, seed=3)
+        flashinfer.rmsnorm(zeros, ones, out=inputs.view(-1, 4096), enable_pdl=True)
+        tokens.copy_(drawn)
+
+    run()
+    if in_graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        graph.replay()
+    assert not inputs.any()
+    expected = sampling.top_k_top_p_sampling_from_logits(logits.cpu(), 20, 0.9, seed=3)
+    assert torch.equal(tokens.cpu(), expected)
+
+
+@pytest.mark.gpu
 def test_graph_draws_anew(generator):
     """A captured call reads seed and offset on the device, each time it is replayed."""
     values = make_logits("flat", 64, 3000, generator).float().cuda()

@@ -197,6 +197,27 @@ FLASHINFER_DEVICE PlacedRank place_rank(const uint64_t* ranks, int count) {
   return {own, i < count && lane == 0 ? place : -1};
 }
 
+/// One of a few different ranks with masses, and the mass of those above it; rank 0: this thread has none.
+struct WeighedRank {
+  uint64_t rank, mass, above;
+};
+/// Every pair of a rank and its mass is one thread's, as in place_rank().
+template <int kThreads>
+FLASHINFER_DEVICE WeighedRank weigh_rank(const RankPair* pairs, int count) {
+  int team = 2;
+  while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
+  const int i = int(threadIdx.x) / team, lane = int(threadIdx.x) % team;
+  const RankPair own = i < count ? pairs[i] : RankPair{~0ull, 0};
+  uint64_t above = 0;
+#pragma unroll 4
+  for (int j = lane; j < count; j += team) {
+    const RankPair pair = pairs[j];
+    above += pair.first > own.first ? pair.second : 0;
+  }
+  for (int offset = team / 2; offset > 0; offset /= 2) above += __shfl_xor_sync(0xffffffffu, above, offset);
+  return {i < count && lane == 0 ? own.first : 0, own.second, above};
+}
+
 /// Puts the first `wanted` of different ranks in shared memory in their places, greatest first; behind them lies anything. Few: every place
 /// is the number of ranks above, counted by a team of lanes. Where `room` has place for those wanted beside all: in bins of equal width
 /// between the extremes, then each within its bin by counting, which takes a fifth of the time of a sorting network (H200: 17 us for 2048

@@ -152,9 +152,12 @@ struct ToppRenormConfig {
   int32_t candidates = 0;  // elements of a warp that may be kept, in shared memory; one block a row
   int32_t blocks = 1;      // on an SM
 
-  /// Chunks; candidates; lists of elements and what sorts them, mail.
+  /// Whether sums by upper bits have a place of their own: where rows are few there is room.
+  FLASHINFER_HOST_DEVICE constexpr bool bins_apart() const { return cluster > 2; }
+  /// Chunks; candidates; lists of elements and what sorts them, or sums; mail.
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
-    return chunks * threads * 16 + threads / 32 * candidates * 8 + cluster * 64 + 69 * 512;
+    const int32_t inbox = cluster > 1 ? threads * 8 + cluster * 4 : 0, bins = bins_apart() ? 17 * 1024 + cluster * 128 + 128 : 0;
+    return chunks * threads * 16 + threads / 32 * candidates * 8 + cluster * 64 + inbox + bins + 69 * 512;
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {

@@ -9,6 +9,7 @@
 #include <flashinfer/core/number.hpp>
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/rank_select.cuh>
+#include <flashinfer/sampling/gpu/octaves.cuh>
 #include <flashinfer/sampling/sampling_params.hpp>
 
 namespace flashinfer::gpu {
@@ -18,18 +19,19 @@ class ProbBins {
   static constexpr int kShift = 16, kPerOctave = 1 << (23 - kShift), kOctaves = 32, kBins = kOctaves * kPerOctave;
   static constexpr int kFirst = (128 - kOctaves) * kPerOctave;  // upper bits of the least probability that has a bin
   static constexpr int kMostBits = 16;
-  static constexpr int kOwn = kBins / kThreads;
+  static constexpr int kOwn = kBins / kThreads, kWarps = kThreads / kWarpSize;
   static_assert(kOwn * kThreads == kBins && kOwn % 4 == 0);
 
  public:
   static constexpr int kPoint = kOctaves + kMostBits - 2;  // sums are in units of 2^-kPoint
 
   struct Smem {
-    alignas(16) uint32_t sums[kBins + kWarpSize];  // and what each lane adds to for what has no bin
-    uint64_t partial[kThreads / kWarpSize];
+    alignas(16) uint32_t sums[kBins + kWarpSize];          // and what each lane adds to for what has no bin
+    uint32_t octaves[kOctaves], told[kCluster][kOctaves];  // sums, of this block and as those of a cluster tell each other
+    uint64_t partial[kWarps];
     int first, last;
   };
-  /// Of a vocabulary; for the share top_p of the mass. No sum overflows, whatever is tied.
+  /// Of a vocabulary; for the share top_p of the mass. No sum overflows, be it of all elements.
   __device__ ProbBins(Smem& smem, int32_t vocab_size, float top_p) : smem_(smem) {
     bits_ = min(__clzll(int64_t(max(vocab_size - 1, 1))) - 32, kMostBits);
     // What is less than this share of 1 - top_p is not where the share is reached, if the row sums to one. (NaN is a top_p like 0.)
@@ -62,28 +64,36 @@ class ProbBins {
   static __device__ float value(uint64_t sum) { return float(sum) * (1.0f / float(uint64_t(1) << kPoint)); }
   static __device__ uint64_t fixed(float sum) { return uint64_t(fminf(sum, 1024.0f) * float(uint64_t(1) << kPoint)); }
 
-  /// Adds the blocks' sums up, in every block; between two barriers of the group.
-  __device__ void merge() const {
+  /// What the octaves of this block weigh, to every block of a cluster, whose barrier follows. The threads meet.
+  __device__ void tell() const {
     if constexpr (kCluster > 1) {
-      constexpr int kSlice = kBins / kCluster;
-#pragma unroll 1
-      for (int i = int(threadIdx.x); i < kSlice; i += kThreads) {
-        uint32_t* const own = smem_.sums + Group::rank() * kSlice + i;
-        uint32_t sum = 0;
-#pragma unroll  // all on their way at once
-        for (int r = 0; r < kCluster; ++r) sum += *Group::of(own, r);
-#pragma unroll
-        for (int r = 0; r < kCluster; ++r) *Group::of(own, r) = sum;
+      __syncthreads();  // the sums are complete
+      const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+      for (int octave = warp; octave < kOctaves; octave += kWarps) {
+        static_assert(kPerOctave == 4 * kWarpSize && kOctaves == kWarpSize);
+        const uint4 four = *reinterpret_cast<const uint4*>(&smem_.sums[octave * kPerOctave + lane * 4]);
+        const uint32_t sum = warp_sum(four.x + four.y + four.z + four.w);
+        if (lane == 0) smem_.octaves[octave] = sum;
       }
+      __syncthreads();
+      // All octaves to a block at once: one by one, the barrier takes 1000 clocks more.
+      for (int to = warp; to < kCluster; to += kWarps) Group::of(smem_.told[Group::rank()], to)[lane] = smem_.octaves[lane];
     }
   }
 
   /// Keys of the least and the largest value with which the mass of what is not smaller may reach top_p of `total`. Right but for what the
-  /// caller sees from exact masses: a row that does not sum to one, roundings of `total`. In every thread, which meet.
+  /// caller sees from exact masses: a row that does not sum to one, roundings of `total`. In every thread, which meet; after tell() in
+  /// every block, which meet too: of the others they read the octave in question, or two.
   struct Keys {
     uint32_t least, most;
   };
-  __device__ Keys find(float top_p, uint64_t total) const { return find(smem_, bits_, least_, top_p, total); }
+  __device__ Keys find(float top_p, uint64_t total) const {
+    if constexpr (kCluster > 1) {
+      return find_told(smem_, bits_, least_, top_p, total);
+    } else {
+      return find(smem_, bits_, least_, top_p, total);
+    }
+  }
 
  private:
   /// A thread's bins, the first one first.
@@ -96,8 +106,7 @@ class ProbBins {
   }
   /// One function for all the calls of a kernel: they come once a row, and take long to compile.
   static __device__ __noinline__ Keys find(Smem& smem, int bits, uint32_t least, float top_p, uint64_t total) {
-    const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1)));
-    const uint64_t rounding = goal >> 16, early = goal - (goal >> (bits - 1)) - rounding, late = goal + rounding;
+    const auto [early, late] = goals(bits, top_p, total);
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
     uint32_t sums[kOwn];
     load_own(smem, top, sums);
@@ -113,6 +122,43 @@ class ProbBins {
       above = with;
     }
     __syncthreads();
+    return keys(smem, least);
+  }
+  static __device__ __noinline__ Keys find_told(Smem& smem, int bits, uint32_t least, float top_p, uint64_t total) {
+    const auto [early, late] = goals(bits, top_p, total);
+    const int octave = kOctaves - 1 - int(threadIdx.x) % kWarpSize;
+    uint32_t sum = 0;
+#pragma unroll
+    for (int r = 0; r < kCluster; ++r) sum += smem.told[r][octave];
+    const uint64_t of_octave = mass(sum, bits, octave * kPerOctave);
+    const OctaveCrossing high = octave_crossing(of_octave, kOctaves, early - 1), low = octave_crossing(of_octave, kOctaves, late - 1);
+#pragma unroll 1
+    for (int in = high.octave; in >= 0; in = low.octave) {
+      const int place = kPerOctave - 1 - int(threadIdx.x), bin = in * kPerOctave + place;
+      sum = 0;
+      if (place >= 0) {
+#pragma unroll  // all on their way at once
+        for (int r = 0; r < kCluster; ++r) sum += *Group::of(&smem.sums[bin], r);
+      }
+      const uint64_t own = mass(sum, bits, bin);
+      uint64_t all;
+      const uint64_t before = block_sum_before<kThreads>(own, all, smem.partial);
+      if (high.is_in(in, before, own)) smem.first = bin;
+      if (low.is_in(in, before, own)) smem.last = bin;
+      __syncthreads();
+      if (in == low.octave) break;
+    }
+    return keys(smem, least);
+  }
+  /// The mass that is surely reached where top_p is, and what surely reaches it.
+  struct Goals {
+    uint64_t early, late;
+  };
+  static __device__ Goals goals(int bits, float top_p, uint64_t total) {
+    const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1))), rounding = goal >> 16;
+    return {goal - (goal >> (bits - 1)) - rounding, goal + rounding};
+  }
+  static __device__ Keys keys(const Smem& smem, uint32_t least) {
     const int first = smem.first, last = smem.last;
     // Above the last bin there may be anything; below the least there is no bin.
     const uint32_t most = first < 0            ? order_key(bit_cast<float>(least)) - 1

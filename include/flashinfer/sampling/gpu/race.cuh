@@ -27,23 +27,22 @@ class RaceNoise {
     }
   }
 
-  /// Of four neighbouring tokens. Where `first` is no multiple of four they lie in two groups.
-  __device__ void bits_of(int first, uint32_t (&bits)[4]) const {
-    const Philox group = of_group(first);
-    if (first % 4 == 0) {
+  /// Of neighbouring tokens, four or eight. Where `first` is no multiple of four they lie in a group more.
+  template <int kCount>
+  __device__ void bits_of(int first, uint32_t (&bits)[kCount]) const {
+    uint32_t all[kCount + 4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) bits[j] = group.word[j];
-      return;
+    for (int j = 0; j < kCount; j += 4) copy(of_group(first + j), &all[j]);
+    if (first % 4 != 0) {
+      copy(of_group(first + kCount), &all[kCount]);
+#pragma unroll
+      for (int by = 1; by <= 2; by *= 2) {
+#pragma unroll
+        for (int j = 0; j + by < kCount + 3; ++j) all[j] = first & by ? all[j + by] : all[j];
+      }
     }
-    const Philox next = of_group(first + 4);
-    uint32_t all[7] = {group.word[0], group.word[1], group.word[2], group.word[3], next.word[0], next.word[1], next.word[2]};
 #pragma unroll
-    for (int by = 1; by <= 2; by *= 2) {
-#pragma unroll
-      for (int j = 0; j + by < 7; ++j) all[j] = first & by ? all[j + by] : all[j];
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) bits[j] = all[j];
+    for (int j = 0; j < kCount; ++j) bits[j] = all[j];
   }
   __device__ uint32_t bits_of(uint32_t token) const {
     const Philox group = of_group(int(token));
@@ -56,6 +55,10 @@ class RaceNoise {
   PhiloxKeys keys_;  // if held
   PhiloxStart start_;
 
+  static __device__ void copy(const Philox& group, uint32_t* to) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) to[j] = group.word[j];
+  }
   static __device__ uint32_t opaque(uint32_t x) { return uint32_t(ptx::opaque(int(x))); }
   __device__ PhiloxKeys keys() const {
     if constexpr (kHeld) {

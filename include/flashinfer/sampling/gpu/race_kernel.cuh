@@ -260,7 +260,7 @@ struct RaceKernel {
       for (int j = 0; j < kVec; ++j) hits |= in_rest(x[j], first + j) && row_.slice.has(first + j) ? 1u << j : 0u;
       if (!hits) return;
       uint32_t bits[kVec];
-      bits_of(noise, first, bits);
+      noise.bits_of(first, bits);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) hits &= row_.weight.has_chance(x[j], bits[j], bar) ? ~0u : ~(1u << j);
       for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
@@ -349,16 +349,6 @@ struct RaceKernel {
     }
   }
 
-  __device__ static void bits_of(const Noise& noise, int first, uint32_t (&bits)[kVec]) {
-#pragma unroll
-    for (int j = 0; j < kVec; j += 4) {
-      uint32_t of_four[4];
-      noise.bits_of(first + j, of_four);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) bits[j + i] = of_four[i];
-    }
-  }
-
   /// All elements of this block's slice race, or what min_p keeps of the elements so far.
   __device__ Scores go_over(const Noise& noise, float limit) {
     Scores scores;
@@ -383,7 +373,7 @@ struct RaceKernel {
         return row_.slice.has(index) && (!kConfig.min_p || is_likely(value, most, limit));
       };
       uint32_t bits[kVec];
-      bits_of(noise, first, bits);
+      noise.bits_of(first, bits);
       if (at_first) set_bar(x, bits, first, counts), at_first = false;
       const float least = bar();
       const auto has_chance = [&](int j) {

@@ -90,7 +90,9 @@ struct TopkSamplingKernel {
         // The row's mass, but for roundings; where they matter, exactly.
         const float about = selection.sum(
             [&](float sum, float unit) { return sum * (kLogits ? gpu::ptx::ex2((unit - weight.max) * weight.scale) : weight.scale); });
-        const float needed = fmaxf(top_p, 0.0f) * about * kMassUnit, error = 1e-4f * (about + 1) * kMassUnit;
+        // Roundings of a thread's sum, and twice those of exponents up to 120.
+        const float roundings = 2e-5f + 6e-8f * float(p.vocab_size / (kThreads * kCluster));
+        const float needed = fmaxf(top_p, 0.0f) * about * kMassUnit, error = roundings * (about + 1) * kMassUnit;
         const float past = float(before) - needed;
         const bool unsure = kept && !(past > error || past < -error);
         if (__syncthreads_count(unsure) == 0) {

@@ -75,22 +75,39 @@ struct ToppRenormKernel {
     uint32_t low[kRanges], high[kRanges];
   };
   struct List {
-    uint64_t ranks[kListed];       // of this block
-    uint64_t sorted[2 * kListed];  // of all blocks, and room to sort them
+    uint64_t ranks[kListed];                   // of this block
+    alignas(16) uint64_t sorted[2 * kListed];  // of all blocks, and room to sort them
     union {
       gpu::RankSelectSmem<kThreads> select;
       uint32_t at_place[kPlaces];  // how many elements there were, listed or not
     };
   };
-  struct Smem {
-    typename Ring::Smem ring;
-    typename Group::Smem group;
+  /// What blocks of a cluster have sent each other of their lists, if it is little.
+  struct Inbox {
+    static constexpr int kSlots = kThreads / kCluster;  // of each
+    uint64_t ranks[kCluster][kSlots];
+    int listed[kCluster];
+  };
+  struct NoInbox {};
+  struct InTurn {
     union {
       typename Bins::Smem bins;
       Masses masses;
       List list;
       typename Candidates::Window window;
     };
+  };
+  struct Apart {  // the list is begun while other blocks read the bins
+    typename Bins::Smem bins;
+    union {
+      Masses masses;
+      List list;
+    };
+  };
+  struct Smem : conditional_t<kConfig.bins_apart(), Apart, InTurn> {
+    typename Ring::Smem ring;
+    typename Group::Smem group;
+    conditional_t<(kCluster > 1), Inbox, NoInbox> inbox;
     typename Candidates::Smem candidates;
     uint64_t partial[kThreads / gpu::kWarpSize];
     uint64_t above;  // of the bin of ranks that was found
@@ -230,11 +247,18 @@ struct ToppRenormKernel {
       for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += x[j] + fabsf(x[j]);
       bins.add(x);
     });
-    const uint64_t total = group_.sum(Bins::fixed(0.5f * sum));
-    bins.merge();
-    weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
-    return bins.find(top_p_, total);
+    bins.tell();
+    const Seen seen = group_.all(Seen{Bins::fixed(0.5f * sum), order_key(largest)});
+    weight_.max = value_of_order_key<float>(seen.most);
+    const typename Bins::Keys keys = bins.find(top_p_, seen.sum);
+    if (kCluster > 1 && !kConfig.bins_apart()) Group::leave();  // other blocks have read the bins
+    return keys;
   }
+  struct Seen {
+    uint64_t sum = 0;
+    uint32_t most = 0;  // a key
+    __device__ Seen of_warp() const { return {gpu::warp_sum(sum), gpu::warp_max(most)}; }
+  };
 
   /// The prefix that top_p keeps of the row.
   __device__ Prefix keep(const typename Bins::Keys& keys) {
@@ -285,7 +309,16 @@ struct ToppRenormKernel {
       });
       __syncwarp();  // or lanes that had none go on alone
     });
+    if constexpr (kCluster > 1) send();
     return group_.sum(sum.total(), sum_above.total());
+  }
+  /// What this block has listed, if it is little, to every block: they need not fetch it when they have met.
+  __device__ void send() {
+    __syncthreads();  // the list is complete
+    const int to = int(threadIdx.x) / Inbox::kSlots, i = int(threadIdx.x) % Inbox::kSlots, own = Group::rank();
+    const int listed = int(smem_.listed);
+    if (i < listed && listed <= Inbox::kSlots) Group::of(smem_.inbox.ranks[own], to)[i] = smem_.list.ranks[i];
+    if (i == 0) Group::of(smem_.inbox.listed, to)[own] = listed;
   }
 
   /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
@@ -295,29 +328,52 @@ struct ToppRenormKernel {
     constexpr int kReaders = kThreads / kCluster;
     static_assert(kReaders % gpu::kWarpSize == 0);
     const int lane = int(threadIdx.x) % gpu::kWarpSize, rank = int(threadIdx.x) / kReaders;
-    const int listed = lane < kCluster ? int(*Group::of(&smem.listed, lane)) : 0, count = gpu::warp_sum(listed);
+    const int listed = lane < kCluster ? listed_by(smem, lane) : 0, count = gpu::warp_sum(listed);
     if (count > kListed || needed <= above) return false;  // nobody reads on
-    uint64_t* const to = list.sorted + gpu::warp_sum(lane < rank ? listed : 0);
-    const uint64_t* const from = Group::of(&list.ranks[0], rank);
-    const int of_rank = __shfl_sync(0xffffffffu, listed, rank);
+    const int first = gpu::warp_sum(lane < rank ? listed : 0), of_rank = __shfl_sync(0xffffffffu, listed, rank);
+    const uint64_t* const from = list_of(smem, rank, of_rank);
+    const auto mass = [&](uint64_t rank) { return mass_of(weight(value_of_order_key<float>(key_of_rank(rank)))); };
+    const auto ends_with = [&](uint64_t rank, uint64_t before, uint64_t own) {
+      if (rank && before < needed && before + own >= surely) smem.prefix = {rank, before + own};
+    };
+    if (count <= gpu::kFewRanks<kThreads>) {
+      auto* const pairs = reinterpret_cast<gpu::RankPair*>(list.sorted);
 #pragma unroll 1
-    for (int i = int(threadIdx.x) % kReaders; i < of_rank; i += kReaders) to[i] = from[i];
-    gpu::sort_ranks<kThreads>(list.sorted, count, count, 2 * kListed, list.select);
-    uint64_t ranks[kPerThread], masses[kPerThread], sum = 0, all;
+      for (int i = int(threadIdx.x) % kReaders; i < of_rank; i += kReaders) pairs[first + i] = {from[i], mass(from[i])};
+      __syncthreads();  // the pairs are there
+      const gpu::WeighedRank own = gpu::weigh_rank<kThreads>(pairs, count);
+      ends_with(own.rank, above + own.above, own.mass);
+    } else {
+#pragma unroll 1
+      for (int i = int(threadIdx.x) % kReaders; i < of_rank; i += kReaders) list.sorted[first + i] = from[i];
+      gpu::sort_ranks<kThreads>(list.sorted, count, count, 2 * kListed, list.select);
+      uint64_t ranks[kPerThread], masses[kPerThread], sum = 0, all;
 #pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      const int at = int(threadIdx.x) * kPerThread + i;
-      ranks[i] = at < count ? list.sorted[at] : 0;
-      sum += masses[i] = ranks[i] ? mass_of(weight(value_of_order_key<float>(key_of_rank(ranks[i])))) : 0;
-    }
-    above += gpu::block_sum_before<kThreads>(sum, all, smem.partial);
+      for (int i = 0; i < kPerThread; ++i) {
+        const int at = int(threadIdx.x) * kPerThread + i;
+        ranks[i] = at < count ? list.sorted[at] : 0;
+        sum += masses[i] = ranks[i] ? mass(ranks[i]) : 0;
+      }
+      above += gpu::block_sum_before<kThreads>(sum, all, smem.partial);
 #pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      if (above < needed && above + masses[i] >= surely) smem.prefix = {ranks[i], above + masses[i]};
-      above += masses[i];
+      for (int i = 0; i < kPerThread; ++i) {
+        ends_with(ranks[i], above, masses[i]);
+        above += masses[i];
+      }
     }
     __syncthreads();
     return smem.prefix.rank != 0;
+  }
+  /// How many elements block `rank` has listed, and where this one finds them.
+  static __device__ int listed_by(const Smem& smem, int rank) {
+    if constexpr (kCluster > 1) return smem.inbox.listed[rank];
+    return int(smem.listed);
+  }
+  static __device__ const uint64_t* list_of(Smem& smem, int rank, int listed) {
+    if constexpr (kCluster > 1) {
+      if (listed <= Inbox::kSlots) return smem.inbox.ranks[rank];
+    }
+    return Group::of(&smem.list.ranks[0], rank);
   }
 
   /// Where the list was too long or the boundary not in it: a smaller range that has it, or the prefix itself (true). All blocks go the

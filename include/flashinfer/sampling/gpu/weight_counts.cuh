@@ -11,6 +11,7 @@
 #include <flashinfer/core/math.hpp>
 #include <flashinfer/core/number.hpp>
 #include <flashinfer/gpu/rank_select.cuh>
+#include <flashinfer/sampling/gpu/octaves.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
 
 namespace flashinfer::gpu {
@@ -112,8 +113,8 @@ class WeightCounts {
     total *= bit_cast<float>(uint32_t(127 + kBelow + kBits - least_octave) << 23);
     if (!(total < 4.6e18f)) return kUnknown;  // 2^62
     // A bin's mass is at least that of its least elements, and at most that of its largest.
-    const Crossing low = crossing(mass << octave, uint64_t(total * (top_p + error)));
-    const Crossing high = crossing((mass + count) << octave, uint64_t(total * fmaxf(top_p - error, 0.0f)));
+    const OctaveCrossing low = octave_crossing(mass << octave, kAtOnce, uint64_t(total * (top_p + error)));
+    const OctaveCrossing high = octave_crossing((mass + count) << octave, kAtOnce, uint64_t(total * fmaxf(top_p - error, 0.0f)));
     if (threadIdx.x == 0) smem_.first = -1, smem_.last = least_octave * kPerOctave - 1;
     __syncthreads();
 #pragma unroll 1
@@ -127,10 +128,10 @@ class WeightCounts {
       constexpr int kHalf = 24;  // both sums in one
       const uint64_t weighed = own * uint64_t(kPerOctave + place) << kHalf | own;
       const uint64_t above = block_sum_before<kThreads>(weighed, all, smem_.partial), with = above + weighed;
-      const auto least = [&](uint64_t x) { return low.above + (x >> kHalf << in); };
-      const auto most = [&](uint64_t x) { return high.above + (((x >> kHalf) + (x & ((1 << kHalf) - 1))) << in); };
-      if (in == low.octave && least(above) <= low.goal && least(with) > low.goal) smem_.first = bin;
-      if (in == high.octave && most(above) <= high.goal && most(with) > high.goal) smem_.last = bin;
+      const auto least = [&](uint64_t x) { return x >> kHalf << in; };
+      const auto most = [&](uint64_t x) { return ((x >> kHalf) + (x & ((1 << kHalf) - 1))) << in; };
+      if (low.is_in(in, least(above), least(with) - least(above))) smem_.first = bin;
+      if (high.is_in(in, most(above), most(with) - most(above))) smem_.last = bin;
       __syncthreads();
       if (in == low.octave) break;
     }
@@ -151,24 +152,6 @@ class WeightCounts {
   }
   /// Above which there is nothing.
   static __device__ int top_bin(float largest) { return min(bin_or_none(largest * (1 + kSlack)), kBins - 1); }
-  /// Where a sum exceeds the goal: in this octave, -1 for none, above which there is this mass.
-  struct Crossing {
-    int octave;
-    uint64_t above, goal;
-  };
-  /// Lanes have the masses of octaves, the largest first.
-  static __device__ Crossing crossing(uint64_t mass, uint64_t goal) {
-    const int lane = int(threadIdx.x) % kWarpSize;
-    uint64_t sum = mass;
-#pragma unroll
-    for (int by = 1; by < kWarpSize; by *= 2) {
-      const uint64_t other = __shfl_up_sync(0xffffffffu, sum, by);
-      if (lane >= by) sum += other;
-    }
-    const uint32_t past = __ballot_sync(0xffffffffu, sum > goal);
-    const int first = past ? __ffs(int(past)) - 1 : kAtOnce;
-    return {kAtOnce - 1 - first, __shfl_sync(0xffffffffu, sum - mass, first % kWarpSize), goal};
-  }
 };
 
 }  // namespace flashinfer::gpu

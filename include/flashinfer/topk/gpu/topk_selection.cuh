@@ -178,9 +178,10 @@ class TopkSelection {
       }
       add_stashed();
       if (smem_.count <= capacity_) break;
-      bound = raised();
+      bound = raised(smem_, wanted_, capacity_);
       if constexpr (kStreams) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
     }
+    if (kCluster > 1 && smem_.count > max(2 * wanted_, capacity_ / kCluster)) bound = trim(wanted_);
     bound_ = kNan && smem_.nans ? ~0ull : bound;
     collected_ = true;
   }
@@ -311,17 +312,32 @@ class TopkSelection {
     return vec_of(chunks_ <= kSamples ? sample : int(int64_t(sample) * chunks_ / kSamples));
   }
 
-  /// What as many of the candidates reach as are wanted: surely no more than the last chosen, and a fourth of those that did not fit.
-  __device__ uint64_t raised() {
+  /// What as many of the candidates reach as are wanted, or a fourth more: surely no more than the last chosen. The count is zero then.
+  static __device__ uint64_t raised(Smem& smem, int wanted, int count) {
     const uint64_t bound = select_rank<kThreads>(
-        wanted_, wanted_ / 4, 0,
-        [&](const auto& count) {
+        wanted, wanted / 4, 0,
+        [&](const auto& visit) {
 #pragma unroll 1
-          for (int i = int(threadIdx.x); i < capacity_; i += kThreads) count(smem_.candidates[i]);
+          for (int i = int(threadIdx.x); i < count; i += kThreads) visit(smem.candidates[i]);
         },
-        smem_.select);
-    if (threadIdx.x == 0) smem_.count = 0;
+        smem.select);
+    if (threadIdx.x == 0) smem.count = 0;
     __syncthreads();  // the candidates have been read
+    return bound;
+  }
+  /// Leaves of this block's candidates those that reach such a bound, so that those of all blocks find room in the first.
+  static __device__ __noinline__ uint64_t trim(int wanted) {
+    Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
+    const int count = smem.count;
+    const uint64_t bound = raised(smem, wanted, count);
+#pragma unroll 1
+    for (int first = 0; first < count; first += kThreads) {
+      const int i = first + int(threadIdx.x);
+      const uint64_t rank = i < count ? smem.candidates[i] : 0;
+      __syncthreads();  // what is written next has been read
+      if (rank >= bound) smem.candidates[atomicAdd(&smem.count, 1)] = rank;
+    }
+    __syncthreads();  // count and candidates are complete
     return bound;
   }
 
@@ -390,8 +406,7 @@ class TopkSelection {
   }
 
   /// A masked row has one value but for a few elements, which may lie together: no sample tells how many of those wanted a block has. So
-  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is surely not too much; else 0. The threads
-  /// meet.
+  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. The threads meet.
   __device__ uint64_t bound_above_floor(uint32_t own, int sampled) {
     const int lane = int(threadIdx.x) % kWarpSize;
     uint64_t(&lows)[kWarps] = smem_.select.least;
@@ -400,9 +415,13 @@ class TopkSelection {
     __syncthreads();  // all warps' are there
     const uint32_t floor = ~warp_max(~uint32_t(lows[lane % kWarps]));
     if (threadIdx.x == 0) smem_.floor = floor;
-    const int above = __syncthreads_count(own > floor);
-    const float elements = float(above * kVec) * float(chunks_ * kCluster) * ptx::rcp(float(sampled));
-    return above > 0 && elements <= float(capacity_) ? uint64_t(floor + 1) << 32 : 0;
+    const bool rises = own > floor, warp_rises = __any_sync(0xffffffffu, rises);
+    const int above = __syncthreads_count(rises), warps = __syncthreads_count(lane == 0 && warp_rises);
+    const float elements = float(above * kVec) * float(chunks_) * ptx::rcp(float(sampled));  // of the block, if its sample is as the rest
+    // Elements that lie together are hardly as many: a chunk of theirs was sampled, and those around it were not.
+    const bool together = above > warps * kWarpSize / 4;
+    const float most = float(together ? 2 * capacity_ : capacity_ / kCluster);
+    return above > 0 && elements <= most ? uint64_t(floor + 1) << 32 : 0;
   }
 
   /// Elements of this value are many: as large a part of the row is let in as of the sample is wanted.
