@@ -159,6 +159,14 @@ void expect_of_chunks(int64_t width, int64_t first, int64_t period, float offset
   expect_of_row<kConfig>(width, k, capacity, [&](int64_t i, float x) { return i / 128 % period == first ? x + offset : x; });
 }
 
+/// What a mask leaves is more than the first block has room for, but not more than any other.
+TEST(TopkKernel, MasksThatLeaveMuch) {
+  constexpr TopkConfig kEight{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 8};
+  for (int64_t from : {0, 6000})
+    for (int64_t k : {60, 250})
+      expect_of_row<kEight>(16003, k, 1024, [&](int64_t i, float x) { return i >= from && i < from + 1500 ? x : -INFINITY; });
+}
+
 /// All that is sampled has zeros for its largest elements, but for a few, and less than is wanted; the rest of the row is below.
 TEST(TopkKernel, FloorsThatAreNone) {
   expect_of_row<kSmall>(16 * 128 * 5, 1000, 4096, [](int64_t i, float x) {

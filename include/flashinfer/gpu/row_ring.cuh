@@ -19,7 +19,7 @@ class RowRing {
   static constexpr int kVec = RowVectors<T>::kVec;
 
   struct Smem {
-    alignas(16) unsigned char slots[kChunks * kSlot];
+    alignas(128) unsigned char slots[kChunks * kSlot];
   };
 
   /// Begins to copy the first chunks.

@@ -417,11 +417,11 @@ class TopkSelection {
     if (threadIdx.x == 0) smem_.floor = floor;
     const bool rises = own > floor, warp_rises = __any_sync(0xffffffffu, rises);
     const int above = __syncthreads_count(rises), warps = __syncthreads_count(lane == 0 && warp_rises);
-    const float elements = float(above * kVec) * float(chunks_) * ptx::rcp(float(sampled));  // of the block, if its sample is as the rest
-    // Elements that lie together are hardly as many: a chunk of theirs was sampled, and those around it were not.
+    if (above == 0 || 4 * above > min(sampled, kWarps) * kWarpSize) return 0;  // not masked
+    // Elements that lie together are hardly as many as their share of the sample says: if there were, more of their chunks would be in it.
     const bool together = above > warps * kWarpSize / 4;
-    const float most = float(together ? 2 * capacity_ : capacity_ / kCluster);
-    return above > 0 && elements <= most ? uint64_t(floor + 1) << 32 : 0;
+    const float elements = float(above * kVec) * float(chunks_) * ptx::rcp(float(sampled));  // of the block
+    return elements <= float(together ? 2 * capacity_ : capacity_ / kCluster) ? uint64_t(floor + 1) << 32 : 0;
   }
 
   /// Elements of this value are many: as large a part of the row is let in as of the sample is wanted.
@@ -538,12 +538,19 @@ class TopkSelection {
       bound_ = smem_.inbox.receive();
       const int stay = smem_.inbox.stay();
       all_reach_ = stay == 0;
-      smem_.inbox.for_each(smem_.candidates, [&](uint64_t rank) {
-        if (rank < bound_) return;
-        const int place = stay + atomicAdd(&smem_.kept, 1);
-        if (place < capacity_) smem_.candidates[place] = rank;
-      });
-      __syncthreads();  // the list is complete
+#pragma unroll 1
+      for (;;) {
+        smem_.inbox.for_each(smem_.candidates, [&](uint64_t rank) {
+          if (rank < bound_) return;
+          const int place = stay + atomicAdd(&smem_.kept, 1);
+          if (place < capacity_) smem_.candidates[place] = rank;
+        });
+        __syncthreads();  // the list is complete
+        if (stay + smem_.kept <= capacity_) break;
+        bound_ = raised(smem_, wanted_, capacity_);  // what stays is at most half of the list (trim())
+        if (threadIdx.x == 0) smem_.kept = 0;
+        __syncthreads();
+      }
       smem_.inbox.let_go();
       return stay + smem_.kept;
     } else {
