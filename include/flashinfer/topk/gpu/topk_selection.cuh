@@ -4,10 +4,11 @@
 // Bound by: memory; a row is read once. Few rows: by the chain load, bound, collect, send, place.
 // Threads:  a cluster of blocks a row (one block below SM90); warps take turns at chunks of 32 16-byte vectors, chunks go round the blocks.
 // Method:   a bound that a few more than k elements reach, from a sample of the row (its largest element of each thread, spread over
-//           the row); one pass collects what reaches it; the first block sorts the candidates of all and cuts at k. That is exact:
-//           where the bound was too high or too low for that, which the counts tell, the first block collects once more by a bound of
-//           its own, and where that does not do, selects by radix, digit by digit. Ranks contain the index, so rows of equal elements
-//           are no special case.
+//           the row; of a row that is masked but for a few, all of those); one pass collects what reaches it; the first block sorts the
+//           candidates of all and cuts at k. That is exact: where the bound was too high or too low for that, which the counts tell, a
+//           mask leaves less than k and the rest are the first of its elements, or the first block collects once more by a bound of its
+//           own, and where that does not do, selects by radix, digit by digit. Ranks contain the index, so rows of equal elements are
+//           no special case.
 // Memory:   shared: the candidates (dynamic), what each warp has put by of them in the place of one histogram, and a ring of what is on
 //           its way (RowStream) where registers do not hold the row.
 // Sync:     barriers of the block; the first block of a cluster waits for what the others send it.
@@ -21,6 +22,7 @@
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_stream.cuh>
 #include <flashinfer/topk/gpu/topk_inbox.cuh>
+#include <flashinfer/topk/gpu/topk_sample.cuh>
 #include <flashinfer/topk/topk_params.hpp>
 
 namespace flashinfer::gpu {
@@ -36,21 +38,19 @@ struct NoSum {
 
 /// `kNan`: whether the row has a NaN is wanted too. `RowSum`: and a sum.
 template <TopkConfig kConfig, bool kNan, class RowSum = NoSum>
-class TopkSelection {
+class TopkSelection : TopkSample<kConfig> {
+  using Sample = TopkSample<kConfig>;
+  using Sample::bound_of, Sample::count_ranks, Sample::largest_of, Sample::sampled_vec, Sample::vec_of;
+  using Sample::capacity_, Sample::chunks_, Sample::row_, Sample::tie_break_, Sample::wanted_;
+  using typename Sample::Vec;
+
  public:
-  using T = number_t<kConfig.input>;
-  static constexpr int kThreads = kConfig.threads;
+  using Sample::kCluster, Sample::kSamples, Sample::kThreads, Sample::kVec, Sample::kVecs, Sample::kWarps;
+  using typename Sample::Group, typename Sample::Row, typename Sample::T;
   // 64 registers a thread; 128 where they hold the row, or more than four vectors of it.
   static constexpr int kMinBlocks = (kConfig.stages == 0 && kConfig.cluster >= 8) ? 1 : (kConfig.vecs > 4 ? 512 : 1024) / kThreads;
   static constexpr bool kHeld = kMinBlocks * kThreads < 1024;  // more than 64 registers a thread
-  static constexpr int kVecs = kConfig.vecs, kCluster = kConfig.cluster;
-  static constexpr int kVec = RowVectors<T>::kVec;
-  static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kSamples = kWarps * kVecs;              // chunks that registers hold
   static constexpr int kStep = kWarps * kCluster * kWarpSize;  // vectors from one of a thread's to its next
-  static_assert(kThreads * kVecs * kVec < 1 << 16);
-  using Row = RowVectors<T>;
-  using Group = RowGroup<kThreads, kCluster>;
 
   static constexpr bool kStreams = kConfig.stages > 0;
   using Stream = RowStream<T, kThreads, max(kConfig.stages, 2)>;
@@ -62,20 +62,18 @@ class TopkSelection {
 
   struct Smem {
     conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
-    RankSelectSmem<kThreads> select;
-    KthKeySmem<kThreads> kth_key;
+    typename Sample::Smem sample;
     Inbox inbox;
     int count;                           // candidates of this block, also those there was no room for
     int kept;                            // in the first block: of the others, too
     uint32_t nans;                       // not 0: this block has seen one
-    uint32_t floor;                      // key of the least of the threads' largest elements, if it was asked for
     alignas(16) uint64_t candidates[2];  // in truth as many as there is room for
   };
   static_assert(sizeof(Smem) - sizeof(Smem::candidates) <= kConfig.smem_bytes(0));
 
   /// The blocks of a cluster begin to meet. Every thread, before the dependency wait; who does not choose() meets the others.
   static __device__ void begin() {
-    if constexpr (kCluster > 1) reinterpret_cast<Smem*>(dynamic_smem())->inbox.begin();
+    if constexpr (kCluster > 1) smem().inbox.begin();
   }
   static __device__ void meet() {
     if constexpr (kCluster > 1) Inbox::meet();
@@ -83,12 +81,7 @@ class TopkSelection {
 
   /// Of the first `k` elements of `row`, all if there are fewer. `capacity`: ranks that shared memory has room for.
   __device__ TopkSelection(const T* row, int length, int k, int capacity, const TieBreak& tie_break)
-      : smem_(*reinterpret_cast<Smem*>(dynamic_smem())),
-        row_(row, length, 1, 0),
-        wanted_(min(k, length)),
-        capacity_(capacity),
-        tie_break_(tie_break),
-        chunks_((ceil_div(row_.count, kWarpSize) + kCluster - 1 - Group::rank()) / kCluster) {}
+      : Sample(smem().sample, row, length, k, capacity, tie_break), smem_(smem()) {}
 
   __device__ const Row& row() const { return row_; }
   __device__ RowSum& row_sum() { return sum_; }
@@ -136,12 +129,12 @@ class TopkSelection {
     return warp_sum(sum);
   }
   /// Room for a sum of each warp, which choose() no longer needs.
-  __device__ uint64_t (&sums() const)[kWarps] { return smem_.select.most; }
+  __device__ uint64_t (&sums() const)[kWarps] { return smem_.sample.select.most; }
 
   /// Collects this block's elements that reach a bound. They contain what is to be chosen of this block if every block's bound is at most
   /// the rank of the last chosen. For at most a fourth of the capacity, or rows that fit; without it choose() selects by radix.
   __device__ void collect() {
-    if (threadIdx.x == 0) smem_.count = 0, smem_.kept = 0, smem_.nans = 0, smem_.floor = 0;
+    if (threadIdx.x == 0) smem_.count = 0, smem_.kept = 0, smem_.nans = 0, smem_.sample.floor = 0;
     const int warp = int(threadIdx.x) / kWarpSize;
     const bool whole = kHeld && chunks_ <= kSamples;  // registers hold this block's part
     Vec held[kVecs];
@@ -187,8 +180,6 @@ class TopkSelection {
   }
 
  private:
-  using Vec = gpu::Vec<T, kVec>;
-
   /// The bound as what elements are compared with first: elements of its value pass in vectors up to the index `last`, or from it on where
   /// larger indices come first. Held in registers: the loop would derive them from the bound for every vector.
   struct Limits {
@@ -196,12 +187,8 @@ class TopkSelection {
     int last, flip;
   };
 
+  static __device__ Smem& smem() { return *reinterpret_cast<Smem*>(dynamic_smem()); }
   Smem& smem_;
-  Row row_;
-  const int wanted_;  // elements to be chosen
-  const int capacity_;
-  const TieBreak& tie_break_;  // of the launch, and read where it is needed: registers are scarce
-  const int chunks_;           // of this block
   uint64_t bound_ = 0;
   bool collected_ = false;
   bool all_reach_ = true;  // the candidates gathered, the bound
@@ -259,8 +246,8 @@ class TopkSelection {
   /// Adds them to the candidates, whose first `count` have all that reach the bound. Returns how many there are then, 0 if not enough.
   static __device__ __noinline__ int add_floor(const T* row, int length, int wanted, int count, uint64_t bound, TieBreak tie_break,
                                                int capacity) {
-    Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
-    if (bound != uint64_t(smem.floor + 1) << 32) return 0;
+    Smem& smem = TopkSelection::smem();
+    if (bound != uint64_t(smem.sample.floor + 1) << 32) return 0;
     int reached = 0;
 #pragma unroll 1
     for (int first = 0; first < count; first += kThreads) {
@@ -273,7 +260,7 @@ class TopkSelection {
     if (missing <= 0 || count + missing > capacity) return 0;
     const Row vecs(row, length, 1, 0);
     const bool small = tie_break == TieBreak::small;
-    const float floor = value_of_order_key<float>(smem.floor);
+    const float floor = value_of_order_key<float>(smem.sample.floor);
     int found = 0;
 #pragma unroll 1
     for (int start = 0; start < vecs.count && found < missing; start += kThreads) {
@@ -283,7 +270,7 @@ class TopkSelection {
       uint32_t equal = 0;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) equal |= x[j] == floor ? 1u << j : 0u;
-      int all, place = found + block_sum_before<kThreads>(__popc(equal), all, smem.select.partial);
+      int all, place = found + block_sum_before<kThreads>(__popc(equal), all, smem.sample.select.partial);
 #pragma unroll 1
       for (; equal && place < missing; ++place) {
         const int j = small ? __ffs(int(equal)) - 1 : 63 - int(__clzll(int64_t(equal)));
@@ -303,15 +290,6 @@ class TopkSelection {
     return all_reach_ || smem_.candidates[wanted_ - 1] >= bound_;
   }
 
-  /// The vector that this lane has of chunk `c` of this block.
-  __device__ int vec_of(int c) const { return (c * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % kWarpSize; }
-
-  /// The i-th vector of this lane's sample: the block's chunks if registers can hold them, else as many, spread over the row.
-  __device__ int sampled_vec(int i) const {
-    const int sample = i * kWarps + int(threadIdx.x) / kWarpSize;
-    return vec_of(chunks_ <= kSamples ? sample : int(int64_t(sample) * chunks_ / kSamples));
-  }
-
   /// What as many of the candidates reach as are wanted, or a fourth more: surely no more than the last chosen. The count is zero then.
   static __device__ uint64_t raised(Smem& smem, int wanted, int count) {
     const uint64_t bound = select_rank<kThreads>(
@@ -320,14 +298,14 @@ class TopkSelection {
 #pragma unroll 1
           for (int i = int(threadIdx.x); i < count; i += kThreads) visit(smem.candidates[i]);
         },
-        smem.select);
+        smem.sample.select);
     if (threadIdx.x == 0) smem.count = 0;
     __syncthreads();  // the candidates have been read
     return bound;
   }
   /// Leaves of this block's candidates those that reach such a bound, so that those of all blocks find room in the first.
   static __device__ __noinline__ uint64_t trim(int wanted) {
-    Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
+    Smem& smem = TopkSelection::smem();
     const int count = smem.count;
     const uint64_t bound = raised(smem, wanted, count);
 #pragma unroll 1
@@ -347,113 +325,6 @@ class TopkSelection {
     const int first = row_.first_index((chunk * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % 4 * 8);
     if (chunk < chunks_ && first >= 0 && first < row_.length) ptx::prefetch_l2(row_.base + first + row_.skip);
   }
-
-  __device__ static float largest_of(const Vec& held) {
-    float x[kVec];
-    held.to_float(x);
-    float largest = x[0];
-#pragma unroll
-    for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
-    return largest;
-  }
-
-  /// What a few more than the wanted elements of this block reach, as the sample tells, of which `best` is this thread's largest.
-  __device__ uint64_t bound_of(float best) {
-    if (row_.length <= capacity_ && row_.length <= 2 * wanted_) {
-      __syncthreads();  // the count is zero
-      return 0;
-    }
-    const int sampled = min(chunks_, kSamples);
-    const uint32_t own = sampled_vec(0) < row_.count ? order_key(best) : 0u;
-    int wanted = wanted_;
-    if (kCluster > 1 || chunks_ > kSamples) {
-      // The sample's share of the chosen, and four standard deviations more. Where rows are few and so little is wanted that places are
-      // counted, fewer: in one row in a thousand that is not enough for one of the blocks, which costs 30 us (four cost 0.5 always).
-      const bool less = kCluster >= 8 && wanted_ <= kFewRanks<kThreads> / 2;
-      const float deviations = less ? 3.5f : 4.0f;
-      const int more = less ? 4 : 5;
-      const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
-      wanted = min(wanted, int(share + deviations * share * ptx::rsqrt(share + 1)) + more);
-      if (wanted < wanted_) {
-        const uint64_t bound = bound_above_floor(own, sampled);
-        if (bound) return bound;
-      }
-    }
-    const int slack = wanted / 4;
-    // Few: the largest element of each thread will do. Many: every element, read again, from L1.
-    const bool few = 2 * wanted <= min(chunks_, kWarps) * kWarpSize;
-    uint64_t bound;
-    int reached = row_.length;  // elements that reach it
-    if (few) {
-      if (wanted <= KthKeySmem<kThreads>::kMostWanted) {
-        const uint32_t key = block_about_kth_key(own, wanted, reached, smem_.kth_key);
-        if (reached <= 2 * wanted + 8) return uint64_t(key) << 32;
-      }
-      // Many of one warp, or equal ones.
-      bound = uint64_t(block_kth_key(own, wanted, slack, reached)) << 32;
-    } else {
-      bound = select_rank<kThreads>(
-          wanted, slack, 32,
-          [&](const auto& count) {
-#pragma unroll 1
-            for (int i = 0; i < kVecs; ++i) count_ranks(row_.load(sampled_vec(i)), sampled_vec(i), count);
-          },
-          smem_.select);
-      reached = smem_.select.above + smem_.select.count;
-    }
-    const bool ties = bound != 0 && reached > wanted + slack;
-    return ties ? bound_among_ties(value_of_order_key<float>(key_of_rank(bound)), wanted) : bound;
-  }
-
-  /// A masked row has one value but for a few elements, which may lie together: no sample tells how many of those wanted a block has. So
-  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. The threads meet.
-  __device__ uint64_t bound_above_floor(uint32_t own, int sampled) {
-    const int lane = int(threadIdx.x) % kWarpSize;
-    uint64_t(&lows)[kWarps] = smem_.select.least;
-    const uint32_t low = ~warp_max(own ? ~own : 0u);
-    if (lane == 0) lows[threadIdx.x / kWarpSize] = low;
-    __syncthreads();  // all warps' are there
-    const uint32_t floor = ~warp_max(~uint32_t(lows[lane % kWarps]));
-    if (threadIdx.x == 0) smem_.floor = floor;
-    const bool rises = own > floor, warp_rises = __any_sync(0xffffffffu, rises);
-    const int above = __syncthreads_count(rises), warps = __syncthreads_count(lane == 0 && warp_rises);
-    if (above == 0 || 4 * above > min(sampled, kWarps) * kWarpSize) return 0;  // not masked
-    // Elements that lie together are hardly as many as their share of the sample says: if there were, more of their chunks would be in it.
-    const bool together = above > warps * kWarpSize / 4;
-    const float elements = float(above * kVec) * float(chunks_) * ptx::rcp(float(sampled));  // of the block
-    return elements <= float(together ? 2 * capacity_ : capacity_ / kCluster) ? uint64_t(floor + 1) << 32 : 0;
-  }
-
-  /// Elements of this value are many: as large a part of the row is let in as of the sample is wanted.
-  __device__ uint64_t bound_among_ties(float value, int wanted) {
-    uint32_t counts = 0;  // of the sample, read again: those above, and in the low half those equal
-#pragma unroll 1
-    for (int i = 0; i < kVecs; ++i) {
-      float x[kVec];
-      row_.load(sampled_vec(i)).to_float(x);
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) counts += x[j] > value ? 1u << 16 : x[j] == value ? 1u : 0u;
-    }
-    int total;
-    block_sum_before<kThreads>(int(counts), total, smem_.select.partial);
-    const int above = int(uint32_t(total) >> 16), equal = int(uint32_t(total) & 0xffffu);
-    if (above >= wanted) return uint64_t(order_key(value) + 1) << 32;
-    const float rest = float(wanted - above);
-    const float part = (rest + 4 * rest * ptx::rsqrt(rest) + 4) * ptx::rcp(float(max(equal, 1)));
-    const int place = part < 1 ? min(int(part * float(row_.length)), row_.length - 1) : row_.length - 1;
-    return topk_rank(value, tie_break_ == TieBreak::small ? place : row_.length - 1 - place, tie_break_);
-  }
-
-  template <class Count>
-  __device__ void count_ranks(const Vec& held, int vec, const Count& count) const {
-    float x[kVec];
-    held.to_float(x);
-    const int first = row_.index_of(vec);
-#pragma unroll
-    for (int j = 0; j < kVec; ++j)
-      if (is_inside(first + j)) count(topk_rank(x[j], first + j, tie_break_));
-  }
-  __device__ bool is_inside(int index) const { return uint32_t(index) < uint32_t(row_.length); }
 
   __device__ Limits limits_of(uint64_t bound) const {
     const uint32_t key = key_of_rank(bound), index = uint32_t(topk_index(bound, tie_break_));
@@ -485,7 +356,7 @@ class TopkSelection {
   /// us a row). Returns how many are put by.
   static __device__ int stash(const Vec& held, int first, int length, float limit, uint64_t bound, TieBreak tie_break, int stashed,
                               int capacity) {
-    Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
+    Smem& smem = TopkSelection::smem();
     float x[kVec];
     held.to_float(x);
     uint32_t hits = 0;
@@ -513,7 +384,7 @@ class TopkSelection {
   static constexpr int kStash = RankSelectSmem<kThreads>::kBins / 2 / kWarps;
   static_assert(kStash >= kWarpSize);
   static __device__ uint64_t* stash_of_warp(Smem& smem) {  // where bins are counted, before and afterwards
-    return reinterpret_cast<uint64_t*>(smem.select.histogram) + int(threadIdx.x) / kWarpSize * kStash;
+    return reinterpret_cast<uint64_t*>(smem.sample.select.histogram) + int(threadIdx.x) / kWarpSize * kStash;
   }
   static __device__ int add_stash(Smem& smem, int stashed, int capacity) {
     const int lane = int(threadIdx.x) % kWarpSize;
@@ -572,7 +443,7 @@ class TopkSelection {
 #pragma unroll 1
           for (int vec = int(threadIdx.x); vec < row_.count; vec += kThreads) count_ranks(row_.load(vec), vec, count);
         },
-        smem_.select);
+        smem_.sample.select);
     const bool fits = wanted_ <= capacity_;
     int written = 0;
     for (int first = 0; first < row_.count && written < wanted_; first += kThreads) {
@@ -580,7 +451,7 @@ class TopkSelection {
       const Vec held = row_.load(vec);
       int count = 0, total;
       count_ranks(held, vec, [&](uint64_t rank) { count += rank >= bound; });
-      int place = written + block_sum_before<kThreads>(count, total, smem_.select.partial);
+      int place = written + block_sum_before<kThreads>(count, total, smem_.sample.select.partial);
       if (count > 0) {
         count_ranks(held, vec, [&](uint64_t rank) {
           if (rank < bound) return;
@@ -600,11 +471,11 @@ class TopkSelection {
   /// Greatest first. A function of its own, for two calls: it is as long as the rest. It finds shared memory itself, for through a pointer
   /// that is passed every access would be generic.
   static __device__ __noinline__ void sort_candidates(int count, int wanted, int capacity) {
-    Smem& smem = *reinterpret_cast<Smem*>(dynamic_smem());
-    sort_ranks<kThreads>(smem.candidates, count, wanted, capacity, smem.select);
+    Smem& smem = TopkSelection::smem();
+    sort_ranks<kThreads>(smem.candidates, count, wanted, capacity, smem.sample.select);
   }
   static __device__ __noinline__ PlacedRank place_candidate(int first, int count) {
-    return place_rank<kThreads>(reinterpret_cast<Smem*>(dynamic_smem())->candidates + first, count);
+    return place_rank<kThreads>(smem().candidates + first, count);
   }
 };
 

@@ -1,0 +1,176 @@
+// What a sample of a row tells of a bound for its first k elements: its largest element of each thread, spread over the row.
+// For topk_selection.cuh, which collects what reaches the bound.
+#pragma once
+
+#include <flashinfer/gpu/ptx/math.cuh>
+#include <flashinfer/gpu/rank_select.cuh>
+#include <flashinfer/gpu/row_group.cuh>
+#include <flashinfer/gpu/row_reader.cuh>
+#include <flashinfer/topk/topk_params.hpp>
+
+namespace flashinfer::gpu {
+
+template <TopkConfig kConfig>
+class TopkSample {
+ public:
+  using T = number_t<kConfig.input>;
+  static constexpr int kThreads = kConfig.threads, kVecs = kConfig.vecs, kCluster = kConfig.cluster;
+  static constexpr int kVec = RowVectors<T>::kVec;
+  static constexpr int kWarps = kThreads / kWarpSize;
+  static constexpr int kSamples = kWarps * kVecs;  // chunks that registers hold
+  static_assert(kThreads * kVecs * kVec < 1 << 16);
+  using Row = RowVectors<T>;
+  using Group = RowGroup<kThreads, kCluster>;
+
+  struct Smem {
+    RankSelectSmem<kThreads> select;
+    KthKeySmem<kThreads> kth_key;
+    uint32_t floor;  // key of the least of the threads' largest elements, if it was asked for
+  };
+
+ protected:
+  using Vec = gpu::Vec<T, kVec>;
+  Row row_;
+  const int wanted_;  // elements to be chosen
+  const int capacity_;
+  const TieBreak& tie_break_;  // of the launch, and read where it is needed: registers are scarce
+  const int chunks_;           // of this block
+
+  __device__ TopkSample(Smem& smem, const T* row, int length, int k, int capacity, const TieBreak& tie_break)
+      : row_(row, length, 1, 0),
+        wanted_(min(k, length)),
+        capacity_(capacity),
+        tie_break_(tie_break),
+        chunks_((ceil_div(row_.count, kWarpSize) + kCluster - 1 - Group::rank()) / kCluster),
+        smem_(smem) {}
+
+  /// The vector that this lane has of chunk `c` of this block.
+  __device__ int vec_of(int c) const { return (c * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % kWarpSize; }
+
+  /// The i-th vector of this lane's sample: the block's chunks if registers can hold them, else as many, spread over the row.
+  __device__ int sampled_vec(int i) const {
+    const int sample = i * kWarps + int(threadIdx.x) / kWarpSize;
+    return vec_of(chunks_ <= kSamples ? sample : int(int64_t(sample) * chunks_ / kSamples));
+  }
+
+  __device__ static float largest_of(const Vec& held) {
+    float x[kVec];
+    held.to_float(x);
+    float largest = x[0];
+#pragma unroll
+    for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
+    return largest;
+  }
+
+  template <class Count>
+  __device__ void count_ranks(const Vec& held, int vec, const Count& count) const {
+    float x[kVec];
+    held.to_float(x);
+    const int first = row_.index_of(vec);
+#pragma unroll
+    for (int j = 0; j < kVec; ++j)
+      if (is_inside(first + j)) count(topk_rank(x[j], first + j, tie_break_));
+  }
+  __device__ bool is_inside(int index) const { return uint32_t(index) < uint32_t(row_.length); }
+
+  /// What a few more than the wanted elements of this block reach, as the sample tells, of which `best` is this thread's largest.
+  __device__ uint64_t bound_of(float best) {
+    if (row_.length <= capacity_ && row_.length <= 2 * wanted_) {
+      __syncthreads();  // the count is zero
+      return 0;
+    }
+    const int sampled = min(chunks_, kSamples);
+    const uint32_t own = sampled_vec(0) < row_.count ? order_key(best) : 0u;
+    int wanted = wanted_;
+    if (kCluster > 1 || chunks_ > kSamples) {
+      // The sample's share of the chosen, and four standard deviations more. Where rows are few and so little is wanted that places are
+      // counted, fewer: in one row in a thousand that is not enough for one of the blocks, which costs 30 us (four cost 0.5 always).
+      const bool less = kCluster >= 8 && wanted_ <= kFewRanks<kThreads> / 2;
+      const float deviations = less ? 3.5f : 4.0f;
+      const int more = less ? 4 : 5;
+      const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));
+      wanted = min(wanted, int(share + deviations * share * ptx::rsqrt(share + 1)) + more);
+    }
+    const bool is_part = wanted < wanted_;
+    if (is_part) tell_low(own);
+    const uint64_t bound = bound_of_sample(own, wanted);
+    const uint64_t above_floor = is_part ? bound_above_floor(own, sampled) : 0;
+    return above_floor ? above_floor : bound;
+  }
+
+ private:
+  Smem& smem_;
+
+  /// What of the sample a few more reach than are wanted. The threads meet.
+  __device__ uint64_t bound_of_sample(uint32_t own, int wanted) {
+    const int slack = wanted / 4;
+    // Few: the largest element of each thread will do. Many: every element, read again, from L1.
+    const bool few = 2 * wanted <= min(chunks_, kWarps) * kWarpSize;
+    uint64_t bound;
+    int reached = row_.length;  // elements that reach it
+    if (few) {
+      if (wanted <= KthKeySmem<kThreads>::kMostWanted) {
+        const uint32_t key = block_about_kth_key(own, wanted, reached, smem_.kth_key);
+        if (reached <= 2 * wanted + 8) return uint64_t(key) << 32;
+      }
+      // Many of one warp, or equal ones.
+      bound = uint64_t(block_kth_key(own, wanted, slack, reached)) << 32;
+    } else {
+      bound = select_rank<kThreads>(
+          wanted, slack, 32,
+          [&](const auto& count) {
+#pragma unroll 1
+            for (int i = 0; i < kVecs; ++i) count_ranks(row_.load(sampled_vec(i)), sampled_vec(i), count);
+          },
+          smem_.select);
+      reached = smem_.select.above + smem_.select.count;
+    }
+    const bool ties = bound != 0 && reached > wanted + slack;
+    return ties ? bound_among_ties(value_of_order_key<float>(key_of_rank(bound)), wanted) : bound;
+  }
+
+  /// Each warp's least.
+  __device__ void tell_low(uint32_t own) {
+    const uint32_t low = ~warp_max(own ? ~own : 0u);
+    if (threadIdx.x % kWarpSize == 0) smem_.select.least[threadIdx.x / kWarpSize] = low;
+  }
+  /// A masked row has one value but for a few elements, which may lie together: no sample tells how many of those wanted a block has. So
+  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. After tell_low().
+  __device__ uint64_t bound_above_floor(uint32_t own, int sampled) {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    const uint32_t low = lane < kWarps ? uint32_t(smem_.select.least[lane]) : ~0u, floor = ~warp_max(~low);
+    if (threadIdx.x == 0) smem_.floor = floor;
+    // Of other rows hardly two warps have the same.
+    const int of_floor = __popc(__ballot_sync(0xffffffffu, low == floor)), all = __popc(__ballot_sync(0xffffffffu, low != ~0u));
+    if (2 * of_floor <= all) return 0;
+    const bool rises = own > floor, warp_rises = __any_sync(0xffffffffu, rises);
+    const int above = __syncthreads_count(rises), warps = __syncthreads_count(lane == 0 && warp_rises);
+    if (above == 0 || 4 * above > min(sampled, kWarps) * kWarpSize) return 0;  // not masked
+    // Elements that lie together are hardly as many as their share of the sample says: if there were, more of their chunks would be in it.
+    const bool together = above > warps * kWarpSize / 4;
+    const float elements = float(above * kVec) * float(chunks_) * ptx::rcp(float(sampled));  // of the block
+    return elements <= float(together ? 2 * capacity_ : capacity_ / kCluster) ? uint64_t(floor + 1) << 32 : 0;
+  }
+
+  /// Elements of this value are many: as large a part of the row is let in as of the sample is wanted.
+  __device__ uint64_t bound_among_ties(float value, int wanted) {
+    uint32_t counts = 0;  // of the sample, read again: those above, and in the low half those equal
+#pragma unroll 1
+    for (int i = 0; i < kVecs; ++i) {
+      float x[kVec];
+      row_.load(sampled_vec(i)).to_float(x);
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) counts += x[j] > value ? 1u << 16 : x[j] == value ? 1u : 0u;
+    }
+    int total;
+    block_sum_before<kThreads>(int(counts), total, smem_.select.partial);
+    const int above = int(uint32_t(total) >> 16), equal = int(uint32_t(total) & 0xffffu);
+    if (above >= wanted) return uint64_t(order_key(value) + 1) << 32;
+    const float rest = float(wanted - above);
+    const float part = (rest + 4 * rest * ptx::rsqrt(rest) + 4) * ptx::rcp(float(max(equal, 1)));
+    const int place = part < 1 ? min(int(part * float(row_.length)), row_.length - 1) : row_.length - 1;
+    return topk_rank(value, tie_break_ == TieBreak::small ? place : row_.length - 1 - place, tie_break_);
+  }
+};
+
+}  // namespace flashinfer::gpu
