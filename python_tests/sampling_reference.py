@@ -5,7 +5,8 @@ import torch
 
 
 def make_logits(kind, num_rows, vocab_size, generator):
-    """peaked: a few tokens have nearly all mass. flat: hardly any structure. tied: few distinct values. zipf: like a language model's."""
+    """peaked: a few tokens have nearly all mass. flat: hardly any structure. tied: few distinct values. masked: -inf but for 150 tokens that
+    lie together. zipf: like a language model's."""
     normal = torch.randn(num_rows, vocab_size, generator=generator, dtype=torch.float64)
     if kind == "peaked":
         return normal * 4
@@ -13,6 +14,10 @@ def make_logits(kind, num_rows, vocab_size, generator):
         return normal * 0.1
     if kind == "tied":
         return (normal * 1.5).round()
+    if kind == "masked":
+        first = torch.randint(max(vocab_size - 150, 1), (num_rows, 1), generator=generator)
+        place = torch.arange(vocab_size) - first
+        return torch.where((place >= 0) & (place < 150), normal * 2, -torch.inf)
     ranks = torch.stack([torch.randperm(vocab_size, generator=generator) for _ in range(num_rows)]).double()
     return -1.1 * torch.log(ranks + 1) + normal * 0.05
 

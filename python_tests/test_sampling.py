@@ -10,7 +10,7 @@ from flashinfer import sampling
 from sampling_reference import chi_square, distribution, kept_lengths, make_logits, race, weights_of
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-KINDS = ["peaked", "flat", "tied", "zipf"]
+KINDS = ["peaked", "flat", "tied", "masked", "zipf"]
 FILTERS = {
     "none": {},
     "top_k": {"top_k": 50},

@@ -7,7 +7,7 @@ import flashinfer
 from sampling_reference import distribution, kept_lengths, make_logits
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-KINDS = ["peaked", "flat", "tied", "zipf"]
+KINDS = ["peaked", "flat", "tied", "masked", "zipf"]
 VOCAB_SIZES = [1, 6, 1000, 32000, 128257]
 RANKS = [1, 10, 500, 100000]
 

@@ -2,7 +2,8 @@
 
 from . import _flashinfer
 from ._attention import is_tensor, refuse
-from .prefill import BatchPrefillWithPagedKVCacheWrapper, count
+from ._prefill import count
+from .prefill import BatchPrefillWithPagedKVCacheWrapper
 
 __all__ = ["BatchAttention", "BatchAttentionWithAttentionSinkWrapper"]
 

@@ -2,8 +2,9 @@
 
 from ._attention import is_jax, refuse
 from ._flashinfer import merge_state, merge_state_in_place, merge_states
+from ._prefill import count
 from .decode import BatchDecodeWithPagedKVCacheWrapper
-from .prefill import BatchPrefillWithPagedKVCacheWrapper, count, single_prefill_with_kv_cache_return_lse
+from .prefill import BatchPrefillWithPagedKVCacheWrapper, single_prefill_with_kv_cache_return_lse
 
 __all__ = [
     "BatchDecodeWithSharedPrefixPagedKVCacheWrapper",

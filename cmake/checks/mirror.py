@@ -1,6 +1,6 @@
 """Every op stands on both back ends, with a test and a benchmark: an include/flashinfer/<op>/X.hpp that calls a back end has
-cpu/X.hpp and gpu/X.hpp beside it, and X is named in cpp_tests/ or python_tests/, and in benchmarks/. And every folder of
-cpp_tests/ mirrors one of include/flashinfer."""
+cpu/X.hpp and gpu/X.hpp beside it, and X is named in cpp_tests/ or python_tests/, and in benchmarks/. X_part.hpp beside X.hpp is no op
+but a part of X. And every folder of cpp_tests/ mirrors one of include/flashinfer."""
 
 import re
 from pathlib import PurePosixPath
@@ -26,6 +26,8 @@ def missing(files):
             continue
         family, op = match.groups()
         folder = f"include/flashinfer/{family}"
+        if f"{folder}/{op.rpartition('_')[0]}.hpp" in files:
+            continue
         named_in = lambda *tops: any(path.startswith(tops) and names(op, path, text) for path, text in files.items())
         parts = {
             f"cpu/{op}.hpp": f"{folder}/cpu/{op}.hpp" in files,
@@ -59,10 +61,11 @@ OP = {
     "cpp_tests/norm/test_norm.cpp": "TEST(Rmsnorm, matches) { rmsnorm(x); }",
     "benchmarks/norm.py": "fused_add_rmsnorm, rmsnorm",
 }
-GOOD = [OP, {"include/flashinfer/attention/paged_kv.hpp": "#include <flashinfer/core/math.hpp>\n"}]
+PART = {"include/flashinfer/norm/rmsnorm_shape.hpp": OP["include/flashinfer/norm/rmsnorm.hpp"]}
+GOOD = [OP, OP | PART, {"include/flashinfer/attention/paged_kv.hpp": "#include <flashinfer/core/math.hpp>\n"}]
 NEEDED = [path for path in OP if not path.startswith("include/flashinfer/norm/rmsnorm")]
 BAD = [{path: text for path, text in OP.items() if path != gone} for gone in NEEDED]
-BAD += [OP | {"cpp_tests/norms/test_other.cpp": ""}, OP | {"benchmarks/norm.py": "fused_add_rmsnorm"}]
+BAD += [PART, OP | {"cpp_tests/norms/test_other.cpp": ""}, OP | {"benchmarks/norm.py": "fused_add_rmsnorm"}]
 
 if __name__ == "__main__":
     tree.run(check, GOOD, BAD)

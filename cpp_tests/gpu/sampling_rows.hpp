@@ -16,9 +16,9 @@ namespace flashinfer {
 inline constexpr RowValues kLogits = RowValues::logits, kProbs = RowValues::probs;
 
 /// Rows of one kind each, so that every way through the filter is taken.
-enum class Shape { normal, peaked, flat, tied, zipf, mostly_ties, infinite, nan, empty };
-inline constexpr Shape kShapes[] = {Shape::normal,      Shape::peaked,   Shape::flat, Shape::tied, Shape::zipf,
-                                    Shape::mostly_ties, Shape::infinite, Shape::nan,  Shape::empty};
+enum class Shape { normal, peaked, flat, tied, zipf, mostly_ties, masked, nan, empty };
+inline constexpr Shape kShapes[] = {Shape::normal,      Shape::peaked, Shape::flat, Shape::tied, Shape::zipf,
+                                    Shape::mostly_ties, Shape::masked, Shape::nan,  Shape::empty};
 
 template <class T>
 struct Rows {
@@ -39,7 +39,8 @@ struct Rows {
         if (shape == Shape::tied) v = 1.5f;
         if (shape == Shape::zipf) v = -1.1f * std::log(float(i + 1)) + 0.1f * v;
         if (shape == Shape::mostly_ties) v = i % 16 ? std::floor(v / 4) : v;
-        if (shape == Shape::infinite && i % 3 == 0) v = -INFINITY;
+        // What a mask leaves: two thirds, or a hundred that lie together.
+        if (shape == Shape::masked && (seed % 2 ? i < vocab_size / 3 || i >= vocab_size / 3 + 100 : i % 3 == 0)) v = -INFINITY;
         if (shape == Shape::empty) v = -INFINITY;
         x[size_t(i)] = v;
         sum += std::exp(double(v));
