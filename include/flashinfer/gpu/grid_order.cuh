@@ -16,7 +16,7 @@ FLASHINFER_DEVICE void wait_for_inputs(bool beside) {
   }
 }
 /// The last that a kernel does: its grid ends after the one before, so who waits for this one has waited for both. By one block, for others
-/// may need its place on an SM.
+/// may need its place on an SM. (On an H100 who waits has waited for all grids before, but PTX promises that of the one before alone.)
 FLASHINFER_DEVICE void end_after_inputs(bool beside) {
   if (beside && blockIdx.x == 0) ptx::griddep_wait();
 }

@@ -9,9 +9,10 @@
 //           2. The row is read: its mass, its maximum, and for each warp a list of the elements that reach that value.
 //           3. Of the lists alone: which bin of such sums has the boundary, the mass above it, the order of what lies in it, the row.
 // Else, where clusters share a row, and where the value was too high:
-//           1. The maximum, and sums by upper bits of the whole row: they leave one bin or two for the boundary.
-//           2. Exact masses, of the row and of what lies above those bins; what lies in them, a few hundred elements, is listed. Sorted,
-//              with sums of their masses, they tell the last element of the prefix.
+//           1. The maximum, and sums by upper bits of the whole row: they leave one bin or two for the boundary. Blocks of a cluster tell
+//              each other what octaves weigh, and read of each other the bins of the octave in question.
+//           2. Exact masses, of the row and of what lies above those bins; what lies in them, some dozens of elements, is listed, and
+//              sent to all blocks. What each of them weighs, and what lies above it, tells the last element of the prefix.
 //           3. The row is written. What no kept element was near in 2 is not read.
 //           Where the list has no room because the bins hold one value (flat rows, ties), counts by places in the row tell which of its
 //           elements is the last. Where they hold more, or sums do not bear the bins out, a narrower range is found by exact masses in
