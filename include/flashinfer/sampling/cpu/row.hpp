@@ -214,8 +214,10 @@ class Row {
     const int64_t wanted = max(first, by_count ? filter.top_k : 0);
     float cut = guess_cut(wanted, whole ? filter.top_p : 1.0f, total);
     if (by_value && first == 0) cut = max(cut, least);  // without a guess: -inf
-    gather(cut, c);
-    if (!complete(cut)) gather(-kInfinity, c);
+    // What weighs nothing matters to those who ask for the first of the order alone. Most of a filtered row are zeros.
+    const float nothing = kLogits || first > 0 ? -kInfinity : 0.0f;
+    gather(cut, nothing, c);
+    if (!complete(cut)) gather(-kInfinity, nothing, c);
 
     if (top) {
       *top = c;
@@ -291,11 +293,11 @@ class Row {
     return bit_cast<float>(uint32_t(0x3f800000 + int32_t(max(exponent, -126.0f) * 8388608.0f))) * max_;
   }
 
-  /// All elements from `cut` up but -inf and NaN, which weigh nothing.
-  FLASHINFER_INLINE void gather(float cut, Candidates& c) const {
+  /// All elements from `cut` up but NaN and what is not above `nothing`.
+  FLASHINFER_INLINE void gather(float cut, float nothing, Candidates& c) const {
     c.reserve(size_);
     int64_t n = 0;
-    const F below = Isa::set(cut == -kInfinity ? cut : value_of_order_key<float>(order_key(cut) - 1));
+    const F below = Isa::set(cut == -kInfinity ? nothing : value_of_order_key<float>(order_key(cut) - 1));
     for_each_vec<Isa>(size_, [&](int64_t i, auto... count) FLASHINFER_INLINE {
       const F x = Isa::load(x_ + i, count...);
       uint32_t kept = Isa::bits(Isa::less(below, x));
