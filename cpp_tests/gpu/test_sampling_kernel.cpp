@@ -398,6 +398,8 @@ TEST(ToppRenormKernel, MatchesItsTwin) {
 TEST(ToppRenormKernel, Clusters) {
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 2}>(5003, 2);
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 4, .chunks = 1}>(4096, 3);
+  // Equal elements in place: some blocks are done before others have read where the ties end.
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 8, .chunks = 2}>(10112, 11);
 }
 TEST(ToppRenormKernel, RowsOfHalves) {
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 2}>(9003, 1);

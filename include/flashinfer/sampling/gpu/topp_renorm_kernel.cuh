@@ -428,6 +428,7 @@ struct ToppRenormKernel {
       before += all;
       __syncthreads();
     }
+    if (kCluster > 1) Group::sync();  // every block has read the place, which is another's to write where the output is the input
     return true;
   }
 
