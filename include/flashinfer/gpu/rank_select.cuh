@@ -177,11 +177,17 @@ struct PlacedRank {
   uint64_t rank;
   int place;
 };
+/// Lanes for each of a few, of all threads: 2 to 32.
+template <int kThreads>
+FLASHINFER_DEVICE int team_lanes(int count) {
+  int team = 2;
+  while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
+  return team;
+}
 /// Every rank is one thread's, whose lanes are its team: each counts some of the ranks above. `ranks`: aligned to 16 bytes, seen by all.
 template <int kThreads>
 FLASHINFER_DEVICE PlacedRank place_rank(const uint64_t* ranks, int count) {
-  int team = 2;
-  while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
+  const int team = team_lanes<kThreads>(count);
   const int i = int(threadIdx.x) / team, lane = int(threadIdx.x) % team;
   const uint64_t own = i < count ? ranks[i] : ~0ull;
   int place = 0;
@@ -204,8 +210,7 @@ struct WeighedRank {
 /// Every pair of a rank and its mass is one thread's, as in place_rank().
 template <int kThreads>
 FLASHINFER_DEVICE WeighedRank weigh_rank(const RankPair* pairs, int count) {
-  int team = 2;
-  while (team < kWarpSize && 2 * team * count <= kThreads) team *= 2;
+  const int team = team_lanes<kThreads>(count);
   const int i = int(threadIdx.x) / team, lane = int(threadIdx.x) % team;
   const RankPair own = i < count ? pairs[i] : RankPair{~0ull, 0};
   uint64_t above = 0;
