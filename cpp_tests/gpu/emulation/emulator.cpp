@@ -42,6 +42,20 @@ Block::Block(unsigned threads, size_t smem_bytes, uint32_t seed, unsigned cluste
   }
 }
 
+Block::Order Block::draw_order(int warps) {
+  Order order;
+  order.last_lane_first = random_() % 2;
+  const unsigned kind = random_() % 4;
+  const int warps_of_block = warps / cluster_;
+  if (kind == 0 && warps > 1) {
+    order.first = int(random_() % warps), order.last = order.first + 1;
+  } else if (kind <= 2 && cluster_ > 1) {
+    order.first = int(random_() % cluster_) * warps_of_block, order.last = order.first + warps_of_block;
+  }
+  order.others_are_late = order.first < order.last && random_() % 2;
+  return order;
+}
+
 int Block::lanes_of(int warp) const { return std::min(kLanes, int(fibers_.size()) - warp * kLanes); }
 
 void Block::run(const std::function<void()>& body) {
@@ -57,11 +71,12 @@ void Block::run(const std::function<void()>& body) {
   cluster_barrier_ = {};
   running_threads_.assign(size_t(cluster_), int(fibers_.size()) / cluster_);
   const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
-  for (int turn = int(random_() % warps), idle = 0; idle <= warps;) {
+  const Order order = draw_order(warps);
+  for (int turn = int(random_() % warps), idle = 0; idle <= 2 * warps;) {
     // A warp runs on until none of its lanes can: other warps are as far behind or ahead as barriers allow.
     bool ran = false;
-    for (int i = 0; i < lanes_of(turn); ++i) {
-      Fiber& f = fibers_[turn * kLanes + i];
+    for (int i = 0; i < lanes_of(turn) && (idle >= warps || !order.is_late(turn)); ++i) {
+      Fiber& f = fibers_[turn * kLanes + (order.last_lane_first ? lanes_of(turn) - 1 - i : i)];
       if (f.state == Fiber::polling && f.ready()) f.state = Fiber::runnable;
       if (f.state == Fiber::fresh || f.state == Fiber::runnable) resume(f), ran = true;
     }

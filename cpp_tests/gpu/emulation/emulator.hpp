@@ -1,8 +1,8 @@
 // Runs the library's kernels on a machine without a GPU: a block's threads are fibers of one thread of the host, warps advance in lockstep
 // at collectives, and the instructions of gpu/ptx have twins (emulation/flashinfer/gpu/ptx, found before the real ones).
 // Slow and strict: a collective that not all lanes reach, or a barrier that not all threads reach, is an error; asynchronous copies
-// poison their destination and land as late as they may; warps run in a random order.
-// What every thread does at every collective and barrier is in emulator.cpp, which is optimised in every build.
+// poison their destination and land as late as they may; warps run in a random order, and in most launches one warp or block is always
+// late. What every thread does at every collective and barrier is in emulator.cpp, which is optimised in every build.
 #pragma once
 
 #include <array>
@@ -134,6 +134,15 @@ class Block {
   Block(unsigned threads, size_t smem_bytes, uint32_t seed, unsigned cluster);
   size_t smem_stride() const { return (smem_bytes_ + 127) / 128 * 128; }
   int lanes_of(int warp) const;
+
+  /// Who comes after whom in one launch, wherever barriers allow both: a warp, or a block of the cluster, that is always late, or that all
+  /// others are later than. What it still has to read when others write is read too late; what it writes early is overwritten.
+  struct Order {
+    int first = 0, last = 0;  // warps
+    bool others_are_late = false, last_lane_first = false;
+    bool is_late(int warp) const { return (first <= warp && warp < last) != others_are_late; }
+  };
+  Order draw_order(int warps);
 
   void run(const std::function<void()>& body);
   bool land_one();
