@@ -44,20 +44,27 @@ class ProbBins {
     for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.sums[bin] = 0;
     if (threadIdx.x == 0) smem.first = smem.last = -1;
   }
-  /// By whole warps. A queue at one bin is kept short where the elements of a vector, or of the warp, are equal.
+  /// By whole warps. Where the elements of some vector are equal, so may be many of the warp, which would queue at one bin: one lane adds
+  /// them.
   template <int kCount>
   __device__ void add(const float (&x)[kCount]) const {
-    bool equal = true;
+    bool equal = has_bin(x[0]);
+    float y[kCount];
 #pragma unroll
-    for (int j = 1; j < kCount; ++j) equal &= x[j] == x[0];
-    if (__any_sync(0xffffffffu, equal)) {
-      const bool as_first = x[0] == __shfl_sync(0xffffffffu, x[0], 0);
-      const bool all = __all_sync(0xffffffffu, equal && as_first);
-      if (equal && (!all || threadIdx.x % kWarpSize == 0)) add(x[0], uint32_t(all ? kCount * kWarpSize : kCount));
+    for (int j = 0; j < kCount; ++j) equal &= x[j] == x[0], y[j] = x[j];
+    if (const uint32_t lanes = __ballot_sync(0xffffffffu, equal)) {
+      const float tied = __shfl_sync(0xffffffffu, x[0], __ffs(int(lanes)) - 1);
+      int count = 0;
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        count += __popc(__ballot_sync(0xffffffffu, x[j] == tied));
+        if (x[j] == tied) y[j] = 0;
+      }
+      if (threadIdx.x % kWarpSize == 0) add(tied, uint32_t(count));
+      if (count == kCount * kWarpSize) return;
     }
-    if (equal) return;
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) add(x[j], 1);
+    for (int j = 0; j < kCount; ++j) add(y[j], 1);
   }
 
   /// A sum of probabilities as find() wants it.
@@ -201,9 +208,8 @@ class ProbBins {
 
   __device__ void add(float x, uint32_t count) const {
     const uint32_t bits = bit_cast<uint32_t>(x);
-    // Bits of positive numbers have their order; those of negative ones and NaN's stand above. Without a branch: most warps have some.
-    const bool has_bin = bits - least_ <= bit_cast<uint32_t>(kInfinity) - least_;
-    atomicAdd(&smem_.sums[has_bin ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)],
+    // Without a branch: most warps have some that have none.
+    atomicAdd(&smem_.sums[has_bin(x) ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)],
               count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_)));
   }
 
@@ -212,6 +218,8 @@ class ProbBins {
   int bits_;        // of a mantissa, the first one included, that are added up
   uint32_t least_;  // bits of the least probability that is
 
+  /// Bits of positive numbers have their order; those of negative ones and NaN's stand above.
+  __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= bit_cast<uint32_t>(kInfinity) - least_; }
   static __device__ uint64_t mass(uint32_t sum, int bits, int bin) {
     return uint64_t(sum) << (kPoint - kOctaves + 2 - bits + bin / kPerOctave);
   }

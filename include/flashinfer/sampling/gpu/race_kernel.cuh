@@ -335,7 +335,8 @@ struct RaceKernel {
     return kLogits ? logit_exponent(x, finite_logit(most), row_.weight.scale) >= limit : x >= least_prob(limit, finite_prob(most));
   }
 
-  /// f(element, its place in the vector, its random bits) for those whose bit is set: one copy of what few elements need.
+  /// f(element, its place in the vector, its random bits) for those whose bit is set: one copy of what few elements need. (By row_hits.cuh,
+  /// instructions in another order, top_p of 512 rows of logits takes 3 % longer on an H100.)
   template <class F>
   __device__ static void for_each_hit(uint32_t hits, const float (&x)[kVec], const uint32_t (&bits)[kVec], const F& f) {
 #pragma unroll 1

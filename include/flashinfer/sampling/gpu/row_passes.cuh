@@ -4,6 +4,7 @@
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_reader.cuh>
+#include <flashinfer/sampling/gpu/row_hits.cuh>
 #include <flashinfer/sampling/gpu/row_weight.cuh>
 
 namespace flashinfer::gpu {
@@ -38,31 +39,16 @@ class RowPasses {
     f(x, first);
   }
 
-  /// x[j] for a j that is not known when compiling; a register array has no addresses.
-  template <class V>
-  __device__ static V at(const V (&x)[kVec], int j) {
-    V value = x[0];
-#pragma unroll
-    for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;
-    return value;
-  }
   __device__ static bool reaches(const float (&x)[kVec], float least) {
     bool any = false;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) any |= x[j] >= least;
     return any;
   }
-  /// f(element, index) for the elements that hit(element): code that few elements need is there once, not for every element of a vector.
+  /// f(element, index) for the elements that hit(element).
   template <class Hit, class F>
   __device__ static void for_each_hit(const float (&x)[kVec], int first, const Hit& hit, const F& f) {
-    uint32_t hits = 0;
-#pragma unroll
-    for (int j = 0; j < kVec; ++j) hits |= hit(x[j]) ? 1u << j : 0u;
-#pragma unroll 1
-    for (; hits; hits &= hits - 1) {
-      const int j = __ffs(int(hits)) - 1;
-      f(at(x, j), uint32_t(first + j));
-    }
+    gpu::for_each_hit(hits_of<kVec>([&](int j) { return hit(x[j]); }), [&](int j, uint32_t) { f(element_of(x, j), uint32_t(first + j)); });
   }
 
   /// The largest element that is not NaN, -inf without one; for a row with a NaN, NaN if it `counts`. The first pass over a row.

@@ -12,6 +12,7 @@
 #include <flashinfer/gpu/grid_order.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/row_filter.cuh>
+#include <flashinfer/sampling/gpu/row_hits.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
 
 namespace flashinfer {
@@ -189,18 +190,14 @@ struct SamplingKernel {
       uint32_t bits[kVec];
       noise.bits_of(first, bits);
       const float bar = best_score.bar();
-      uint32_t hits = 0;
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) hits |= about_weight(weight, x[j]) >= bar * float(bits[j]) ? 1u << j : 0u;
-#pragma unroll 1
-      for (; hits; hits &= hits - 1) {
-        const int j = __ffs(int(hits)) - 1;
-        const float value = Filter::at(x, j);
-        if (!in_prefix(value, first + j)) continue;
-        const float score = score_of(weight, value, Filter::at(bits, j));
+      const uint32_t hits = gpu::hits_of<kVec>([&](int j) { return about_weight(weight, x[j]) >= bar * float(bits[j]); });
+      gpu::for_each_hit(hits, [&](int j, uint32_t) {
+        const float value = gpu::element_of(x, j);
+        if (!in_prefix(value, first + j)) return;
+        const float score = score_of(weight, value, gpu::element_of(bits, j));
         if (score > 0) best = max(best, gpu::race_entry(score, uint32_t(first + j)));
         best_score.raise(score);
-      }
+      });
     });
     return int32_t(index_of_rank(filter_.group.max(best)));
   }

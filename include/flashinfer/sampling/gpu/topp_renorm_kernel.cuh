@@ -17,7 +17,7 @@
 //           Where the list has no room because the bins hold one value (flat rows, ties), counts by places in the row tell which of its
 //           elements is the last. Where they hold more, or sums do not bear the bins out, a narrower range is found by exact masses in
 //           bins of ranks, and listed again: two more passes, seldom four.
-// A block reads its own slice only (but for the place of ties), and writes when it knows the prefix: the output may be the input.
+// A block reads its own slice only, and writes when it knows the prefix: the output may be the input.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -26,7 +26,9 @@
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/row_ring.cuh>
 #include <flashinfer/sampling/gpu/prob_bins.cuh>
+#include <flashinfer/sampling/gpu/rank_bins.cuh>
 #include <flashinfer/sampling/gpu/row_candidates.cuh>
+#include <flashinfer/sampling/gpu/row_hits.cuh>
 #include <flashinfer/sampling/gpu/row_weight.cuh>
 #include <flashinfer/sampling/renorm_params.hpp>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -59,9 +61,10 @@ struct ToppRenormKernel {
   using Prefix = gpu::RowPrefix;
   using Ring = gpu::RowRing<T, kThreads, kConfig.chunks>;
   using Bins = gpu::ProbBins<kThreads, Group, kCluster>;
-  static constexpr int kVec = 4;                                   // elements that a pass looks at together
-  static constexpr int kRangeBits = 9, kRanges = 1 << kRangeBits;  // bins of ranks
-  static constexpr int kListed = 1024;                             // elements of the list, of all blocks together
+  using RankBins = gpu::RankBins<kThreads, Group, kCluster>;
+  using RankRange = gpu::RankRange;
+  static constexpr int kVec = 4;        // elements that a pass looks at together
+  static constexpr int kListed = 1024;  // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
   static constexpr int kPlaces = 1024;  // of 128 elements, in rows of 128 Ki
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, kVec>;
@@ -70,11 +73,8 @@ struct ToppRenormKernel {
   static constexpr float kLight = 0.85f;  // of what top_p leaves out: the rest is for the sample's error
   static constexpr float kFewest = 2000;  // candidates: of a peaked row a sample has too few to tell
   static_assert(kPlaces % kThreads == 0);
-  static_assert(kThreads >= kRanges && kPerThread * kThreads == kListed);
+  static_assert(kPerThread * kThreads == kListed);
 
-  struct Masses {  // of the bins of ranks, in two words
-    uint32_t low[kRanges], high[kRanges];
-  };
   struct List {
     uint64_t ranks[kListed];                   // of this block
     alignas(16) uint64_t sorted[2 * kListed];  // of all blocks, and room to sort them
@@ -93,7 +93,7 @@ struct ToppRenormKernel {
   struct InTurn {
     union {
       typename Bins::Smem bins;
-      Masses masses;
+      typename RankBins::Smem rank_bins;
       List list;
       typename Candidates::Window window;
     };
@@ -101,7 +101,7 @@ struct ToppRenormKernel {
   struct Apart {  // the list is begun while other blocks read the bins
     typename Bins::Smem bins;
     union {
-      Masses masses;
+      typename RankBins::Smem rank_bins;
       List list;
     };
   };
@@ -111,16 +111,10 @@ struct ToppRenormKernel {
     conditional_t<(kCluster > 1), Inbox, NoInbox> inbox;
     typename Candidates::Smem candidates;
     uint64_t partial[kThreads / gpu::kWarpSize];
-    uint64_t above;  // of the bin of ranks that was found
+    uint64_t before;  // the ties before the place that was found
     Prefix prefix;
     int found;
     uint32_t listed;
-  };
-
-  /// Ranks that are looked at, and the mass above them.
-  struct Range {
-    uint64_t low, high, above = 0;
-    __device__ bool contains(uint64_t rank) const { return rank >= low && rank <= high; }
   };
 
   const Params& p_;
@@ -188,7 +182,7 @@ struct ToppRenormKernel {
     candidates.for_each([&](float x, int index) {
       if (x > most) {
         above += mass_of(weight_(x));
-      } else if (x >= least) {
+      } else if (x >= least && !is_full()) {
         append(order_rank(order_key(x), uint32_t(index)));
       }
     });
@@ -233,9 +227,10 @@ struct ToppRenormKernel {
     });
     return group_.sum(sum.total());
   }
+  /// Whether what this block lists has no room: of many ties all would wait for their turn to see that.
+  __device__ bool is_full() const { return *static_cast<volatile uint32_t*>(&smem_.listed) > kListed; }
   /// To what this block lists.
   __device__ void append(uint64_t rank) {
-    if (*static_cast<volatile uint32_t*>(&smem_.listed) > kListed) return;  // of many ties all would wait here
     const uint32_t at = atomicAdd(&smem_.listed, 1u);
     if (at < kListed) smem_.list.ranks[at] = rank;
   }
@@ -265,8 +260,9 @@ struct ToppRenormKernel {
   __device__ Prefix keep(const typename Bins::Keys& keys) {
     __syncthreads();               // the bins have been read: the list lies there
     const bool all = top_p_ >= 1;  // nothing needs listing
-    Range range{all ? ~uint64_t(0) : order_rank(keys.least, uint32_t(p_.vocab_size - 1)), all ? ~uint64_t(0) : order_rank(keys.most, 0)};
-    Range listed;
+    RankRange range{all ? ~uint64_t(0) : order_rank(keys.least, uint32_t(p_.vocab_size - 1)),
+                    all ? ~uint64_t(0) : order_rank(keys.most, 0)};
+    RankRange listed;
     uint64_t needed = 0;
 #pragma unroll 1
     for (bool first = true;; first = false) {
@@ -282,13 +278,14 @@ struct ToppRenormKernel {
 
   /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
   /// listed. Returns the masses of the row and of what lies above the range. The blocks meet.
-  __device__ typename Group::Pair list(const Range& range, Range& span) {
+  __device__ typename Group::Pair list(const RankRange& range, RankRange& span) {
     for (int place = int(threadIdx.x); place < kPlaces; place += kThreads) smem_.list.at_place[place] = 0;
     __syncthreads();
     gpu::MassSum sum, sum_above;
     // Kept in registers: found again for every vector, as the compiler would, they are a tenth of the loop.
     const auto value_of = [](uint32_t key) { return gpu::ptx::opaque(value_of_order_key<float>(key)); };
     const float least = value_of(key_of_rank(range.low)), most = value_of(key_of_rank(range.high));
+    const bool of_values = index_of_rank(range.high) == 0 && index_of_rank(range.low) >= uint32_t(p_.vocab_size - 1);
     span = {~uint64_t(0), 0};
     chunks_ = 0;
     for_each([&](const float(&x)[kVec], int first, int chunk) {
@@ -301,17 +298,34 @@ struct ToppRenormKernel {
 #pragma unroll
       for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
       if (largest >= least) chunks_ |= 1u << chunk % 32;
-      for_each_hit(x, first, least, most, [&](float value, int index) {
-        const uint64_t rank = order_rank(order_key(value), uint32_t(index));
+      gpu::for_each_hit(gpu::hits_of<kVec>([&](int j) { return x[j] >= least && x[j] <= most; }), [&](int j, uint32_t& hits) {
+        const bool full = is_full();
+        if (full && of_values && count_hits(x, first, hits, span)) return;
+        const int index = first + j;
+        const uint64_t rank = order_rank(order_key(gpu::element_of(x, j)), uint32_t(index));
         if (!range.contains(rank)) return;
         span.low = min(span.low, rank), span.high = max(span.high, rank);
         atomicAdd(&smem_.list.at_place[index >> place_shift()], 1u);
-        append(rank);
+        if (!full) append(rank);
       });
       __syncwarp();  // or lanes that had none go on alone
     });
     if constexpr (kCluster > 1) send();
     return group_.sum(sum.total(), sum_above.total());
+  }
+  /// Of hits that the list has no room for, what else is to be known, of all at once: their extremes, and where they are. False: that is
+  /// two places.
+  __device__ bool count_hits(const float (&x)[kVec], int first, uint32_t& hits, RankRange& span) const {
+    const int place = first >> place_shift();
+    if (place != (first + kVec - 1) >> place_shift()) return false;
+    float least = kInfinity, most = -kInfinity;
+#pragma unroll
+    for (int j = 0; j < kVec; ++j)
+      if (hits >> j & 1) least = fminf(least, x[j]), most = fmaxf(most, x[j]);
+    span.low = min(span.low, order_rank(order_key(least), ~0u)), span.high = max(span.high, order_rank(order_key(most), 0));
+    atomicAdd(&smem_.list.at_place[place], uint32_t(__popc(hits)));
+    hits = 0;
+    return true;
   }
   /// What this block has listed, if it is little, to every block: they need not fetch it when they have met.
   __device__ void send() {
@@ -379,13 +393,15 @@ struct ToppRenormKernel {
 
   /// Where the list was too long or the boundary not in it: a smaller range that has it, or the prefix itself (true). All blocks go the
   /// same way.
-  __device__ bool narrow(uint64_t needed, Range& range, Range span) {
+  __device__ bool narrow(uint64_t needed, RankRange& range, RankRange span) {
     if (needed <= range.above) range = span = {range.high + 1, order_rank(order_key(kInfinity), 0)};
     // What was listed may span less than the range: one value, where that is tied. Then all blocks have read this one's list.
     const auto [high, low] = group_.max(span.high, ~span.low);
     if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
     if (key_of_rank(range.high) == key_of_rank(range.low) && choose_tie(needed, range)) return true;
-    while (!divide(needed, range)) {
+    if (threadIdx.x == 0) smem_.listed = 0;
+    const RankBins bins(smem_.rank_bins, weight_);
+    while (!bins.divide(needed, range, [this](const auto& f) { for_each(f); })) {
     }
     return false;
   }
@@ -393,106 +409,60 @@ struct ToppRenormKernel {
   /// Elements of which at_place counts one share a place.
   __device__ int place_shift() const { return max(54 - __clzll(int64_t(p_.vocab_size - 1)), 0); }
   /// The prefix, if it ends within a range of one value, all of which has been listed. False, or known, in every block.
-  __device__ bool choose_tie(uint64_t needed, const Range& range) {
-    const float value = value_of_order_key<float>(key_of_rank(range.high));
-    const uint64_t each = mass_of(weight_(value));
+  __device__ bool choose_tie(uint64_t needed, const RankRange& range) {
+    const uint64_t each = mass_of(weight_(value_of_order_key<float>(key_of_rank(range.high))));
     if (each == 0) return false;
     const uint64_t wanted = (needed - range.above - 1) / each + 1;  // ties
-    if (threadIdx.x == 0) smem_.found = -1;
     constexpr int kOwn = kPlaces / kThreads;
-    uint32_t counts[kOwn] = {};
-    uint64_t sum = 0, all;
+    const uint32_t* const counts = &smem_.list.at_place[int(threadIdx.x) * kOwn];
+    uint64_t sum = 0, own;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-#pragma unroll 1
-      for (int r = 0; r < kCluster; ++r) counts[i] += *Group::of(&smem_.list.at_place[int(threadIdx.x) * kOwn + i], r);
-      sum += counts[i];
-    }
-    uint64_t before = gpu::block_sum_before<kThreads>(sum, all, smem_.partial);
+    for (int i = 0; i < kOwn; ++i) sum += counts[i];
+    uint64_t before = gpu::block_sum_before<kThreads>(sum, own, smem_.partial);
+    const auto [first, all] = ties_of_blocks(uint32_t(own));
+    if (all < wanted) return false;
+    if (first < wanted && first + own >= wanted) {  // in this block's slice
+      before += first;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      if (before < wanted && before + counts[i] >= wanted) smem_.found = int(threadIdx.x) * kOwn + i, smem_.above = before;
-      before += counts[i];
+      for (int i = 0; i < kOwn; ++i) {
+        if (before < wanted && before + counts[i] >= wanted) smem_.found = int(threadIdx.x) * kOwn + i, smem_.before = before;
+        before += counts[i];
+      }
+      __syncthreads();  // the place is known
+      find_tie(range, wanted, {0, range.above + wanted * each});
     }
-    Group::sync();  // the counts have been read
-    if (smem_.found < 0) return false;
-    const T* const row = ring_.row().base + ring_.row().skip;
+    Group::sync();  // the prefix has arrived
+    return true;
+  }
+  /// The ties in the slices of blocks before this one, and in all. The blocks meet.
+  __device__ typename Group::Pair ties_of_blocks(uint32_t own) {
+    if constexpr (kCluster == 1) {
+      __syncthreads();
+      return {0, own};
+    } else {
+      const int lane = int(threadIdx.x) % gpu::kWarpSize;
+      if (int(threadIdx.x) < kCluster) *Group::of(&smem_.inbox.listed[Group::rank()], int(threadIdx.x)) = int(own);
+      Group::sync();
+      const int ties = lane < kCluster ? smem_.inbox.listed[lane] : 0;
+      return {uint64_t(gpu::warp_sum(lane < Group::rank() ? ties : 0)), uint64_t(gpu::warp_sum(ties))};
+    }
+  }
+  /// The rank of the last tie that is wanted, which lies in this block's slice at the place that was found; to every block. The threads
+  /// meet.
+  __device__ void find_tie(const RankRange& range, uint64_t wanted, Prefix prefix) {
+    const Row& row = ring_.row();
     const int first = smem_.found << place_shift(), end = min(first + (1 << place_shift()), p_.vocab_size);
-    before = smem_.above;
+    uint64_t before = smem_.before, all;
     for (int start = first; start < end; start += kThreads) {
       const int index = start + int(threadIdx.x);
-      const uint64_t rank = index < end ? order_rank(order_key(gpu::load_float(row + index)), uint32_t(index)) : 0;
-      const uint64_t tie = range.contains(rank) ? 1 : 0;
+      const bool own = index < end && row.holds(index);
+      prefix.rank = own ? order_rank(order_key(gpu::load_float(row.base + row.skip + index)), uint32_t(index)) : 0;
+      const uint64_t tie = range.contains(prefix.rank) ? 1 : 0;
       if (before + gpu::block_sum_before<kThreads>(tie, all, smem_.partial) + 1 == wanted && tie)
-        smem_.prefix = {rank, range.above + wanted * each};
+        for (int r = 0; r < kCluster; ++r) *Group::of(&smem_.prefix, r) = prefix;
       before += all;
       __syncthreads();
     }
-    if (kCluster > 1) Group::sync();  // every block has read the place, which is another's to write where the output is the input
-    return true;
-  }
-
-  /// Makes of a range the bin of it that has the boundary; false: the boundary lies below, and the range is all that does.
-  __device__ bool divide(uint64_t needed, Range& range) {
-    const int t = int(threadIdx.x);
-    if (t < kRanges) smem_.masses.low[t] = smem_.masses.high[t] = 0;
-    if (t == 0) smem_.listed = 0, smem_.found = -1;
-    __syncthreads();
-    int shift = max(64 - kRangeBits - __clzll(int64_t(range.high - range.low)), 0);
-    if ((range.high >> shift) - (range.low >> shift) >= kRanges) ++shift;  // bins are aligned: those of ties are what a warp sees at once
-    add_masses(range, shift);
-    Group::sync();  // the bins are complete
-    const int bin = kRanges - 1 - t;
-    uint64_t mass = 0, all;
-    if (t < kRanges) {
-#pragma unroll 1
-      for (int r = 0; r < kCluster; ++r)
-        mass += *Group::of(&smem_.masses.low[bin], r) + (uint64_t(*Group::of(&smem_.masses.high[bin], r)) << 32);
-    }
-    const uint64_t above = range.above + gpu::block_sum_before<kThreads>(mass, all, smem_.partial);
-    if (above < needed && above + mass >= needed) smem_.found = bin, smem_.above = above;
-    Group::sync();  // the bins have been read
-    const int found = smem_.found;
-    if (found < 0) {
-      // What weighs less than 2^-42 has no mass.
-      const float least = fmaxf(weight_.max * 2.2737368e-13f, 1.4e-45f);
-      range = {order_rank(order_key(least), uint32_t(p_.vocab_size - 1)), range.low - 1, range.above + all};
-      return false;
-    }
-    const uint64_t first = (range.low >> shift) + uint64_t(found);
-    range = {max(range.low, first << shift), min(range.high, ((first + 1) << shift) - 1), smem_.above};
-    return true;
-  }
-  /// Of the elements of a range in bins of 2^shift ranks. Where a thread's or the warp's elements are ties of one bin, they are added at
-  /// once.
-  __device__ void add_masses(const Range& range, int shift) {
-    const float least = value_of_order_key<float>(key_of_rank(range.low)), most = value_of_order_key<float>(key_of_rank(range.high));
-    const auto bin_of = [&](uint64_t rank) { return int((rank >> shift) - (range.low >> shift)); };
-    for_each([&](const float(&x)[kVec], int first, int) {
-      bool ties = x[0] >= least;
-#pragma unroll
-      for (int j = 1; j < kVec; ++j) ties &= x[j] == x[0];
-      if (__any_sync(0xffffffffu, ties)) {
-        const uint64_t rank = order_rank(order_key(x[0]), uint32_t(first)), last = rank - (kVec - 1);
-        ties = ties && range.contains(rank) && range.contains(last) && bin_of(rank) == bin_of(last);
-        const int bin = ties ? bin_of(rank) : -1;
-        const bool as_first = x[0] == __shfl_sync(0xffffffffu, x[0], 0) && ties;
-        const bool same_bin = bin == __shfl_sync(0xffffffffu, bin, 0);
-        const bool all = __all_sync(0xffffffffu, as_first && same_bin);
-        if (ties && (!all || threadIdx.x % gpu::kWarpSize == 0))
-          add_mass(bin, (all ? kVec * gpu::kWarpSize : kVec) * mass_of(weight_(x[0])));
-      }
-      if (ties) return;
-      for_each_hit(x, first, least, most, [&](float value, int index) {
-        const uint64_t rank = order_rank(order_key(value), uint32_t(index));
-        if (range.contains(rank)) add_mass(bin_of(rank), mass_of(weight_(value)));
-      });
-    });
-  }
-  __device__ void add_mass(int bin, uint64_t mass) const {
-    const uint32_t part = uint32_t(mass), before = atomicAdd(&smem_.masses.low[bin], part);
-    const uint32_t carried = uint32_t(mass >> 32) + (before + part < before ? 1u : 0u);
-    if (carried) atomicAdd(&smem_.masses.high[bin], carried);
   }
 
   /// This block's slice of the output; zeros where the row has nothing to weigh.
@@ -512,21 +482,6 @@ struct ToppRenormKernel {
   template <class F>
   __device__ void for_each(const F& f) {
     ring_.template for_each<kVec>([](int) { return true; }, f);
-  }
-  /// f(element, index) for the elements from `least` to `most`. Code that few elements need is there once.
-  template <class F>
-  static __device__ void for_each_hit(const float (&x)[kVec], int first, float least, float most, const F& f) {
-    uint32_t hits = 0;
-#pragma unroll
-    for (int j = 0; j < kVec; ++j) hits |= x[j] >= least && x[j] <= most ? 1u << j : 0u;
-#pragma unroll 1
-    for (; hits; hits &= hits - 1) {
-      const int j = __ffs(int(hits)) - 1;
-      float value = x[0];
-#pragma unroll
-      for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value;
-      f(value, first + j);
-    }
   }
 };
 
