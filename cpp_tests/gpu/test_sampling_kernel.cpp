@@ -401,6 +401,32 @@ TEST(ToppRenormKernel, Clusters) {
   // Equal elements in place: some blocks are done before others have read where the ties end.
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 8, .chunks = 2}>(10112, 11);
 }
+/// Rows of equal elements of which the last one kept lies where one block's slice ends and another's begins.
+TEST(ToppRenormKernel, TiesAtTheEdgeOfASlice) {
+  constexpr ToppRenormConfig kConfig{.threads = 512, .cluster = 4, .chunks = 1};
+  constexpr int64_t kRows = 9, kVocabSize = 6001;
+  for (int first = 0; first < 4; ++first)
+    for (int edge = 1; edge < kConfig.cluster; ++edge) {
+      std::vector<float> x(size_t(kRows * kVocabSize + 8), 1.0f / float(kVocabSize)), twin(size_t(kRows * kVocabSize), 5), out = twin;
+      float* const input = x.data() + (4 - int(uintptr_t(x.data()) % 16 / 4) + first) % 4;
+      float top_p[size_t(kRows)];
+      for (int64_t r = 0; r < kRows; ++r) {
+        const int64_t skip = int64_t(uintptr_t(input + r * kVocabSize) % 16 / 4);
+        const int64_t of_slice = ceil_div(ceil_div(kVocabSize + skip, int64_t(4)), int64_t(kConfig.cluster)) * 4;
+        top_p[r] = (float(edge * of_slice - skip + r - 4) - 0.5f) / float(kVocabSize);
+      }
+      RenormParams p;
+      p.input = input, p.input_stride = p.output_stride = kVocabSize, p.num_rows = kRows, p.vocab_size = int32_t(kVocabSize);
+      p.top_p.values = top_p;
+      p.output = twin.data();
+      cpu::renorm(p, RowValues::probs, DType::f32, DType::f32);
+      p.output = out.data();
+      emulation::Block::run_grid(
+          unsigned(kRows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), uint32_t(first),
+          [&] { ToppRenormKernel<kConfig>::run(p); }, kConfig.cluster);
+      expect_same(out, twin, "first " + std::to_string(first) + ", edge " + std::to_string(edge));
+    }
+}
 TEST(ToppRenormKernel, RowsOfHalves) {
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 2}>(9003, 1);
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::f16, .output = DType::f32, .threads = 512, .cluster = 2, .chunks = 1}>(5001, 2);
@@ -457,8 +483,8 @@ TEST(ToppRenormKernel, LongRows) { expect_same_topp_renorm<ToppRenormConfig{.thr
 TEST(ProbBins, LeaveABinOrTwo) {
   constexpr int kThreads = 512, kVocabSize = 20000;
   using Bins = gpu::ProbBins<kThreads, gpu::RowGroup<kThreads, 1>, 1>;
-  Rows<float> rows(5, kVocabSize, true, 3);  // without ties
-  for (int64_t r : {0, 1, 2, 4})
+  Rows<float> rows(6, kVocabSize, true, 3);
+  for (int64_t r : {0, 1, 2, 4, 5})
     for (float top_p : {0.05f, 0.5f, 0.9f, 0.99f}) {
       const float* x = rows.row(r);
       std::vector<float> sorted(x, x + kVocabSize);

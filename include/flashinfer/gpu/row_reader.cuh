@@ -5,12 +5,15 @@
 
 #include <flashinfer/core/math.hpp>
 #include <flashinfer/gpu/ptx/bulk_copy_sm90.cuh>
+#include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
+#include <flashinfer/gpu/ptx/smem_address.cuh>
 #include <flashinfer/gpu/vec.cuh>
 
 namespace flashinfer::gpu {
 
-/// Vectors of 16 bytes that a row's elements lie in, wherever the row begins; places outside the row read as NaN.
-template <class T>
+/// Vectors of 16 bytes that a row's elements lie in, wherever the row begins; places outside the row read as NaN. `kAnywhere`: the first
+/// vector begins with the row, if that is no multiple of 16 bytes either; then they are only copied, word by word.
+template <class T, bool kAnywhere = false>
 struct RowVectors {
   static constexpr int kVec = 16 / int(sizeof(T));
   using Vector = Vec<T, kVec>;
@@ -20,7 +23,7 @@ struct RowVectors {
 
   RowVectors() = default;
   __device__ RowVectors(const T* row, int length, int blocks, int rank) : length(length) {
-    skip = int(uintptr_t(row) % 16 / sizeof(T));
+    skip = kAnywhere ? 0 : int(uintptr_t(row) % 16 / sizeof(T));
     base = row - skip;
     const int total = ceil_div(length + skip, kVec), share = ceil_div(total, blocks);
     begin = min(rank * share, total);
@@ -43,11 +46,13 @@ struct RowVectors {
     return load_part(base + skip, first_index(vec), length, padding);
   }
   __device__ Vec<T, kVec> load(int vec) const {
+    static_assert(!kAnywhere);
     return is_whole(vec) ? Vec<T, kVec>::load(base + int64_t(begin + vec) * kVec) : load_part(vec);
   }
   /// The vectors first, first + step, ...: all loads are under way before one is looked at.
   template <int kCount>
   __device__ void load(Vec<T, kVec> (&held)[kCount], int first, int step) const {
+    static_assert(!kAnywhere);
     const T* const from = base + int64_t(begin + first) * kVec;
     const int skipped = first_whole();
     const uint32_t whole = uint32_t(end_whole() - skipped);
@@ -65,6 +70,23 @@ struct RowVectors {
 #pragma unroll
     for (int i = 0; i < kCount; ++i)
       if (!is_whole(first + i * step)) held[i] = load_part(first + i * step);
+  }
+  /// A vector that lies within the row, or zeros, to this thread's own place in shared memory: where there is cp.async, by a copy that the
+  /// caller commits, or one for each word.
+  static __device__ void copy(unsigned char* to, const T* from, bool valid) {
+    const bool by_words = kAnywhere && uintptr_t(from) % 16 != 0;
+    if constexpr (ptx::kHasCpAsync) {
+      if (!by_words) {
+        ptx::cp_async_16(ptx::smem_address(to), from, valid);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) ptx::cp_async_4(ptx::smem_address(to + 4 * j), from + j * kVec / 4, valid);
+      }
+    } else {
+      Vector v = Vector::zero();
+      if (valid) v = by_words ? load_part(from, 0, kVec, 0) : Vector::load(from);
+      v.store(reinterpret_cast<T*>(to));
+    }
   }
 
  private:

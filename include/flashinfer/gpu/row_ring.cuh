@@ -4,26 +4,26 @@
 #pragma once
 
 #include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
-#include <flashinfer/gpu/ptx/smem_address.cuh>
 #include <flashinfer/gpu/row_reader.cuh>
 
 namespace flashinfer::gpu {
 
 /// A chunk is a vector of 16 bytes a thread. The ring has place for kChunks. kPadding: what lies outside the row or the slice.
-template <class T, int kThreads, int kChunks, uint32_t kPadding = 0>
+template <class T, int kThreads, int kChunks, uint32_t kPadding = 0, bool kAnywhere = false>
 class RowRing {
   static constexpr int kSlot = kThreads * 16;
 
  public:
-  using Vector = typename RowVectors<T>::Vector;
-  static constexpr int kVec = RowVectors<T>::kVec;
+  using Row = RowVectors<T, kAnywhere>;
+  using Vector = typename Row::Vector;
+  static constexpr int kVec = Row::kVec;
 
   struct Smem {  // a warp's copies are whole lines: else 5 % of renorm by top_p (H100)
     alignas(128) unsigned char slots[kChunks * kSlot];
   };
 
   /// Begins to copy the first chunks.
-  __device__ RowRing(Smem& smem, const RowVectors<T>& row)
+  __device__ RowRing(Smem& smem, const Row& row)
       : own_(smem.slots + threadIdx.x * 16), row_(row), first_whole_(row.first_whole()), chunks_(ceil_div(row.count, kThreads)) {
     whole_ = uint32_t(row.end_whole() - first_whole_);
     int vec = int(threadIdx.x) - first_whole_;
@@ -32,7 +32,7 @@ class RowRing {
     for (int c = 0; c < kChunks; ++c, vec += kThreads, from += kThreads * kVec) copy(c * kSlot, vec, from, true);
   }
 
-  __device__ const RowVectors<T>& row() const { return row_; }
+  __device__ const Row& row() const { return row_; }
 
   /// f(kUnit elements as floats) for this thread's vectors of the first kCount chunks, before the first pass; zeros for what does not lie
   /// in the row as a whole vector.
@@ -87,7 +87,7 @@ class RowRing {
 
  private:
   unsigned char* const own_;
-  const RowVectors<T> row_;
+  const Row row_;
   const int first_whole_, chunks_;
   uint32_t whole_;  // vectors from first_whole_ on, from which this class counts; others are put together when they are needed
   bool forwards_ = true;
@@ -95,15 +95,7 @@ class RowRing {
   __device__ const T* address_of(int vec) const { return row_.base + (int64_t(row_.begin) + first_whole_ + vec) * kVec; }
   /// A whole vector, or zeros. What is behind the end of the pass leaves its slot as it is.
   __device__ void copy(int slot, int vec, const T* from, bool needed) const {
-    if (uint32_t(vec) < whole_) {
-      if constexpr (ptx::kHasCpAsync) {
-        ptx::cp_async_16(ptx::smem_address(own_ + slot), from, needed);
-      } else {
-        Vector v = Vector::zero();
-        if (needed) v = Vector::load(from);
-        v.store(reinterpret_cast<T*>(own_ + slot));
-      }
-    }
+    if (uint32_t(vec) < whole_) Row::copy(own_ + slot, from, needed);
     if constexpr (ptx::kHasCpAsync) ptx::cp_async_commit();
   }
 };

@@ -5,15 +5,15 @@
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
 #include <flashinfer/gpu/ptx/opaque.cuh>
-#include <flashinfer/gpu/ptx/smem_address.cuh>
 #include <flashinfer/gpu/row_reader.cuh>
 
 namespace flashinfer::gpu {
 
-template <class T, int kThreads, int kStages>
+template <class T, int kThreads, int kStages, bool kAnywhere = false>
 struct RowStream {
-  using Vector = typename RowVectors<T>::Vector;
-  static constexpr int kVec = RowVectors<T>::kVec;
+  using Row = RowVectors<T, kAnywhere>;
+  using Vector = typename Row::Vector;
+  static constexpr int kVec = Row::kVec;
 
   struct Smem {
     alignas(16) unsigned char ring[kStages * kThreads * 16];
@@ -22,20 +22,19 @@ struct RowStream {
   /// f(vector, index of its first element, which may be negative or behind the end) for the vectors `first`, first + step, ... of the row's
   /// slice, `count` of them; what lies outside the row or the slice reads as `padding`.
   template <class F>
-  __device__ static void for_each(Smem& smem, const RowVectors<T>& row, int first, int step, int count, uint32_t padding, const F& f) {
+  __device__ static void for_each(Smem& smem, const Row& row, int first, int step, int count, uint32_t padding, const F& f) {
     start(smem, row, first, step);
     for_each_started(smem, row, first, step, count, padding, f);
   }
 
   /// The same in two parts: the first vectors, one less than the ring holds, are on their way while something else is done.
-  __device__ static void start(Smem& smem, const RowVectors<T>& row, int first, int step) {
+  __device__ static void start(Smem& smem, const Row& row, int first, int step) {
     const Copies copies(smem, row);
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) copies.copy(s * kSlot, row.index_of(first + s * step));
   }
   template <class F>
-  __device__ static void for_each_started(Smem& smem, const RowVectors<T>& row, int first, int step, int count, uint32_t padding,
-                                          const F& f) {
+  __device__ static void for_each_started(Smem& smem, const Row& row, int first, int step, int count, uint32_t padding, const F& f) {
     // What a vector costs beside f is counted in instructions: its index says whether it is whole, and where it and the next to copy lie.
     const Copies copies(smem, row);
     const int elements = step * kVec, ahead = (kStages - 1) * elements;
@@ -63,19 +62,14 @@ struct RowStream {
     const T* row;
     uint32_t end;  // vectors of an index below that is not negative lie within the row; others are put together when they are needed
 
-    __device__ Copies(Smem& smem, const RowVectors<T>& row)
+    __device__ Copies(Smem& smem, const Row& row)
         : own(held_smem(smem.ring + threadIdx.x * 16)),
           row(ptx::opaque(row.base + row.skip)),
           end(uint32_t(max(row.index_of(row.end_whole()), 0))) {}
 
     __device__ void copy(uint32_t to, int index) const {
-      const bool valid = uint32_t(index) < end;
-      if constexpr (ptx::kHasCpAsync) {
-        ptx::cp_async_16(ptx::smem_address(own + to), row + index, valid);
-        ptx::cp_async_commit();
-      } else if (valid) {
-        Vector::load(row + index).store(reinterpret_cast<T*>(own + to));
-      }
+      Row::copy(own + to, row + index, uint32_t(index) < end);
+      if constexpr (ptx::kHasCpAsync) ptx::cp_async_commit();
     }
   };
 };

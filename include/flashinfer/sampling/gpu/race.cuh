@@ -27,13 +27,13 @@ class RaceNoise {
     }
   }
 
-  /// Of neighbouring tokens, four or eight. Where `first` is no multiple of four they lie in a group more.
-  template <int kCount>
+  /// Of neighbouring tokens, four or eight. Where `first` is no multiple of four, if that may be, they lie in a group more.
+  template <int kCount, bool kMaySplit = true>
   __device__ void bits_of(int first, uint32_t (&bits)[kCount]) const {
     uint32_t all[kCount + 4];
 #pragma unroll
     for (int j = 0; j < kCount; j += 4) copy(of_group(first + j), &all[j]);
-    if (first % 4 != 0) {
+    if (kMaySplit && first % 4 != 0) {
       copy(of_group(first + kCount), &all[kCount]);
 #pragma unroll
       for (int by = 1; by <= 2; by *= 2) {

@@ -260,7 +260,7 @@ struct RaceKernel {
       for (int j = 0; j < kVec; ++j) hits |= in_rest(x[j], first + j) && row_.slice.has(first + j) ? 1u << j : 0u;
       if (!hits) return;
       uint32_t bits[kVec];
-      noise.bits_of(first, bits);
+      Slice::noise_of(noise, first, bits);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) hits &= row_.weight.has_chance(x[j], bits[j], bar) ? ~0u : ~(1u << j);
       for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
@@ -374,7 +374,7 @@ struct RaceKernel {
         return row_.slice.has(index) && (!kConfig.min_p || is_likely(value, most, limit));
       };
       uint32_t bits[kVec];
-      noise.bits_of(first, bits);
+      Slice::noise_of(noise, first, bits);
       if (at_first) set_bar(x, bits, first, counts), at_first = false;
       const float least = bar();
       const auto has_chance = [&](int j) {
