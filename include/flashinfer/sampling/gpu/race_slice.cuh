@@ -19,7 +19,7 @@ template <RaceConfig kConfig>
 class RaceSlice {
   using T = number_t<kConfig.input>;
   /// Where most vectors race, those of floats are counted from the row's first element, as random bits are, wherever it lies: a vector has
-  /// one Philox then, and not two. Rows that begin between multiples of 16 bytes took a third to a quarter more without (H100).
+  /// one Philox then, and not two. Rows that begin between multiples of 16 bytes took an eighth to a quarter more without (H100).
   static constexpr bool kAnywhere = sizeof(T) == 4 && !kConfig.min_p;
   using Row = RowVectors<T, kAnywhere>;
   static constexpr int kThreads = kConfig.threads;
