@@ -8,6 +8,7 @@
 #include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
 #include <flashinfer/gpu/ptx/smem_address.cuh>
 #include <flashinfer/gpu/vec.cuh>
+#include <flashinfer/gpu/warp_reduce.cuh>
 
 namespace flashinfer::gpu {
 
