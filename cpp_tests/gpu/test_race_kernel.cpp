@@ -103,6 +103,10 @@ TEST(RaceKernel, RacesAgain) {
     if (seed % 4 == 0) expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 8}>(9, 4001, seed, 1, 0.3f);
   }
 }
+/// The best of a column had no chance in one race, where something less had one, and wins the next.
+TEST(RaceKernel, ColumnsForgetNobody) {
+  expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 8, .columns = 4}>(9, 8032, 16410, 1, 0.22f);
+}
 
 /// Where temperatures are so low that rounded scores of logits cannot tell elements apart, or so high that logits vanish in them, the
 /// exact race decides.

@@ -146,7 +146,7 @@ struct RaceKernel {
         winner = race_known(noise, floor, winner);
       } else {
         const float bar = winner ? Weight::bar_of(Weight::score_of_key(key_of_rank(winner))) : 0.0f;
-        const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), bar, 0);
+        const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), bar, winner, 0);
         if (!winner) winner = row_.group.max(raced);
       }
     }
@@ -203,7 +203,7 @@ struct RaceKernel {
       const uint64_t best = best_of_lane();
       return race_known(noise, floor, row_.group.max(best && rank_of(best) >= floor ? best : 0));
     } else {
-      return row_.group.max(race_columns(noise, floor, 1, least_chance, 0));
+      return row_.group.max(race_columns(noise, floor, 1, least_chance, 0, 0));
     }
   }
   /// The same, where the best that columns know of these elements is this, or 0.
@@ -213,13 +213,15 @@ struct RaceKernel {
     if (known) bar = Weight::bar_of(Weight::score_of_key(key_of_rank(known)));
     if constexpr (kLogits) {  // known approximately
       const uint32_t again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < bar));
-      return row_.group.max(race_columns(noise, floor, again, bar, 0));
+      return row_.group.max(race_columns(noise, floor, again, bar, known, 0));
     } else {
-      return row_.group.max(race_columns(noise, floor, __ballot_sync(0xffffffffu, best > known), bar, known));
+      return row_.group.max(race_columns(noise, floor, __ballot_sync(0xffffffffu, best > known), bar, known, known));
     }
   }
-  /// Of these columns, each a bit, all that has a chance races again from rank `floor` up. The best that this warp has seen, or `known`.
-  __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, float least_chance, uint64_t known) {
+  /// Of these columns, each a bit, all that has a chance beside `other`, with this bar, races again from rank `floor` up. The best that
+  /// this warp has seen, or `known`. Columns know it if it is better than `other`: a chance is not yet a score, and what had none may be
+  /// better than what had one.
+  __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, float least_chance, uint64_t other, uint64_t known) {
     if (!again) return known;  // for the whole block
     const int lane = int(threadIdx.x) % gpu::kWarpSize;
     const uint64_t best = best_of_lane();
@@ -235,12 +237,13 @@ struct RaceKernel {
       known = max(known, raced);
       if (kKnows && raced && lane == 0) {
         const float score = row_.weight.score_of_exact(bit_cast<float>(key_of_rank(raced)));
-        raise_column(column, order_rank(Weight::key_of(score), index_of_rank(raced)));
+        const uint64_t entry = order_rank(Weight::key_of(score), index_of_rank(raced));
+        if (entry >= other) raise_column(column, entry);
       }
     }
     if (kKnows) {
       __syncthreads();
-      if (own && smem_.column[lane] == 0) smem_.column[lane] = best;  // where nothing had a chance no more is known than before
+      if (own && smem_.column[lane] == 0) smem_.column[lane] = best;  // where nothing was better no more is known than before
       __syncthreads();
     }
     return known;
