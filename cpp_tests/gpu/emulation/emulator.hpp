@@ -1,7 +1,7 @@
 // Runs the library's kernels on a machine without a GPU: a block's threads are fibers of one thread of the host, warps advance in lockstep
 // at collectives, and the instructions of gpu/ptx have twins (emulation/flashinfer/gpu/ptx, found before the real ones).
 // Slow and strict: a collective that not all lanes reach, or a barrier that not all threads reach, is an error; asynchronous copies
-// poison their destination and land as late as they may; warps run in a random order, and in most launches one warp or block is always
+// poison their destination and land as late as they may; warps run in a random order, and in many launches one warp or block is always
 // late. What every thread does at every collective and barrier is in emulator.cpp, which is optimised in every build.
 #pragma once
 

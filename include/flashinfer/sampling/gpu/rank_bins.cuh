@@ -60,6 +60,7 @@ class RankBins {
     }
     const uint64_t first = (range.low >> shift) + uint64_t(found);
     range = {max(range.low, first << shift), min(range.high, ((first + 1) << shift) - 1), smem_.above};
+    __syncthreads();  // what was found has been read: its place may be another's now
     return true;
   }
 
