@@ -145,8 +145,7 @@ struct RaceKernel {
       if constexpr (kLogits) {  // columns know them approximately
         winner = race_known(noise, floor, winner);
       } else {
-        const float bar = winner ? Weight::bar_of(Weight::score_of_key(key_of_rank(winner))) : 0.0f;
-        const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), bar, winner, 0);
+        const uint64_t raced = race_columns(noise, floor, __ballot_sync(0xffffffffu, rank < floor && best > winner), winner, 0);
         if (!winner) winner = row_.group.max(raced);
       }
     }
@@ -190,40 +189,40 @@ struct RaceKernel {
       if (best && rank_of(best) < floor) return race_again(noise, floor);
     }
     if constexpr (kLogits) {
-      const float least = Weight::bar_of(Weight::score_of_key(key_of_rank(best)));
-      if (!(Weight::score_of_key(outcome.second) < least)) return race_again(noise, floor, least);
+      if (!(Weight::score_of_key(outcome.second) < bar_beside(best))) return race_again(noise, floor, best);
     }
     return best;
   }
 
-  /// The winner among the elements from rank `floor` up, by exact scores; of those that have a chance with this bar, or one that columns
-  /// know.
-  __device__ uint64_t race_again(const Noise& noise, uint64_t floor, float least_chance = kNever) {
+  /// The winner among the elements from rank `floor` up, by exact scores; of those that have a chance beside `other`, or beside the best
+  /// that columns know.
+  __device__ uint64_t race_again(const Noise& noise, uint64_t floor, uint64_t other = 0) {
     if constexpr (kKnows) {
       const uint64_t best = best_of_lane();
       return race_known(noise, floor, row_.group.max(best && rank_of(best) >= floor ? best : 0));
     } else {
-      return row_.group.max(race_columns(noise, floor, 1, least_chance, 0, 0));
+      return row_.group.max(race_columns(noise, floor, 1, other, 0));
     }
   }
   /// The same, where the best that columns know of these elements is this, or 0.
   __device__ uint64_t race_known(const Noise& noise, uint64_t floor, uint64_t known) {
     const uint64_t best = best_of_lane();
-    float bar = kNever;
-    if (known) bar = Weight::bar_of(Weight::score_of_key(key_of_rank(known)));
     if constexpr (kLogits) {  // known approximately
-      const uint32_t again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < bar));
-      return row_.group.max(race_columns(noise, floor, again, bar, known, 0));
+      const uint32_t again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < bar_beside(known)));
+      return row_.group.max(race_columns(noise, floor, again, known, 0));
     } else {
-      return row_.group.max(race_columns(noise, floor, __ballot_sync(0xffffffffu, best > known), bar, known, known));
+      return row_.group.max(race_columns(noise, floor, __ballot_sync(0xffffffffu, best > known), known, known));
     }
   }
-  /// Of these columns, each a bit, all that has a chance beside `other`, with this bar, races again from rank `floor` up. The best that
-  /// this warp has seen, or `known`. Columns know it if it is better than `other`: a chance is not yet a score, and what had none may be
-  /// better than what had one.
-  __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, float least_chance, uint64_t other, uint64_t known) {
+  /// The bar of what may win beside an element with this score, or beside none.
+  __device__ static float bar_beside(uint64_t other) { return other ? Weight::bar_of(Weight::score_of_key(key_of_rank(other))) : kNever; }
+  /// Of these columns, each a bit, all that has a chance beside `other` races again from rank `floor` up. The best that this warp has seen,
+  /// or `known`. Columns know it if it is better than `other`: a chance is not yet a score, and what had none may be better than what had
+  /// one.
+  __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, uint64_t other, uint64_t known) {
     if (!again) return known;  // for the whole block
     const int lane = int(threadIdx.x) % gpu::kWarpSize;
+    const float bar = bar_beside(other);
     const uint64_t best = best_of_lane();
     const bool own = threadIdx.x < kColumns && again >> threadIdx.x & 1;
     if (kKnows) {
@@ -233,7 +232,7 @@ struct RaceKernel {
     }
     for (; again; again &= again - 1) {
       const int column = __ffs(int(again)) - 1;
-      const uint64_t raced = gpu::warp_max(best_of_column(column, noise, Prefix{floor, 0}.test(), least_chance));
+      const uint64_t raced = gpu::warp_max(best_of_column(column, noise, Prefix{floor, 0}.test(), bar));
       known = max(known, raced);
       if (kKnows && raced && lane == 0) {
         const float score = row_.weight.score_of_exact(bit_cast<float>(key_of_rank(raced)));
