@@ -115,56 +115,101 @@ TEST(Race, RunsAndSingleTokensGiveTheSameWinner) {
   }
 }
 
-/// keep() on every ISA of this machine against sorting, with guesses of a sample that are good (normal values), useless (all equal) and
-/// wrong: the sample sees every 4th element only, and the others are the large ones.
-TEST(Row, KeepsThePrefixWhateverTheSampleTells) {
-  std::mt19937 random(11);
-  constexpr int64_t kSize = 4 * 2048 + 77;
-  for (int kind = 0; kind < 4; ++kind) {
-    std::vector<float> x(kSize);
-    for (int64_t i = 0; i < kSize; ++i) {
-      x[size_t(i)] = kind == 1 ? 2.0f : std::normal_distribution<float>()(random);
-      if (kind == 2 && i % 4 != 0) x[size_t(i)] += 10;
-      if (kind == 3) x[size_t(i)] = i % 4 == 0 ? 5.0f : -5.0f + 0.001f * x[size_t(i)];
-    }
-    std::vector<int32_t> order(kSize);
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[size_t(a)] > x[size_t(b)]; });
-    for (cpu::IsaLevel level : {cpu::IsaLevel::baseline, cpu::IsaLevel::avx2, cpu::IsaLevel::avx512}) {
-      if (level > cpu::best_isa()) continue;
-      cpu::dispatch_isa(level, [&]<class Isa>(Isa) {
-        const cpu::Row<Isa, RowValues::logits> row(x.data(), kSize, 1.0f);
-        uint64_t total = 0;
-        for (float w : x) total += mass_of(row.weight(w));
-        EXPECT_EQ(row.mass(), total);
-        for (const cpu::RowFilter& filter :
-             {cpu::RowFilter{.top_k = 1}, cpu::RowFilter{.top_k = 3000}, cpu::RowFilter{.top_p = 0.1f}, cpu::RowFilter{.top_p = 0.99f},
-              cpu::RowFilter{.min_p = 0.3f}, cpu::RowFilter{.top_k = 50, .top_p = 0.5f, .min_p = 0.01f},
-              cpu::RowFilter{.top_k = 5000, .top_p = 0.4f, .joint = true}}) {
-          int64_t length = std::min(filter.top_k, kSize);
-          if (filter.min_p > 0)
-            length = std::min<int64_t>(
-                length, std::count_if(x.begin(), x.end(), [&](float v) { return row.weight(v) >= filter.min_p * 0.999999f; }));
-          uint64_t base = 0, sum = 0;
-          for (int64_t i = 0; i < (filter.joint ? kSize : length); ++i) base += mass_of(row.weight(x[size_t(order[size_t(i)])]));
-          if (filter.top_p < 1) {
-            int64_t by_mass = 0;
-            for (const uint64_t needed = needed_mass(filter.top_p, base); sum < needed; ++by_mass)
-              sum += mass_of(row.weight(x[size_t(order[size_t(by_mass)])]));
-            length = std::min(length, by_mass);
-          }
-          cpu::Candidates kept;
-          uint64_t unknown = 0;
-          ASSERT_TRUE(row.keep(filter, kept, unknown));
-          ASSERT_EQ(kept.count, length) << "kind " << kind << " on " << cpu::name_of(level);
-          std::vector<int32_t> expected(order.begin(), order.begin() + std::ptrdiff_t(length));
-          std::sort(expected.begin(), expected.end());
-          EXPECT_TRUE(std::equal(expected.begin(), expected.end(), kept.index.begin()));
-        }
-      });
-    }
+/// What a filter keeps of a row, by sorting.
+std::vector<int32_t> sorted_prefix(const std::vector<float>& x, const std::vector<float>& weight, const cpu::RowFilter& filter,
+                                   float least) {
+  std::vector<int32_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[size_t(a)] > x[size_t(b)]; });
+  const auto mass_to = [&](size_t length) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < length; ++i) sum += mass_of(weight[size_t(order[i])]);
+    return sum;
+  };
+  size_t length = std::min(size_t(filter.top_k), x.size());
+  while (length > 0 && !(x[size_t(order[length - 1])] >= least)) --length;
+  if (filter.top_p < 1) {
+    const uint64_t needed = needed_mass(filter.top_p, mass_to(filter.joint ? x.size() : length));
+    size_t by_mass = 0;
+    for (uint64_t sum = 0; sum < needed && by_mass < x.size(); ++by_mass) sum += mass_of(weight[size_t(order[by_mass])]);
+    length = std::min(length, by_mass);
   }
+  std::vector<int32_t> kept(order.begin(), order.begin() + std::ptrdiff_t(length));
+  std::sort(kept.begin(), kept.end());
+  return kept;
 }
+
+/// Filters on every ISA of this machine against sorting, of rows whose sample tells the truth (normal values, wide to nearly equal),
+/// nothing (all equal, or -inf but for a few) or lies: it sees every 4th element only, and the others are the large ones, or the small
+/// ones.
+template <RowValues kValues>
+void expect_sorted_prefixes() {
+  std::mt19937 random(11);
+  for (int64_t size : {1000, 4 * 2048 + 77})
+    for (int kind = 0; kind < 9; ++kind) {
+      std::vector<float> x(static_cast<size_t>(size));
+      for (int64_t i = 0; i < size; ++i) {
+        float value = std::normal_distribution<float>()(random);
+        if (kind == 1) value = 2;
+        if (kind == 2 && i % 4 != 0) value += 10;
+        if (kind == 3) value = i % 4 == 0 ? 5.0f : -5.0f + 0.001f * value;
+        if (kind == 4) value *= 1e-3f;
+        if (kind == 5) value *= 8;
+        if (kind == 6) value = std::round(value);
+        if (kind == 7 && i % 100 != 7) value = -kInfinity;
+        if (kind == 8) value = i < size / 2 ? -kInfinity : 1.5f;
+        x[size_t(i)] = kValues == RowValues::logits ? value : std::exp(value);
+      }
+      for (cpu::IsaLevel level : {cpu::IsaLevel::baseline, cpu::IsaLevel::avx2, cpu::IsaLevel::avx512}) {
+        if (level > cpu::best_isa()) continue;
+        cpu::dispatch_isa(level, [&]<class Isa>(Isa) {
+          const cpu::Row<Isa, kValues> row(x.data(), size, 1.0f);
+          const cpu::RowFilters<Isa, kValues> filters(row);
+          std::vector<float> weight(x.size());
+          uint64_t total = 0;
+          for (size_t i = 0; i < x.size(); ++i) weight[i] = row.weight(x[i]), total += mass_of(weight[i]);
+          EXPECT_EQ(row.mass(), total);
+          for (const cpu::RowFilter& filter :
+               {cpu::RowFilter{.top_k = 1}, cpu::RowFilter{.top_k = 50}, cpu::RowFilter{.top_k = size / 3}, cpu::RowFilter{.top_p = 0},
+                cpu::RowFilter{.top_p = 0.1f}, cpu::RowFilter{.top_p = 0.9f}, cpu::RowFilter{.top_p = 0.99999f},
+                cpu::RowFilter{.min_p = 0.3f}, cpu::RowFilter{.min_p = 1e-6f}, cpu::RowFilter{.top_p = 0.6f, .min_p = 0.01f},
+                cpu::RowFilter{.top_p = 0.97f, .min_p = 0.1f, .joint = true}, cpu::RowFilter{.top_k = 50, .top_p = 0.5f, .min_p = 0.01f},
+                cpu::RowFilter{.top_k = size / 2, .top_p = 0.4f, .joint = true},
+                cpu::RowFilter{.top_k = 70, .top_p = 0.9f, .joint = true}}) {
+            const std::vector<int32_t> expected = sorted_prefix(x, weight, filter, row.least_kept(filter.min_p));
+            cpu::Candidates c;
+            cpu::KeptElements kept = filters.keep(filter, c);
+            uint64_t mass = 0;
+            for (int32_t i : expected) mass += mass_of(weight[size_t(i)]);
+            const auto what = [&] {
+              return "kind " + std::to_string(kind) + " of " + std::to_string(size) + " on " + cpu::name_of(level) + ", top_k " +
+                     std::to_string(filter.top_k) + ", top_p " + std::to_string(filter.top_p) + ", min_p " + std::to_string(filter.min_p);
+            };
+            ASSERT_EQ(filters.end(kept, c), mass) << what();
+            std::vector<int32_t> found(c.index.begin(), c.index.begin() + (kept.listed ? c.count : 0));
+            if (!kept.listed) {
+              ASSERT_EQ(kept.mass, 0u);
+              for (int64_t i = 0; i < size; ++i)
+                if (row.rank(i) >= kept.rank) found.push_back(int32_t(i));
+            }
+            // What has no mass may be left out.
+            std::erase_if(found, [&](int32_t i) { return weight[size_t(i)] == 0; });
+            std::vector<int32_t> weighing = expected;
+            std::erase_if(weighing, [&](int32_t i) { return weight[size_t(i)] == 0; });
+            ASSERT_EQ(found, weighing) << what();
+          }
+          cpu::Candidates first;
+          filters.gather_first(20, -kInfinity, first);
+          filters.complete(first, 20);
+          std::vector<int32_t> found(first.index.begin(), first.index.begin() + first.count);
+          std::sort(found.begin(), found.end());
+          EXPECT_EQ(found, sorted_prefix(x, weight, {.top_k = 20}, -kInfinity));
+        });
+      }
+    }
+}
+TEST(RowFilters, KeepLogitsThatSortingKeeps) { expect_sorted_prefixes<RowValues::logits>(); }
+TEST(RowFilters, KeepProbabilitiesThatSortingKeeps) { expect_sorted_prefixes<RowValues::probs>(); }
 
 TEST(Sampling, ChecksItsArguments) {
   std::vector<float> values(40, 1.0f), written(40);

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include <flashinfer/cpu/dispatch_dtype.hpp>
-#include <flashinfer/sampling/cpu/row.hpp>
+#include <flashinfer/sampling/cpu/row_filter.hpp>
 #include <flashinfer/sampling/renorm_params.hpp>
 
 namespace flashinfer::cpu {
@@ -14,27 +14,30 @@ FLASHINFER_INLINE inline void renorm_row(const RenormParams& p, DType input, DTy
   constexpr bool kLogits = kValues == RowValues::logits;
   const float* x = floats_of<Isa>(p.input, input, row * p.input_stride, p.vocab_size, scratch);
   const Row<Isa, kValues> r(x, p.vocab_size, 1.0f);
-  Candidates& kept = scratch.kept;
-  const int32_t top_k = p.top_k.at(row, row);
-  uint64_t total = 0;
-  kept.count = 0;
-  const bool filtered = r.empty() || r.keep({.top_k = top_k > 0 ? top_k : INT64_MAX, .top_p = p.top_p.at(row, row)}, kept, total);
-  const float scale = kLogits || r.empty() ? 1.0f : 1.0f / weight_of_mass(filtered ? kept.mass() : r.mass());
+  const RowFilters<Isa, kValues> filters(r);
+  Candidates& c = scratch.kept;
+  KeptElements kept{.listed = true};
+  c.count = 0;
+  float scale = 1;
+  if (!r.empty()) {
+    const int32_t top_k = p.top_k.at(row, row);
+    kept = filters.keep({.top_k = top_k > 0 ? top_k : INT64_MAX, .top_p = p.top_p.at(row, row)}, c);
+    if constexpr (!kLogits) scale = 1.0f / weight_of_mass(filters.end(kept, c));
+  }
 
   dispatch_dtype<DType::f32, DType::f16, DType::bf16>(output, [&]<class Out>(Out) FLASHINFER_INLINE {
+    using F = typename Isa::F;
     Out* y = static_cast<Out*>(p.output) + row * p.output_stride;
-    const Out nothing = from_float<Out>(kLogits ? -kInfinity : 0.0f);
-    if (filtered) {
-      std::fill_n(y, p.vocab_size, nothing);  // the input may be gone now
-      const std::vector<float>& values = kLogits ? kept.x : kept.weight;
-      for (int64_t i = 0; i < kept.count; ++i) y[kept.index[size_t(i)]] = from_float<Out>(values[size_t(i)] * scale);
-    } else if constexpr (kLogits) {
-      for (int64_t i = 0; i < p.vocab_size; ++i) y[i] = x[i] == x[i] ? from_float<Out>(x[i]) : nothing;
+    const float nothing = kLogits ? -kInfinity : 0.0f;
+    if (kept.listed) {
+      std::fill_n(y, p.vocab_size, from_float<Out>(nothing));  // the input may be gone now
+      const std::vector<float>& values = kLogits ? c.x : c.weight;
+      for (int64_t i = 0; i < c.count; ++i) y[c.index[size_t(i)]] = from_float<Out>(values[size_t(i)] * scale);
     } else {
-      r.for_each_run([&](int64_t first, const float* weights, int64_t count) FLASHINFER_INLINE {
-        for_each_vec<Isa>(count, [&](int64_t i, auto... rest) FLASHINFER_INLINE {
-          Isa::store(y + first + i, Isa::load(weights + i, rest...) * Isa::set(scale), rest...);
-        });
+      const IsInPrefix<Isa> in_prefix(kept.rank);
+      for_each_vec<Isa>(p.vocab_size, [&](int64_t i, auto... count) FLASHINFER_INLINE {
+        const F own = Isa::load(x + i, count...), value = kLogits ? own : r.weight(own) * Isa::set(scale);
+        Isa::store(y + i, Isa::select(in_prefix(own, i), value, Isa::set(nothing)), count...);
       });
     }
   });

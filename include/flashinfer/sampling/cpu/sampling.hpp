@@ -1,10 +1,12 @@
-// Host only. Sampling on the CPU: rows in parallel; where filters are on, only what they keep enters the race.
+// Host only. Sampling on the CPU: rows in parallel; where filters are on, only what they keep enters the race. Of what top_p keeps nobody
+// looks for the end: the token that wins without it also wins with it if the mass before it is less than top_p wants. Else neither it nor
+// anything after it is kept, and those before it race again: 1 + ln(1 / top_p) races in the mean, whatever the row.
 #pragma once
 
 #include <algorithm>
 
 #include <flashinfer/sampling/cpu/race.hpp>
-#include <flashinfer/sampling/cpu/row.hpp>
+#include <flashinfer/sampling/cpu/row_filter.hpp>
 
 namespace flashinfer::cpu {
 
@@ -21,6 +23,25 @@ inline void write_invalid(const SamplingParams& p, int64_t row) {
   if (p.probs) std::fill_n(p.probs + row * p.probs_stride, p.vocab_size, 0.0f);
 }
 
+/// The token that is drawn of what is kept.
+template <class Isa, RowValues kValues>
+FLASHINFER_INLINE inline int64_t race(const Race& start, const Row<Isa, kValues>& r, KeptElements kept, const Candidates& c) {
+  constexpr bool kLogits = kValues == RowValues::logits;
+  Race race = start;
+  if (kept.listed) {
+    for (int64_t i = 0; i < c.count; ++i) race.enter(c.index[size_t(i)], kLogits ? c.weight[size_t(i)] : finite_prob(c.x[size_t(i)]));
+    return race.token();
+  }
+  for (;; race = start) {
+    r.template for_each_run<true>(
+        kept.rank, [&](int64_t first, const float* weights, int64_t count) FLASHINFER_INLINE { race.enter<Isa>(first, weights, count); });
+    const int64_t token = race.token();
+    if (token < 0 || kept.mass == 0) return token;
+    kept.rank = r.rank(token) + 1;
+    if (r.mass(kept.rank) < kept.mass) return token;
+  }
+}
+
 }  // namespace detail
 
 template <class Isa, RowValues kValues>
@@ -33,53 +54,39 @@ FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, DType input,
   const int32_t top_k = p.top_k.at(row, input_row);
   RowFilter filter{top_k > 0 ? top_k : INT64_MAX, p.top_p.at(row, input_row), p.min_p.at(row, input_row), p.joint};
   if (kValues == RowValues::logits && is_greedy(temperature)) filter.top_k = 1;
-  Candidates &kept = scratch.kept, &top = scratch.top;
-  uint64_t total = 0;
-  const bool filtered = r.keep(filter, kept, total, p.num_top, p.num_top > 0 ? &top : nullptr);
+  const bool only_token = !p.logprob && p.num_top == 0 && !p.probs;
+  const RowFilters<Isa, kValues> filters(r);
+  Candidates& c = scratch.kept;
+  KeptElements kept = filters.keep(filter, c);
+  const uint64_t kept_mass = only_token ? 0 : filters.end(kept, c);
 
-  Race race(p.seed.at(row, input_row), p.offset.at(row, input_row), p.draw(row));
-  if (filtered && kept.count > p.vocab_size / 16) {  // a flat row: neighbours share random bits, and vectors of them are cheap
-    std::vector<float>& weights = scratch.weights;
-    weights.assign(size_t(p.vocab_size), 0.0f);
-    for (int64_t i = 0; i < kept.count; ++i)
-      weights[size_t(kept.index[size_t(i)])] = kValues == RowValues::logits ? kept.weight[size_t(i)] : finite_prob(kept.x[size_t(i)]);
-    race.enter<Isa>(0, weights.data(), p.vocab_size);
-  } else if (filtered) {
-    for (int64_t i = 0; i < kept.count; ++i)
-      race.enter(kept.index[size_t(i)], kValues == RowValues::logits ? kept.weight[size_t(i)] : finite_prob(kept.x[size_t(i)]));
-  } else {
-    r.template for_each_run<true>([&](int64_t first, const float* weights, int64_t count)
-                                      FLASHINFER_INLINE { race.enter<Isa>(first, weights, count); });
-  }
-  const int64_t token = max(race.token(), int64_t(0));
+  const Race start(p.seed.at(row, input_row), p.offset.at(row, input_row), p.draw(row));
+  const int64_t token = max(detail::race(start, r, kept, c), int64_t(0));
   write_token(p, row, token);
   if (p.valid) p.valid[row] = true;
-  if (!p.logprob && p.num_top == 0 && !p.probs) return;
+  if (only_token) return;
 
-  if (total == 0 && (!filtered || p.raw_logprobs)) total = r.mass();
-  const uint64_t kept_mass = filtered ? kept.mass() : total, counted = p.raw_logprobs ? total : kept_mass;
+  const uint64_t counted = p.raw_logprobs ? r.mass() : kept_mass;
   if (p.logprob) p.logprob[row] = log_prob(r.weight(r.value(token)), counted);
   if (p.num_top > 0) {
-    r.complete_top(top, p.num_top);
+    const uint64_t least = p.raw_logprobs ? 0 : kept.listed ? c.least_rank() : kept.rank;
+    filters.gather_first(p.num_top, -kInfinity, scratch.top);
+    filters.complete(scratch.top, p.num_top);
     int32_t* tokens = p.top_tokens + row * p.num_top;
     float* logprobs = p.top_logprobs + row * p.num_top;
-    for (int32_t i = 0; i < p.num_top; ++i) tokens[i] = top.index[size_t(i)];
-    std::sort(tokens, tokens + p.num_top, [&](int32_t a, int32_t b) {
-      return order_rank(order_key(r.value(a)), uint32_t(a)) > order_rank(order_key(r.value(b)), uint32_t(b));
-    });
-    for (int32_t i = 0; i < p.num_top; ++i) {
-      const bool counts = p.raw_logprobs || !filtered || std::binary_search(kept.index.begin(), kept.index.begin() + kept.count, tokens[i]);
-      logprobs[i] = counts ? log_prob(r.weight(r.value(tokens[i])), counted) : -kInfinity;
-    }
+    std::copy_n(scratch.top.index.begin(), p.num_top, tokens);
+    std::sort(tokens, tokens + p.num_top, [&](int32_t a, int32_t b) { return r.rank(a) > r.rank(b); });
+    for (int32_t i = 0; i < p.num_top; ++i)
+      logprobs[i] = r.rank(tokens[i]) >= least ? log_prob(r.weight(r.value(tokens[i])), counted) : -kInfinity;
   }
   if (p.probs) {
     float* probs = p.probs + row * p.probs_stride;
     const float scale = 1.0f / weight_of_mass(kept_mass);
-    if (filtered) {
+    if (kept.listed) {
       std::fill_n(probs, p.vocab_size, 0.0f);
-      for (int64_t i = 0; i < kept.count; ++i) probs[kept.index[size_t(i)]] = kept.weight[size_t(i)] * scale;
+      for (int64_t i = 0; i < c.count; ++i) probs[c.index[size_t(i)]] = c.weight[size_t(i)] * scale;
     } else {
-      r.for_each_run([&](int64_t first, const float* weights, int64_t count) FLASHINFER_INLINE {
+      r.for_each_run(kept.rank, [&](int64_t first, const float* weights, int64_t count) FLASHINFER_INLINE {
         for (int64_t i = 0; i < count; ++i) probs[first + i] = weights[i] * scale;
       });
     }

@@ -26,7 +26,7 @@ FLASHINFER_INLINE inline void softmax_row(const SoftmaxParams& p, DType input, i
     return;
   }
   uint64_t mass = 0;
-  r.for_each_run([&](int64_t first, const float* weights, int64_t count) FLASHINFER_INLINE {
+  r.for_each_run(kWholeRow, [&](int64_t first, const float* weights, int64_t count) FLASHINFER_INLINE {
     uint64_t part = 0;
     for (int64_t i = 0; i < count; ++i) part += cpu::mass_of(weights[i]), output[first + i] = weights[i];
     mass += part;
