@@ -2,12 +2,13 @@
 #pragma once
 
 #include <flashinfer/core/number.hpp>
+#include <flashinfer/cpu/isa.hpp>
 
 namespace flashinfer::cpu {
 
 /// f(T{}) with the element type T of `dtype`, one of kAllowed: what is not among them the op has refused before.
 template <DType... kAllowed, class F>
-void dispatch_dtype(DType dtype, const F& f) {
+FLASHINFER_INLINE inline void dispatch_dtype(DType dtype, const F& f) {
   (void)((dtype == kAllowed && (f(number_t<kAllowed>{}), true)) || ...);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 #include <string_view>
+#include <type_traits>
 
 #include <flashinfer/cpu/vec_avx2.hpp>
 #include <flashinfer/cpu/vec_avx512.hpp>
@@ -85,6 +86,18 @@ void dispatch_isa(IsaLevel level, const F& f) {
 template <IsaLevel kHighest = IsaLevel::avx512, class F>
 void dispatch_isa(const F& f) {
   dispatch_isa<kHighest>(best_isa(), f);
+}
+
+/// f() in a function of its own, compiled for Isa: for a pass that a kernel calls from several places.
+template <class Isa, class F>
+FLASHINFER_INLINE inline auto outlined(const F& f) {
+  if constexpr (std::is_void_v<decltype(f())>) {
+    detail::enter(Isa{}, [&](Isa) FLASHINFER_INLINE { f(); });
+  } else {
+    decltype(f()) result;
+    detail::enter(Isa{}, [&](Isa) FLASHINFER_INLINE { result = f(); });
+    return result;
+  }
 }
 
 }  // namespace flashinfer::cpu

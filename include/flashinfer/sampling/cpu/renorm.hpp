@@ -16,10 +16,11 @@ FLASHINFER_INLINE inline void renorm_row(const RenormParams& p, DType input, DTy
   const Row<Isa, kValues> r(x, p.vocab_size, 1.0f);
   const RowFilters<Isa, kValues> filters(r);
   Candidates& c = scratch.kept;
-  KeptElements kept{.listed = true};
-  c.count = 0;
+  KeptElements kept;
   float scale = 1;
-  if (!r.empty()) {
+  if (r.empty()) {
+    kept.listed = true, c.count = 0;
+  } else {
     const int32_t top_k = p.top_k.at(row, row);
     kept = filters.keep({.top_k = top_k > 0 ? top_k : INT64_MAX, .top_p = p.top_p.at(row, row)}, c);
     if constexpr (!kLogits) scale = 1.0f / weight_of_mass(filters.end(kept, c));

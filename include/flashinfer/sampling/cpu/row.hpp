@@ -157,13 +157,15 @@ class Row {
 
   /// Of the elements from this rank up.
   FLASHINFER_INLINE uint64_t mass(uint64_t rank = kWholeRow) const {
-    uint64_t sum = 0;
-    for_each_run(rank, [&](int64_t, const float* weights, int64_t count) FLASHINFER_INLINE {
-      uint64_t part = 0;
-      for (int64_t j = 0; j < count; ++j) part += cpu::mass_of(weights[j]);
-      sum += part;
+    return outlined<Isa>([&] FLASHINFER_INLINE {
+      uint64_t sum = 0;
+      for_each_run(rank, [&](int64_t, const float* weights, int64_t count) FLASHINFER_INLINE {
+        uint64_t part = 0;
+        for (int64_t j = 0; j < count; ++j) part += cpu::mass_of(weights[j]);
+        sum += part;
+      });
+      return sum;
     });
-    return sum;
   }
 
  private:

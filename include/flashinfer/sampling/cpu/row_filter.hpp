@@ -17,12 +17,17 @@ struct RowFilter {
   bool joint = false;
 };
 
+/// Two values.
+struct Cuts {
+  float low = -kInfinity, high = kInfinity;
+};
+
 /// What filters keep of a row.
 struct KeptElements {
   bool listed = false;        // it has been gathered; if not, it is
   uint64_t rank = kWholeRow;  // all elements of this rank and above,
   uint64_t mass = 0;          // or where this is not 0, of them the shortest prefix that has this mass, or all if they have less,
-  float low = -kInfinity, high = kInfinity;  // which is likely to end between these values
+  Cuts cuts;                  // which is likely to end between these values
 };
 
 /// Some elements of a row, counted by about what they weigh.
@@ -30,13 +35,15 @@ template <class Isa, RowValues kValues>
 class RowSample {
  public:
   FLASHINFER_INLINE explicit RowSample(const Row<Isa, kValues>& row) : row_(row), step_(row.size() / kSamples) {
-    float depth[kSamples], deepest = 1e-4f;
-    for (int64_t i = 0; i < kSamples; ++i) {
-      depth[i] = -row.exponent(row.value(i * step_));
-      if (depth[i] < kDeepest) deepest = max(deepest, depth[i]);
-    }
-    bins_an_octave_ = float(kBins - 2) / deepest;
-    for (const float d : depth) ++count_[bin_of_depth(d)];
+    outlined<Isa>([&] FLASHINFER_INLINE {
+      float depth[kSamples], deepest = 1e-4f;
+      for (int64_t i = 0; i < kSamples; ++i) {
+        depth[i] = -row.exponent(row.value(i * step_));
+        if (depth[i] < kDeepest) deepest = max(deepest, depth[i]);
+      }
+      bins_an_octave_ = float(kBins - 2) / deepest;
+      for (const float d : depth) ++count_[bin_of_depth(d)];
+    });
   }
   /// Too small to sample.
   static bool is_small(int64_t size) { return size < 4 * kSamples; }
@@ -53,27 +60,29 @@ class RowSample {
   }
   /// Two values between which a prefix with as much weight of a total is likely to end: by what lies above, which tells more where that is
   /// little, and by what lies below, which tells more where a few elements are most of the row.
-  void find_cuts(float needed, float total, float& low, float& high) const {
-    struct Sum {
-      float weight = 0, variance = 0;
-      bool is_less(float other) const { return weight + 4 * __builtin_sqrtf(variance) < other; }
-      bool may_be_less(float other) const { return weight - 4 * __builtin_sqrtf(variance) < other; }
-    } above, below;
-    const auto add = [&](Sum& sum, int bin) {
-      const float weight = float(step_) * weight_above(bin);
-      sum.weight += float(count_[bin]) * weight, sum.variance += float(count_[bin]) * weight * weight;
-    };
-    int first = 0, last = kBins - 2;  // bins it ends in
-    for (add(above, first); above.is_less(needed) && first < last;) add(above, ++first);
-    int bin = first;
-    while (above.may_be_less(needed) && bin < last) add(above, ++bin);
-    last = bin;
-    bin = kBins - 2;
-    for (add(below, bin); below.is_less(total - needed) && bin > 0;) add(below, --bin);
-    last = min(last, bin);
-    while (below.may_be_less(total - needed) && bin > 0) add(below, --bin);
-    first = max(first, bin);
-    low = cut_below(last), high = first > 0 ? cut_below(first - 1) : kInfinity;
+  FLASHINFER_INLINE Cuts cuts_of_weight(float needed, float total) const {
+    return outlined<Isa>([&] FLASHINFER_INLINE {
+      struct Sum {
+        float weight = 0, variance = 0;
+        bool is_less(float other) const { return weight + 4 * __builtin_sqrtf(variance) < other; }
+        bool may_be_less(float other) const { return weight - 4 * __builtin_sqrtf(variance) < other; }
+      } above, below;
+      const auto add = [&](Sum& sum, int bin) {
+        const float weight = float(step_) * weight_above(bin);
+        sum.weight += float(count_[bin]) * weight, sum.variance += float(count_[bin]) * weight * weight;
+      };
+      int first = 0, last = kBins - 2;  // bins it ends in
+      for (add(above, first); above.is_less(needed) && first < last;) add(above, ++first);
+      int bin = first;
+      while (above.may_be_less(needed) && bin < last) add(above, ++bin);
+      last = bin;
+      bin = kBins - 2;
+      for (add(below, bin); below.is_less(total - needed) && bin > 0;) add(below, --bin);
+      last = min(last, bin);
+      while (below.may_be_less(total - needed) && bin > 0) add(below, --bin);
+      first = max(first, bin);
+      return Cuts{cut_below(last), first > 0 ? cut_below(first - 1) : kInfinity};
+    });
   }
   /// How many elements that have a mass are likely to lie above a value.
   int64_t count_above(float value) const {
@@ -137,7 +146,7 @@ class RowFilters {
     if (kept.listed) return c.mass();
     if (kept.mass == 0) return row_.mass(kept.rank);
     const uint32_t least = key_of_rank(kept.rank), most = order_key(kInfinity);
-    uint32_t low = max(least, order_key(kept.low)), high = max(low, order_key(kept.high));
+    uint32_t low = max(least, order_key(kept.cuts.low)), high = max(low, order_key(kept.cuts.high));
     uint64_t missing = kept.mass;
     const uint64_t above = high < most ? row_.mass(uint64_t(high + 1) << 32) : 0;
     if (above >= missing)
@@ -176,8 +185,8 @@ class RowFilters {
   FLASHINFER_INLINE void list(KeptElements& kept, uint64_t total, Candidates& c) const {
     const RowSample<Isa, kValues> sample(row_);
     const float least = value_of_order_key<float>(key_of_rank(kept.rank));
-    if (kept.mass) sample.find_cuts(weight_of_mass(kept.mass), weight_of_mass(total), kept.low, kept.high);
-    for (const float guess : {kept.low, sample.least()}) {
+    if (kept.mass) kept.cuts = sample.cuts_of_weight(weight_of_mass(kept.mass), weight_of_mass(total));
+    for (const float guess : {kept.cuts.low, sample.least()}) {
       const float cut = kept.mass ? max(guess, least) : least;
       if (sample.count_above(cut) > most_listed()) return;
       gather(cut, cut, INT64_MAX, c);
@@ -191,55 +200,59 @@ class RowFilters {
   /// Whether it ends at a key from low to high, and where. Takes the mass that these elements have of it off what is missing, which is
   /// below 0 then, for equal ones have equal masses.
   FLASHINFER_INLINE bool end_between(uint32_t low, uint32_t high, uint64_t& missing, uint64_t& rank) const {
-    constexpr int kBinBits = 10, kBins = 1 << kBinBits;
-    while (narrow(low, high)) {
-      if (low == high) {
-        const uint64_t each = cpu::mass_of(row_.weight(value_of_order_key<float>(low)));
-        const int64_t wanted = each ? int64_t(ceil_div(missing, each)) : INT64_MAX;
-        int64_t left = wanted;
-        const int64_t last = find_equal(low, left);
-        missing -= uint64_t(wanted - left) * each;
-        if (left == 0) rank = order_rank(low, uint32_t(last));
-        return left == 0;
+    return outlined<Isa>([&] FLASHINFER_INLINE {
+      constexpr int kBinBits = 10, kBins = 1 << kBinBits;
+      while (narrow(low, high)) {
+        if (low == high) {
+          const uint64_t each = cpu::mass_of(row_.weight(value_of_order_key<float>(low)));
+          const int64_t wanted = each ? int64_t(ceil_div(missing, each)) : INT64_MAX;
+          int64_t left = wanted;
+          const int64_t last = find_equal(low, left);
+          missing -= uint64_t(wanted - left) * each;
+          if (left == 0) rank = order_rank(low, uint32_t(last));
+          return left == 0;
+        }
+        const int shift = max(32 - __builtin_clz(high - low) - kBinBits, 0);
+        uint64_t bins[kBins] = {};
+        add_masses(low, high, shift, bins);
+        int bin = int((high - low) >> shift);
+        for (; bin >= 0 && bins[bin] < missing; --bin) missing -= bins[bin];
+        if (bin < 0) return false;
+        low += uint32_t(bin) << shift, high = min(high, low + ((1u << shift) - 1));
       }
-      const int shift = max(32 - __builtin_clz(high - low) - kBinBits, 0);
-      uint64_t bins[kBins] = {};
-      add_masses(low, high, shift, bins);
-      int bin = int((high - low) >> shift);
-      for (; bin >= 0 && bins[bin] < missing; --bin) missing -= bins[bin];
-      if (bin < 0) return false;
-      low += uint32_t(bin) << shift, high = min(high, low + ((1u << shift) - 1));
-    }
-    return false;
+      return false;
+    });
   }
 
   /// All elements from `cut` up, but NaN and what is not above `nothing`; or some, the first `wanted` of the order among them.
   FLASHINFER_INLINE void gather(float cut, float nothing, int64_t wanted, Candidates& c) const {
-    c.reserve(size_);
-    const int64_t room = wanted < size_ ? 2 * wanted + 1024 : INT64_MAX;
-    int64_t n = 0;
-    F below = Isa::set(cut == -kInfinity ? nothing : value_of_order_key<float>(order_key(cut) - 1));
-    for_each_vec<Isa>(size_, [&](int64_t i, auto... count) FLASHINFER_INLINE {
-      const F x = Isa::load(row_.values() + i, count...);
-      uint32_t kept = Isa::bits(Isa::less(below, x));
-      if constexpr (sizeof...(count) > 0) kept &= (1u << (size_ - i)) - 1;
-      if (kept == 0) return;
-      float values[Isa::kLanes];
-      Isa::store(values, x);
-      for (; kept; kept &= kept - 1) {
-        const int lane = __builtin_ctz(kept);
-        c.x[size_t(n)] = values[lane];
-        c.index[size_t(n)] = int32_t(i + lane);
-        ++n;
-      }
-      if (n < room) return;
+    return outlined<Isa>([&] FLASHINFER_INLINE {
+      c.reserve(size_);
+      const int64_t room = wanted < size_ ? 2 * wanted + 1024 : INT64_MAX;
+      int64_t n = 0;
+      F below = Isa::set(cut == -kInfinity ? nothing : value_of_order_key<float>(order_key(cut) - 1));
+      for_each_vec<Isa>(size_, [&](int64_t i, auto... count) FLASHINFER_INLINE {
+        const F x = Isa::load(row_.values() + i, count...);
+        uint32_t kept = Isa::bits(Isa::less(below, x));
+        if constexpr (sizeof...(count) > 0) kept &= (1u << (size_ - i)) - 1;
+        if (kept == 0) return;
+        float values[Isa::kLanes];
+        Isa::store(values, x);
+        for (; kept; kept &= kept - 1) {
+          const int lane = __builtin_ctz(kept);
+          c.x[size_t(n)] = values[lane];
+          c.index[size_t(n)] = int32_t(i + lane);
+          ++n;
+        }
+        if (n < room) return;
+        c.count = n;
+        below = Isa::set(value_of_order_key<float>(keep_prefix(c, false, uint64_t(wanted))));  // of equal ones the first are kept
+        n = c.count;
+      });
       c.count = n;
-      below = Isa::set(value_of_order_key<float>(keep_prefix(c, false, uint64_t(wanted))));  // of equal ones the first are kept
-      n = c.count;
-    });
-    c.count = n;
-    for_each_vec<Isa>(n, [&](int64_t i, auto... count) FLASHINFER_INLINE {
-      Isa::store(c.weight.data() + i, row_.weight(Isa::load(c.x.data() + i, count...)), count...);
+      for_each_vec<Isa>(n, [&](int64_t i, auto... count) FLASHINFER_INLINE {
+        Isa::store(c.weight.data() + i, row_.weight(Isa::load(c.x.data() + i, count...)), count...);
+      });
     });
   }
 
@@ -279,13 +292,15 @@ class RowFilters {
     float values[kRun + Isa::kLanes], weights[kRun + Isa::kLanes];
     int n = 0;
     const auto add_run = [&] FLASHINFER_INLINE {
-      uint32_t bin[kRun + Isa::kLanes];
-      uint64_t mass[kRun + Isa::kLanes];
-      for_each_vec<Isa>(n, [&](int64_t i, auto... count)
-                               FLASHINFER_INLINE { Isa::store(weights + i, row_.weight(Isa::load(values + i, count...)), count...); });
-      for (int i = 0; i < n; ++i) bin[i] = (order_key(values[i]) - low) >> shift, mass[i] = cpu::mass_of(weights[i]);
-      for (int i = 0; i < n; ++i) bins[bin[i]] += mass[i];
-      n = 0;
+      outlined<Isa>([&] FLASHINFER_INLINE {
+        uint32_t bin[kRun + Isa::kLanes];
+        uint64_t mass[kRun + Isa::kLanes];
+        for_each_vec<Isa>(n, [&](int64_t i, auto... count)
+                                 FLASHINFER_INLINE { Isa::store(weights + i, row_.weight(Isa::load(values + i, count...)), count...); });
+        for (int i = 0; i < n; ++i) bin[i] = (order_key(values[i]) - low) >> shift, mass[i] = cpu::mass_of(weights[i]);
+        for (int i = 0; i < n; ++i) bins[bin[i]] += mass[i];
+        n = 0;
+      });
     };
     for_each_between(low, high, [&](const F& x, int64_t) FLASHINFER_INLINE {
       uint32_t some = bits_between(x);

@@ -41,20 +41,33 @@ struct TopkBest {
 template <class Isa, class T>
 FLASHINFER_INLINE inline void offer_row(const T* x, int64_t begin, int64_t end, TieBreak tie_break, TopkBest& best) {
   using F = typename Isa::F;
-  constexpr int64_t kBlock = 4 * Isa::kLanes;
+  constexpr int64_t kLanes = Isa::kLanes, kBlock = 4 * kLanes;
   const bool small = tie_break == TieBreak::small;
+  const auto offer_vector = [&](int64_t first, auto... count) FLASHINFER_INLINE {
+    const F values = Isa::load(x + first, count...), limit = Isa::set(best.limit);
+    uint32_t some = Isa::bits(Isa::less(limit, values));
+    if (!best.full) some = Isa::bits(Isa::less(values, Isa::set(kInfinity))) | some;  // all but NaN
+    if constexpr (sizeof...(count) > 0) some &= Isa::bits(Isa::first(count...));
+    while (some) {
+      const int lane = small ? __builtin_ctz(some) : 31 - __builtin_clz(some);
+      some ^= 1u << lane;
+      best.ranks.push_back(topk_rank(to_float(x[first + lane]), int32_t(first + lane), tie_break));
+    }
+  };
   const int64_t blocks = ceil_div(end - begin, kBlock);
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t first = begin + (small ? b : blocks - 1 - b) * kBlock, last = std::min(first + kBlock, end);
     if (best.full && last - first == kBlock) {
       F most = Isa::set(-kInfinity);  // passes over NaN
-      for (int i = 0; i < 4; ++i) most = Isa::max(Isa::load(x + first + i * Isa::kLanes), most);
+      for (int i = 0; i < 4; ++i) most = Isa::max(Isa::load(x + first + i * kLanes), most);
       if (!(Isa::max_of(most) > best.limit)) continue;
     }
-    for (int64_t i = 0; i < last - first; ++i) {
-      const int64_t index = small ? first + i : last - 1 - i;
-      const float value = to_float(x[index]);
-      if (best.full ? value > best.limit : value == value) best.ranks.push_back(topk_rank(value, int32_t(index), tie_break));
+    for (int i = 0; i < 4; ++i) {
+      const int64_t at = first + (small ? i : 3 - i) * kLanes;
+      if (at + kLanes <= last)
+        offer_vector(at);
+      else if (at < last)
+        offer_vector(at, int(last - at));
     }
     if (best.ranks.size() >= best.room) best.cut();
   }
