@@ -178,6 +178,9 @@ void expect_sorted_prefixes() {
                 cpu::RowFilter{.top_k = 70, .top_p = 0.9f, .joint = true}}) {
             const std::vector<int32_t> expected = sorted_prefix(x, weight, filter, row.least_kept(filter.min_p));
             cpu::Candidates c;
+            auto list = cpu::RowList<Isa>::of_first(x.data(), size, filters.kNothing, filters.first_of(filter, size), c);
+            list.see_all();
+            list.end();
             cpu::KeptElements kept = filters.keep(filter, c);
             uint64_t mass = 0;
             for (int32_t i : expected) mass += mass_of(weight[size_t(i)]);
@@ -199,8 +202,7 @@ void expect_sorted_prefixes() {
             ASSERT_EQ(found, weighing) << what();
           }
           cpu::Candidates first;
-          filters.gather_first(20, -kInfinity, first);
-          filters.complete(first, 20);
+          filters.list_first(20, first);
           std::vector<int32_t> found(first.index.begin(), first.index.begin() + first.count);
           std::sort(found.begin(), found.end());
           EXPECT_EQ(found, sorted_prefix(x, weight, {.top_k = 20}, -kInfinity));

@@ -15,6 +15,16 @@ FLASHINFER_INLINE inline void for_each_vec(int64_t n, const F& f) {
   if (i < n) f(i, int(n - i));
 }
 
+/// The same as f(chain, i) and f(0, i, count), with kChains chains in turn: results that wait for the one before, as maxima do for four
+/// cycles, wait less in several chains.
+template <class Isa, int kChains, class F>
+FLASHINFER_INLINE inline void for_each_vec_in_chains(int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + kChains * Isa::kLanes <= n; i += kChains * Isa::kLanes)
+    for (int chain = 0; chain < kChains; ++chain) f(chain, i + chain * Isa::kLanes);
+  for_each_vec<Isa>(n - i, [&](int64_t j, auto... count) FLASHINFER_INLINE { f(0, i + j, count...); });
+}
+
 namespace detail {
 /// c[0] x^n + ... + c[n].
 template <class Isa, int kCount>

@@ -13,16 +13,20 @@ template <class Isa, RowValues kValues>
 FLASHINFER_INLINE inline void renorm_row(const RenormParams& p, DType input, DType output, int64_t row, RowScratch& scratch) {
   constexpr bool kLogits = kValues == RowValues::logits;
   const float* x = floats_of<Isa>(p.input, input, row * p.input_stride, p.vocab_size, scratch);
-  const Row<Isa, kValues> r(x, p.vocab_size, 1.0f);
-  const RowFilters<Isa, kValues> filters(r);
+  const int32_t top_k = p.top_k.at(row, row);
+  const RowFilter filter{.top_k = top_k > 0 ? top_k : INT64_MAX, .top_p = p.top_p.at(row, row)};
+  using Filters = RowFilters<Isa, kValues>;
   Candidates& c = scratch.kept;
+  auto first = RowList<Isa>::of_first(x, p.vocab_size, Filters::kNothing, Filters::first_of(filter, p.vocab_size), c);
+  const Row<Isa, kValues> r(x, p.vocab_size, 1.0f, &first);
   KeptElements kept;
   float scale = 1;
   if (r.empty()) {
     kept.listed = true, c.count = 0;
   } else {
-    const int32_t top_k = p.top_k.at(row, row);
-    kept = filters.keep({.top_k = top_k > 0 ? top_k : INT64_MAX, .top_p = p.top_p.at(row, row)}, c);
+    first.end();
+    const Filters filters(r);
+    kept = filters.keep(filter, c);
     if constexpr (!kLogits) scale = 1.0f / weight_of_mass(filters.end(kept, c));
   }
 

@@ -66,15 +66,30 @@ class Row {
   using F = typename Isa::F;
   static constexpr bool kLogits = kValues == RowValues::logits;
 
-  FLASHINFER_INLINE Row(const float* x, int64_t vocab_size, float temperature) : x_(x), size_(vocab_size) {
-    F largest = Isa::set(-kInfinity), zero = Isa::set(0);  // zero becomes NaN with the first NaN
-    for_each_vec<Isa>(size_, [&](int64_t i, auto... count) FLASHINFER_INLINE {
-      F x = Isa::load(x_ + i, count...);
-      if constexpr (sizeof...(count) > 0) x = Isa::select(Isa::first(count...), x, Isa::set(-kInfinity));
-      largest = Isa::max(x, largest);  // the second where one is NaN
-      zero = Isa::fma(Isa::min(Isa::set(kLargestFloat), Isa::max(Isa::set(-kLargestFloat), x)), Isa::set(0), zero);
+  /// Goes over the row, and shows each block to `list` as well.
+  FLASHINFER_INLINE Row(const float* x, int64_t vocab_size, float temperature, RowList<Isa>* list = nullptr) : x_(x), size_(vocab_size) {
+    constexpr int kChains = 4;  // a maximum waits for the one before
+    static_assert(RowList<Isa>::kBlock == kChains * Isa::kLanes);
+    F largest[kChains], zero[kChains];  // zero becomes NaN with the first NaN
+    for (int chain = 0; chain < kChains; ++chain) largest[chain] = Isa::set(-kInfinity), zero[chain] = Isa::set(0);
+    const auto add = [&](int chain, const F& x) FLASHINFER_INLINE {
+      largest[chain] = Isa::max(x, largest[chain]);  // the second where one is NaN
+      const F finite = Isa::min(Isa::set(kLargestFloat), Isa::max(Isa::set(-kLargestFloat), x));
+      zero[chain] = Isa::fma(finite, Isa::set(0), zero[chain]);
+    };
+    int64_t i = 0;
+    for (; i + RowList<Isa>::kBlock <= size_; i += RowList<Isa>::kBlock) {
+      for (int chain = 0; chain < kChains; ++chain) add(chain, Isa::load(x + i + chain * Isa::kLanes));
+      if (list) list->see_block(i);
+    }
+    for_each_vec<Isa>(size_ - i, [&](int64_t j, auto... count) FLASHINFER_INLINE {
+      F own = Isa::load(x + i + j, count...);
+      if constexpr (sizeof...(count) > 0) own = Isa::select(Isa::first(count...), own, Isa::set(-kInfinity));
+      add(0, own);
     });
-    const float sum = Isa::sum(zero), max = Isa::max_of(largest);
+    if (list && i < size_) list->see_block(i);
+    for (int chain = 1; chain < kChains; ++chain) largest[0] = Isa::max(largest[chain], largest[0]), zero[0] = zero[0] + zero[chain];
+    const float sum = Isa::sum(zero[0]), max = Isa::max_of(largest[0]);
     has_nan_ = sum != sum;
     if constexpr (kLogits) {
       empty_ = max == -kInfinity;

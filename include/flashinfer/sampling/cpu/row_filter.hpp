@@ -1,7 +1,7 @@
 // Host only. What filters keep of a row on the CPU: a prefix of its order, whose end is found without sorting.
 //
-// The first k are gathered in one pass: a strided sample of the row tells a value that they are likely to lie above, and where more turn
-// out to, the best of those so far tell a higher one. What min_p and top_p keep is gathered in the same way if the sample tells that it is
+// The first k are listed in the pass that finds the row's maximum: a strided sample tells a value that they are likely to lie above, and
+// where more turn out to, the best of those so far tell a higher one. What min_p and top_p keep is listed if a sample tells that it is
 // little. Else it stays where it is, as all that has a rank or a higher one: min_p gives that rank, top_p a mass, and the rank at which a
 // mass ends is found in bins of neighbouring values, narrower ones in each look at the row.
 #pragma once
@@ -24,7 +24,7 @@ struct Cuts {
 
 /// What filters keep of a row.
 struct KeptElements {
-  bool listed = false;        // it has been gathered; if not, it is
+  bool listed = false;        // in the candidates; if not, it is
   uint64_t rank = kWholeRow;  // all elements of this rank and above,
   uint64_t mass = 0;          // or where this is not 0, of them the shortest prefix that has this mass, or all if they have less,
   Cuts cuts;                  // which is likely to end between these values
@@ -50,14 +50,6 @@ class RowSample {
   /// What lies below has no mass.
   float least() const { return row_.value_at(-kDeepest); }
 
-  /// A value that as many elements are likely to lie above; -inf: no guess.
-  float cut_of_count(int64_t wanted) const {
-    const float expected = float(wanted) / float(step_), enough = expected + 3 * __builtin_sqrtf(expected) + 4;
-    float above = 0;
-    int bin = -1;  // the last one above the cut
-    while (bin < kBins - 1 && above < enough) above += float(count_[++bin]);
-    return cut_below(bin);
-  }
   /// Two values between which a prefix with as much weight of a total is likely to end: by what lies above, which tells more where that is
   /// little, and by what lies below, which tells more where a few elements are most of the row.
   FLASHINFER_INLINE Cuts cuts_of_weight(float needed, float total) const {
@@ -118,13 +110,17 @@ class RowFilters {
 
   FLASHINFER_INLINE explicit RowFilters(const Row<Isa, kValues>& row) : row_(row), size_(row.size()) {}
 
-  /// What filters keep, gathered in `c` if it is little.
+  /// How many of the order's first are to be listed in `c` when keep() is called; those that are above `nothing`.
+  static int64_t first_of(const RowFilter& filter, int64_t vocab_size) { return filter.top_k < vocab_size ? filter.top_k : 0; }
+  static constexpr float kNothing = kLogits ? -kInfinity : 0.0f;  // what has probability 0 weighs nothing
+
+  /// What filters keep, listed in `c` if it is little.
   FLASHINFER_INLINE KeptElements keep(const RowFilter& filter, Candidates& c) const {
     const bool by_mass = !(filter.top_p >= 1);
     const uint32_t least = filter.min_p > 0 ? order_key(row_.least_kept(filter.min_p)) : 0;
     KeptElements kept;
     if (filter.top_k < size_) {
-      gather_first(filter.top_k, kLogits ? -kInfinity : 0.0f, c);  // what has probability 0 weighs nothing
+      weigh(c);
       if (least) c.keep(least, INT64_MAX);
       if (by_mass) {
         const uint64_t mass = c.mass(), needed = needed_mass(filter.top_p, filter.joint ? row_.mass() : mass);
@@ -159,18 +155,12 @@ class RowFilters {
     return mass;
   }
 
-  /// The first `count` of the order that are above `nothing`, by their indices; all if they are fewer.
-  FLASHINFER_INLINE void gather_first(int64_t count, float nothing, Candidates& c) const {
-    float cut = -kInfinity;
-    if (!RowSample<Isa, kValues>::is_small(size_)) cut = RowSample<Isa, kValues>(row_).cut_of_count(count);
-    gather(cut, nothing, count, c);
-    if (c.count < count && cut > -kInfinity) gather(-kInfinity, nothing, count, c);
-    if (c.count > count) keep_prefix(c, false, uint64_t(count));
-  }
-  /// What has been gathered so may lack elements of -inf: they come last and are added by lowest index.
-  void complete(Candidates& c, int64_t count) const {
-    c.reserve(count);
-    for (int64_t i = 0; i < size_ && c.count < count; ++i)
+  /// The first `count` of the order.
+  FLASHINFER_INLINE void list_first(int64_t count, Candidates& c) const {
+    auto list = RowList<Isa>::of_first(row_.values(), size_, -kInfinity, count, c);
+    list.see_all();
+    list.end();
+    for (int64_t i = 0; i < size_ && c.count < count; ++i)  // those of -inf come last
       if (row_.value(i) == -kInfinity) c.index[size_t(c.count++)] = int32_t(i);
   }
 
@@ -181,7 +171,7 @@ class RowFilters {
   /// Of more elements a pass over all is faster than Philox for each of them.
   int64_t most_listed() const { return size_ / 32; }
 
-  /// Gathers what is kept of a row of this mass if a sample tells that it is little.
+  /// Lists what is kept of a row of this mass if a sample tells that it is little.
   FLASHINFER_INLINE void list(KeptElements& kept, uint64_t total, Candidates& c) const {
     const RowSample<Isa, kValues> sample(row_);
     const float least = value_of_order_key<float>(key_of_rank(kept.rank));
@@ -189,7 +179,8 @@ class RowFilters {
     for (const float guess : {kept.cuts.low, sample.least()}) {
       const float cut = kept.mass ? max(guess, least) : least;
       if (sample.count_above(cut) > most_listed()) return;
-      gather(cut, cut, INT64_MAX, c);
+      RowList<Isa>(row_.values(), size_, below(cut), c).see_all();
+      weigh(c);
       const bool enough = kept.mass && c.mass() >= kept.mass;
       if (enough) keep_prefix(c, true, kept.mass);
       kept.listed = enough || cut == least;
@@ -224,65 +215,44 @@ class RowFilters {
     });
   }
 
-  /// All elements from `cut` up, but NaN and what is not above `nothing`; or some, the first `wanted` of the order among them.
-  FLASHINFER_INLINE void gather(float cut, float nothing, int64_t wanted, Candidates& c) const {
-    return outlined<Isa>([&] FLASHINFER_INLINE {
-      c.reserve(size_);
-      const int64_t room = wanted < size_ ? 2 * wanted + 1024 : INT64_MAX;
-      int64_t n = 0;
-      F below = Isa::set(cut == -kInfinity ? nothing : value_of_order_key<float>(order_key(cut) - 1));
-      for_each_vec<Isa>(size_, [&](int64_t i, auto... count) FLASHINFER_INLINE {
-        const F x = Isa::load(row_.values() + i, count...);
-        uint32_t kept = Isa::bits(Isa::less(below, x));
-        if constexpr (sizeof...(count) > 0) kept &= (1u << (size_ - i)) - 1;
-        if (kept == 0) return;
-        float values[Isa::kLanes];
-        Isa::store(values, x);
-        for (; kept; kept &= kept - 1) {
-          const int lane = __builtin_ctz(kept);
-          c.x[size_t(n)] = values[lane];
-          c.index[size_t(n)] = int32_t(i + lane);
-          ++n;
-        }
-        if (n < room) return;
-        c.count = n;
-        below = Isa::set(value_of_order_key<float>(keep_prefix(c, false, uint64_t(wanted))));  // of equal ones the first are kept
-        n = c.count;
-      });
-      c.count = n;
-      for_each_vec<Isa>(n, [&](int64_t i, auto... count) FLASHINFER_INLINE {
-        Isa::store(c.weight.data() + i, row_.weight(Isa::load(c.x.data() + i, count...)), count...);
-      });
+  /// The next smaller value; of -inf itself.
+  static float below(float value) { return value == -kInfinity ? value : value_of_order_key<float>(order_key(value) - 1); }
+  FLASHINFER_INLINE void weigh(Candidates& c) const {
+    for_each_vec<Isa>(c.count, [&](int64_t i, auto... count) FLASHINFER_INLINE {
+      Isa::store(c.weight.data() + i, row_.weight(Isa::load(c.x.data() + i, count...)), count...);
     });
   }
 
   // Elements with keys from `low`, which is above that of -inf, to `high`.
 
-  /// f(vector, first index): others are -inf.
-  template <class Function>
+  /// f(chain, vector, first index): others are -inf.
+  template <int kChains = 1, class Function>
   FLASHINFER_INLINE void for_each_between(uint32_t low, uint32_t high, const Function& f) const {
     const F below = Isa::set(value_of_order_key<float>(low - 1)), most = Isa::set(value_of_order_key<float>(high)),
             none = Isa::set(-kInfinity);
-    for_each_vec<Isa>(size_, [&](int64_t i, auto... count) FLASHINFER_INLINE {
+    for_each_vec_in_chains<Isa, kChains>(size_, [&](int chain, int64_t i, auto... count) FLASHINFER_INLINE {
       F x = Isa::load(row_.values() + i, count...);
       if constexpr (sizeof...(count) > 0) x = Isa::select(Isa::first(count...), x, none);
       x = Isa::select(Isa::less(most, x), none, x);
-      f(Isa::select(Isa::less(below, x), x, none), i);
+      f(chain, Isa::select(Isa::less(below, x), x, none), i);
     });
   }
   /// Which of them are not.
   static FLASHINFER_INLINE uint32_t bits_between(const F& x) { return Isa::bits(Isa::less(Isa::set(-kInfinity), x)); }
   /// The least and the largest key that elements have; false: there are none.
   FLASHINFER_INLINE bool narrow(uint32_t& low, uint32_t& high) const {
+    constexpr int kChains = 4;
     const F none = Isa::set(-kInfinity), zero = Isa::set(0);
-    F most = none, most_of_negated = none;
-    for_each_between(low, high, [&](const F& x, int64_t) FLASHINFER_INLINE {
-      most = Isa::max(most, x);
-      most_of_negated = Isa::max(most_of_negated, Isa::select(Isa::less(none, x), zero - x, none));
+    F most[kChains] = {none, none, none, none}, most_of_negated[kChains] = {none, none, none, none};
+    for_each_between<kChains>(low, high, [&](int chain, const F& x, int64_t) FLASHINFER_INLINE {
+      most[chain] = Isa::max(most[chain], x);
+      most_of_negated[chain] = Isa::max(most_of_negated[chain], Isa::select(Isa::less(none, x), zero - x, none));
     });
-    const float largest = Isa::max_of(most);
+    for (int chain = 1; chain < kChains; ++chain)
+      most[0] = Isa::max(most[0], most[chain]), most_of_negated[0] = Isa::max(most_of_negated[0], most_of_negated[chain]);
+    const float largest = Isa::max_of(most[0]);
     if (largest == -kInfinity) return false;
-    low = order_key(-Isa::max_of(most_of_negated)), high = order_key(largest);
+    low = order_key(-Isa::max_of(most_of_negated[0])), high = order_key(largest);
     return true;
   }
   /// Adds the mass of each to the bin that its key lies in.
@@ -302,7 +272,7 @@ class RowFilters {
         n = 0;
       });
     };
-    for_each_between(low, high, [&](const F& x, int64_t) FLASHINFER_INLINE {
+    for_each_between(low, high, [&](int, const F& x, int64_t) FLASHINFER_INLINE {
       uint32_t some = bits_between(x);
       if (some == 0) return;
       float own[Isa::kLanes];
@@ -315,7 +285,7 @@ class RowFilters {
   /// The index of the one after which none is left of as many elements with this key. Else some are left.
   FLASHINFER_INLINE int64_t find_equal(uint32_t key, int64_t& left) const {
     int64_t last = -1;
-    for_each_between(key, key, [&](const F& x, int64_t i) FLASHINFER_INLINE {
+    for_each_between(key, key, [&](int, const F& x, int64_t i) FLASHINFER_INLINE {
       if (left == 0) return;
       uint32_t equal = bits_between(x);
       const int count = __builtin_popcount(equal);

@@ -48,15 +48,19 @@ template <class Isa, RowValues kValues>
 FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, DType input, int64_t row, RowScratch& scratch) {
   const int64_t input_row = p.input_row(row);
   const float temperature = p.temperature.at(row, input_row);
-  const Row<Isa, kValues> r(floats_of<Isa>(p.input, input, input_row * p.input_stride, p.vocab_size, scratch), p.vocab_size, temperature);
-  if (r.has_nan() || r.empty()) return detail::write_invalid(p, row);
-
+  const float* x = floats_of<Isa>(p.input, input, input_row * p.input_stride, p.vocab_size, scratch);
   const int32_t top_k = p.top_k.at(row, input_row);
   RowFilter filter{top_k > 0 ? top_k : INT64_MAX, p.top_p.at(row, input_row), p.min_p.at(row, input_row), p.joint};
   if (kValues == RowValues::logits && is_greedy(temperature)) filter.top_k = 1;
-  const bool only_token = !p.logprob && p.num_top == 0 && !p.probs;
-  const RowFilters<Isa, kValues> filters(r);
+  using Filters = RowFilters<Isa, kValues>;
   Candidates& c = scratch.kept;
+  auto first = RowList<Isa>::of_first(x, p.vocab_size, Filters::kNothing, Filters::first_of(filter, p.vocab_size), c);
+  const Row<Isa, kValues> r(x, p.vocab_size, temperature, &first);
+  if (r.has_nan() || r.empty()) return detail::write_invalid(p, row);
+  first.end();
+
+  const bool only_token = !p.logprob && p.num_top == 0 && !p.probs;
+  const Filters filters(r);
   KeptElements kept = filters.keep(filter, c);
   const uint64_t kept_mass = only_token ? 0 : filters.end(kept, c);
 
@@ -70,8 +74,7 @@ FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, DType input,
   if (p.logprob) p.logprob[row] = log_prob(r.weight(r.value(token)), counted);
   if (p.num_top > 0) {
     const uint64_t least = p.raw_logprobs ? 0 : kept.listed ? c.least_rank() : kept.rank;
-    filters.gather_first(p.num_top, -kInfinity, scratch.top);
-    filters.complete(scratch.top, p.num_top);
+    filters.list_first(p.num_top, scratch.top);
     int32_t* tokens = p.top_tokens + row * p.num_top;
     float* logprobs = p.top_logprobs + row * p.num_top;
     std::copy_n(scratch.top.index.begin(), p.num_top, tokens);
