@@ -109,8 +109,7 @@ class RowList {
     if (size_ - i >= kBlock) {
       F most = Isa::set(-kInfinity);  // passes over NaN
       for (int v = 0; v < kBlock; v += Isa::kLanes) most = Isa::max(Isa::load(x_ + i + v), most);
-      if (Isa::bits(Isa::less(Isa::set(bar_), most)) == 0) [[likely]]
-        return;  // the accumulators of who goes over the row stay in registers
+      if (Isa::bits(Isa::less(Isa::set(bar_), most)) == 0) return;  // of most blocks
     }
     list(i, min(size_ - i, int64_t(kBlock)));
   }
