@@ -27,7 +27,8 @@ FLASHINFER_INLINE inline void renorm_row(const RenormParams& p, DType input, DTy
     first.end();
     const Filters filters(r);
     kept = filters.keep(filter, c);
-    if constexpr (!kLogits) scale = 1.0f / weight_of_mass(filters.end(kept, c));
+    const uint64_t mass = kLogits && kept.mass == 0 ? 0 : filters.end(kept, c);
+    if (!kLogits) scale = 1.0f / weight_of_mass(mass);
   }
 
   dispatch_dtype<DType::f32, DType::f16, DType::bf16>(output, [&]<class Out>(Out) FLASHINFER_INLINE {

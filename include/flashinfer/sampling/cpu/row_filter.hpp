@@ -110,7 +110,7 @@ class RowFilters {
 
   FLASHINFER_INLINE explicit RowFilters(const Row<Isa, kValues>& row) : row_(row), size_(row.size()) {}
 
-  /// How many of the order's first are to be listed in `c` when keep() is called; those that are above `nothing`.
+  /// How many of the order's first, of those above kNothing, are to be listed in `c` when keep() is called.
   static int64_t first_of(const RowFilter& filter, int64_t vocab_size) { return filter.top_k < vocab_size ? filter.top_k : 0; }
   static constexpr float kNothing = kLogits ? -kInfinity : 0.0f;  // what has probability 0 weighs nothing
 
