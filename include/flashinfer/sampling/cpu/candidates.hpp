@@ -99,7 +99,7 @@ class RowList {
   static FLASHINFER_INLINE RowList of_first(const float* x, int64_t size, float nothing, int64_t wanted, Candidates& c) {
     RowList list(x, size, nothing, wanted, c);
     if (wanted > 0 && size >= 4 * kSamples)
-      list.bar_ = outlined<Isa>([&] FLASHINFER_INLINE { return max(nothing, likely_bar(x, size, wanted)); });
+      list.bar_ = outlined<Isa>([&]() FLASHINFER_INLINE { return max(nothing, likely_bar(x, size, wanted)); });
     return list;
   }
 
@@ -115,7 +115,7 @@ class RowList {
   }
   FLASHINFER_INLINE void see_all() {
     c_.count = 0;
-    outlined<Isa>([&] FLASHINFER_INLINE {
+    outlined<Isa>([&]() FLASHINFER_INLINE {
       for (int64_t i = 0; i < size_; i += kBlock) see_block(i);
     });
   }

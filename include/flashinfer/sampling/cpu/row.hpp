@@ -172,7 +172,7 @@ class Row {
 
   /// Of the elements from this rank up.
   FLASHINFER_INLINE uint64_t mass(uint64_t rank = kWholeRow) const {
-    return outlined<Isa>([&] FLASHINFER_INLINE {
+    return outlined<Isa>([&]() FLASHINFER_INLINE {
       uint64_t sum = 0;
       for_each_run(rank, [&](int64_t, const float* weights, int64_t count) FLASHINFER_INLINE {
         uint64_t part = 0;

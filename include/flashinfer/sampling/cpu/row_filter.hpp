@@ -35,7 +35,7 @@ template <class Isa, RowValues kValues>
 class RowSample {
  public:
   FLASHINFER_INLINE explicit RowSample(const Row<Isa, kValues>& row) : row_(row), step_(row.size() / kSamples) {
-    outlined<Isa>([&] FLASHINFER_INLINE {
+    outlined<Isa>([&]() FLASHINFER_INLINE {
       float depth[kSamples], deepest = 1e-4f;
       for (int64_t i = 0; i < kSamples; ++i) {
         depth[i] = -row.exponent(row.value(i * step_));
@@ -53,7 +53,7 @@ class RowSample {
   /// Two values between which a prefix with as much weight of a total is likely to end: by what lies above, which tells more where that is
   /// little, and by what lies below, which tells more where a few elements are most of the row.
   FLASHINFER_INLINE Cuts cuts_of_weight(float needed, float total) const {
-    return outlined<Isa>([&] FLASHINFER_INLINE {
+    return outlined<Isa>([&]() FLASHINFER_INLINE {
       struct Sum {
         float weight = 0, variance = 0;
         bool is_less(float other) const { return weight + 4 * __builtin_sqrtf(variance) < other; }
@@ -191,7 +191,7 @@ class RowFilters {
   /// Whether it ends at a key from low to high, and where. Takes the mass that these elements have of it off what is missing, which is
   /// below 0 then, for equal ones have equal masses.
   FLASHINFER_INLINE bool end_between(uint32_t low, uint32_t high, uint64_t& missing, uint64_t& rank) const {
-    return outlined<Isa>([&] FLASHINFER_INLINE {
+    return outlined<Isa>([&]() FLASHINFER_INLINE {
       constexpr int kBinBits = 10, kBins = 1 << kBinBits;
       while (narrow(low, high)) {
         if (low == high) {
@@ -261,8 +261,8 @@ class RowFilters {
     constexpr int kRun = 256;
     float values[kRun + Isa::kLanes], weights[kRun + Isa::kLanes];
     int n = 0;
-    const auto add_run = [&] FLASHINFER_INLINE {
-      outlined<Isa>([&] FLASHINFER_INLINE {
+    const auto add_run = [&]() FLASHINFER_INLINE {
+      outlined<Isa>([&]() FLASHINFER_INLINE {
         uint32_t bin[kRun + Isa::kLanes];
         uint64_t mass[kRun + Isa::kLanes];
         for_each_vec<Isa>(n, [&](int64_t i, auto... count)
