@@ -59,18 +59,18 @@ FLASHINFER_INLINE inline void sampling_row(const SamplingParams& p, DType input,
   if (r.has_nan() || r.empty()) return detail::write_invalid(p, row);
   first.end();
 
-  const bool only_token = !p.logprob && p.num_top == 0 && !p.probs;
+  const bool logprobs = p.logprob || p.num_top > 0;
   const Filters filters(r);
   KeptElements kept = filters.keep(filter, c);
-  const uint64_t kept_mass = only_token ? 0 : filters.end(kept, c);
+  const bool asks_for_end = p.probs || (logprobs && !p.raw_logprobs);  // a token does not need it
+  const uint64_t kept_mass = asks_for_end ? filters.end(kept, c) : 0;
 
   const Race start(p.seed.at(row, input_row), p.offset.at(row, input_row), p.draw(row));
   const int64_t token = max(detail::race(start, r, kept, c), int64_t(0));
   write_token(p, row, token);
   if (p.valid) p.valid[row] = true;
-  if (only_token) return;
 
-  const uint64_t counted = p.raw_logprobs ? r.mass() : kept_mass;
+  const uint64_t counted = logprobs && p.raw_logprobs ? r.mass() : kept_mass;
   if (p.logprob) p.logprob[row] = log_prob(r.weight(r.value(token)), counted);
   if (p.num_top > 0) {
     const uint64_t least = p.raw_logprobs ? 0 : kept.listed ? c.least_rank() : kept.rank;
