@@ -1,7 +1,10 @@
 """Times alternatives of one operation fairly: in one process, on the same tensors, taking turns."""
 
+import math
 import statistics
 import time
+
+LEAST_CPU_TURN = 0.03  # seconds: OpenMP's threads, torch's among them, keep a core for milliseconds after the turn before
 
 
 def compare(alternatives, device, repetitions=15, calls=20):
@@ -19,15 +22,16 @@ def compare(alternatives, device, repetitions=15, calls=20):
 
 
 def _cpu_turn(call, calls):
-    call(0)
-
-    def turn():
+    def turn(rounds):
         begin = time.perf_counter()
-        for i in range(calls):
-            call(i)
-        return (time.perf_counter() - begin) / calls * 1e6
+        for _ in range(rounds):
+            for i in range(calls):
+                call(i)
+        return (time.perf_counter() - begin) / (rounds * calls) * 1e6
 
-    return turn
+    call(0)
+    rounds = math.ceil(LEAST_CPU_TURN / (turn(1) * 1e-6 * calls))
+    return lambda: turn(rounds)
 
 
 def _cuda_turn(call, calls):

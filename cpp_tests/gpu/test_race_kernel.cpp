@@ -159,6 +159,17 @@ TEST(RaceKernel, CountsLogitsOfAnyWidth) {
       expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 8, .count_bits = 0}>(9, 3001, seed, temperature);
     }
 }
+/// Logits far above 1 between what a sample looks at, for as many threads as a row ever has: their counts say nothing, and sums of what
+/// 8192 threads do not know must not pass for an answer.
+TEST(RaceKernel, CountsSayNothingOfWhatASampleMissed) {
+  constexpr int64_t kVocab = 20000;
+  for (uint32_t seed = 1; seed <= 4; ++seed)
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .threads = 512, .cluster = 16}>(
+        3, kVocab, 4 * seed, 1, 0.6f, 1, [](Rows<float>& rows) {
+          for (int64_t r = 0; r < 3; ++r)
+            for (int64_t i = 0; i < kVocab; ++i) rows.row(r)[i] = i / 200 == 3 ? 36 - float((i * 37 + r) % 199) * 0.05f : -kInfinity;
+        });
+}
 
 /// What a row seems to weigh, as log2: by what the kernel samples, wherever the row begins.
 template <RaceConfig kConfig>

@@ -29,7 +29,10 @@ class RaceRow {
  private:
   static constexpr int kVec = Slice::kVec;
   using Counts = WeightCounts<kConfig.values, kConfig.threads, Group, kConfig.cluster, kCounts ? kConfig.count_bits : 7>;
-  static constexpr float kUnit = 134217728.0f, kMost = 8388608.0f;  // masses in messages: 27 bits behind the point, less than kMost
+  // Masses in messages: 27 bits behind the point. A thread that does not know says kMost: more than all others say, who know of no more
+  // than one for each element, and so that all may say it.
+  static constexpr float kUnit = 134217728.0f, kMost = 4194304.0f;
+  static_assert(kMost >= kMaxVocabSize && double(kMost) * kUnit * kConfig.threads * kConfig.cluster <= 4611686018427387904.0);
   struct Nothing {};
 
  public:
