@@ -80,6 +80,22 @@ TEST(RankSelect, FindsTheKth) {
         }
 }
 
+TEST(RankSelect, FindsTheKthByBins) {
+  for (Kind kind : kKinds)
+    for (int count : {1, 2, 40, 257, 1000, 3000})
+      for (int k : {1, 7, 500, 1000, count}) {
+        k = std::min(k, count);
+        const std::vector<uint64_t> ranks = make_ranks(kind, count, uint32_t(count + k));
+        std::vector<uint64_t> found(256);
+        emulation::Block::run_grid(1, 256, sizeof(Smem), uint32_t(k), [&] {
+          found[threadIdx.x] = gpu::kth_rank<256>(ranks.data(), count, k, *reinterpret_cast<Smem*>(gpu::dynamic_smem()));
+        });
+        for (uint64_t bound : found) ASSERT_EQ(bound, found[0]);
+        ASSERT_EQ(std::count_if(ranks.begin(), ranks.end(), [&](uint64_t rank) { return rank >= found[0]; }), k)
+            << "kind " << int(kind) << ", count " << count;
+      }
+}
+
 /// A key of a thread. Where they come in no order, few more than wanted reach the one found.
 TEST(RankSelect, FindsAboutTheKthKeyOfThreads) {
   using KeySmem = gpu::KthKeySmem<256>;

@@ -110,6 +110,19 @@ TEST(TopkKernel, Clusters) {
   expect_all_kinds<kFour>(130, 20);  // blocks without elements
 }
 
+/// More than have their places counted, by rising index: a map of the row, or a sort where it has no room.
+TEST(TopkKernel, ManyByIndex) {
+  constexpr TopkConfig kOne{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 4};
+  constexpr TopkConfig kSixteen{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 16};
+  for (Values kind : {Values::normal, Values::few, Values::flat, Values::ascending, Values::together, Values::special})
+    for (TieBreak tie_break : {TieBreak::small, TieBreak::large}) {
+      expect_top_k<kOne>(2048, kind, 2, 9001, 500, false, tie_break);
+      expect_top_k<kOne>(2048, kind, 1, 80003, 400, false, tie_break);
+      expect_top_k<kSixteen>(4096, kind, 1, 30001, 1000, false, tie_break);
+      expect_top_k<kSixteen>(4096, kind, 1, 30001, 1000, true, tie_break);
+    }
+}
+
 /// Some blocks have more candidates than they have room for in the first block: equal or rising elements, or many wanted.
 TEST(TopkKernel, CandidatesThatAreFetched) {
   constexpr TopkConfig kEight{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 8};

@@ -237,7 +237,12 @@ T atomicAdd(T* p, T x) {
   *p += x;
   return before;
 }
-
+template <class T>
+T atomicOr(T* p, T x) {
+  const T before = *p;
+  *p |= x;
+  return before;
+}
 template <class T>
 T atomicMin(T* p, T x) {
   const T before = *p;

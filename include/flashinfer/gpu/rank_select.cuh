@@ -85,10 +85,11 @@ inline constexpr int kRankDigitBits = 11;
 template <int kThreads>
 struct RankSelectSmem {
   static constexpr int kBins = 1 << kRankDigitBits;
-  uint32_t histogram[kBins];
+  alignas(8) uint32_t histogram[kBins];
   uint64_t most[kThreads / kWarpSize], least[kThreads / kWarpSize];
   int partial[kThreads / kWarpSize];
   int digit, above, count;  // the k-th rank's bin: ranks in the bins above it, and in it
+  int listed;               // of them
 };
 
 /// A rank that at least k and at most k + slack of the block's ranks reach: with slack 0 the k-th greatest, but for low digits that
@@ -223,14 +224,82 @@ FLASHINFER_DEVICE WeighedRank weigh_rank(const RankPair* pairs, int count) {
   return {i < count && lane == 0 ? own.first : 0, own.second, above};
 }
 
+/// Bins of equal width for ranks between two extremes, the greatest first.
+struct EvenBins {
+  uint64_t most;
+  int shift;
+  FLASHINFER_DEVICE int operator()(uint64_t rank) const { return int((most - rank) >> shift); }
+};
+/// Counts ranks that all threads see in bins between their extremes. When the threads have met, here, the histogram is complete.
+template <int kThreads>
+FLASHINFER_DEVICE EvenBins count_in_bins(const uint64_t* ranks, int count, RankSelectSmem<kThreads>& smem) {
+  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads, kWarps = kThreads / kWarpSize;
+  const int thread = int(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
+  uint64_t most = 0, least = ~uint64_t(0);
+#pragma unroll 1
+  for (int i = thread; i < count; i += kThreads) most = max(most, ranks[i]), least = min(least, ranks[i]);
+  most = warp_max(most), least = warp_min(least);
+  if (lane == 0) smem.most[warp] = most, smem.least[warp] = least;
+  for (int i = 0; i < kPerThread; ++i) smem.histogram[thread * kPerThread + i] = 0;
+  if (thread == 0) smem.count = 0, smem.listed = 0;
+  __syncthreads();  // extremes of all warps are known, the bins are empty
+  most = warp_max(smem.most[lane % kWarps]), least = warp_min(smem.least[lane % kWarps]);
+  const EvenBins bin_of{most, max(64 - kRankDigitBits - int(__clzll(static_cast<long long>(most - least))), 0)};
+#pragma unroll 1
+  for (int i = thread; i < count; i += kThreads) atomicAdd(&smem.histogram[bin_of(ranks[i])], 1u);
+  __syncthreads();
+  return bin_of;
+}
+
+/// What k of different ranks that all threads see reach, 1 <= k <= count: by bins, and by counting in the one that has the k-th. Half of
+/// the barriers that sorting takes.
+template <int kThreads>
+FLASHINFER_DEVICE uint64_t kth_rank(const uint64_t* ranks, int count, int k, RankSelectSmem<kThreads>& smem) {
+  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads, kMostInBin = 256;
+  static_assert(kMostInBin <= kThreads);
+  const int thread = int(threadIdx.x);
+  const EvenBins bin_of = count_in_bins<kThreads>(ranks, count, smem);
+  int counts[kPerThread], sum = 0, total;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) counts[i] = int(smem.histogram[thread * kPerThread + i]), sum += counts[i];
+  int before = block_sum_before<kThreads>(sum, total, smem.partial);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    if (before < k && before + counts[i] >= k) smem.digit = thread * kPerThread + i, smem.above = before, smem.count = counts[i];
+    before += counts[i];
+  }
+  __syncthreads();  // the bin is known, and the histogram is no longer needed
+  const auto for_each = [&](const auto& f) {
+#pragma unroll 1
+    for (int i = thread; i < count; i += kThreads) f(ranks[i]);
+  };
+  if (smem.count > kMostInBin) {
+    __syncthreads();  // every thread has seen that
+    return select_rank<kThreads>(k, 0, 0, for_each, smem);
+  }
+  uint64_t* const list = reinterpret_cast<uint64_t*>(smem.histogram);
+  for_each([&](uint64_t rank) {
+    if (bin_of(rank) == smem.digit) list[atomicAdd(&smem.listed, 1)] = rank;
+  });
+  __syncthreads();  // the list is complete
+  if (thread < smem.count) {
+    int place = smem.above;
+#pragma unroll 1
+    for (int i = 0; i < smem.count; ++i) place += list[i] > list[thread];
+    if (place == k - 1) smem.most[0] = list[thread];
+  }
+  __syncthreads();  // it is found
+  return smem.most[0];
+}
+
 /// Puts the first `wanted` of different ranks in shared memory in their places, greatest first; behind them lies anything. Few: every place
 /// is the number of ranks above, counted by a team of lanes. Where `room` has place for those wanted beside all: in bins of equal width
 /// between the extremes, then each within its bin by counting, which takes a fifth of the time of a sorting network (H200: 17 us for 2048
 /// ranks). Ranks of equal values are spread by their indices.
 template <int kThreads>
 FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int wanted, int room, RankSelectSmem<kThreads>& smem) {
-  constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads, kWarps = kThreads / kWarpSize, kMostInBin = 256;
-  const int thread = int(threadIdx.x), lane = thread % kWarpSize, warp = thread / kWarpSize;
+  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads, kMostInBin = 256;
+  const int thread = int(threadIdx.x);
   __syncthreads();  // the ranks are there
   if (count <= kFewRanks<kThreads>) {
     const PlacedRank placed = place_rank<kThreads>(ranks, count);
@@ -241,21 +310,7 @@ FLASHINFER_DEVICE void sort_ranks(uint64_t* ranks, int count, int wanted, int ro
   }
   wanted = min(wanted, count);
   if (count + wanted <= room) {
-    uint64_t most = 0, least = ~uint64_t(0);
-#pragma unroll 1
-    for (int i = thread; i < count; i += kThreads) most = max(most, ranks[i]), least = min(least, ranks[i]);
-    most = warp_max(most), least = warp_min(least);
-    if (lane == 0) smem.most[warp] = most, smem.least[warp] = least;
-    for (int i = 0; i < kPerThread; ++i) smem.histogram[thread * kPerThread + i] = 0;
-    if (thread == 0) smem.count = 0;
-    __syncthreads();  // extremes of all warps are known, the bins are empty
-    most = warp_max(smem.most[lane % kWarps]), least = warp_min(smem.least[lane % kWarps]);
-    const int shift = max(64 - kRankDigitBits - int(__clzll(static_cast<long long>(most - least))), 0);
-    const auto bin_of = [&](uint64_t rank) { return int((most - rank) >> shift); };
-
-#pragma unroll 1
-    for (int i = thread; i < count; i += kThreads) atomicAdd(&smem.histogram[bin_of(ranks[i])], 1u);
-    __syncthreads();  // the bins are counted
+    const EvenBins bin_of = count_in_bins<kThreads>(ranks, count, smem);
     int counts[kPerThread], sum = 0, total;
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {

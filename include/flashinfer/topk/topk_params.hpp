@@ -108,11 +108,13 @@ struct TopkConfig {
   int32_t stages = 4;   // vectors of a thread in its ring (RowStream), where registers do not hold the row; 0: no ring
   int32_t cluster = 1;  // blocks that share a row; more than one: SM90 up
 
+  /// Room in the first block for candidates that each block of a cluster sends it. Where registers hold the row there is more of it.
+  FLASHINFER_HOST_DEVICE constexpr int slots() const { return (cluster == 16 && stages == 0 ? 4096 : 512) / cluster; }
   /// Of shared memory, with room for `capacity` candidates: these, what blocks send each other, the histogram, sums and keys of
   /// warps, the ring.
   FLASHINFER_HOST_DEVICE constexpr int smem_bytes(int capacity) const {
-    return capacity * 8 + (8 << 10) + threads / 8 * 9 + cluster * threads / 4 + 80 + (cluster > 1 ? (4 << 10) + cluster * 16 + 16 : 0) +
-           stages * threads * 16;
+    return capacity * 8 + (8 << 10) + threads / 8 * 9 + cluster * threads / 4 + 88 +
+           (cluster > 1 ? cluster * (slots() * 8 + 16) + 16 : 0) + stages * threads * 16;
   }
 
   template <class F>

@@ -18,22 +18,22 @@ namespace flashinfer {
 template <TopkRenormConfig kConfig>
 struct TopkRenormKernel {
   using Params = RenormParams;
-  using Selection = gpu::TopkSelection<kConfig.topk(), false>;
+  using Selection = gpu::TopkSelection<kConfig.topk(), false, false>;
   using Group = typename Selection::Group;
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
   static_assert(kMostTopk <= kThreads);
 
   static __device__ void run(const Params& p) {
-    Selection::begin();
+    Selection::begin(0);
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
     const int row = int(blockIdx.x) / kCluster;
     const int32_t k = p.top_k.at(row, row);
     if (p.mixed && !p.is_topk(k)) return Selection::meet();  // every block of the cluster
     const TieBreak tie_break = TieBreak::small;
-    Selection selection(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, k, TopkSamplingConfig::kCapacity, tie_break);
+    Selection selection(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, k, TopkSamplingConfig::kCapacity, tie_break, 0);
     selection.collect();
-    const auto chosen = selection.choose([](int, uint64_t) {});
+    const auto chosen = selection.choose(true, [](int, uint64_t) {});
     // In the place of the ranks, thread i's in that of the i-th.
     uint64_t* const elements = selection.ranked();
     const int i = int(threadIdx.x);

@@ -31,12 +31,12 @@ struct TopkSamplingKernel {
       for (int j = 0; j < kVec; ++j) sum += kLogits ? gpu::ptx::ex2((fmaxf(x[j], -kInfinity) - unit) * scale) : fmaxf(x[j], 0.0f);
     }
   };
-  using Selection = gpu::TopkSelection<kConfig.topk(), true, conditional_t<kConfig.joint, AboutMass, gpu::NoSum>>;
+  using Selection = gpu::TopkSelection<kConfig.topk(), false, true, conditional_t<kConfig.joint, AboutMass, gpu::NoSum>>;
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
   static_assert(kMostTopk <= kThreads && 4 * kMostTopk <= TopkSamplingConfig::kCapacity);
 
   static __device__ void run(const Params& p) {
-    Selection::begin();
+    Selection::begin(0);
     gpu::wait_for_inputs(p.beside);
     gpu::ptx::griddep_launch_dependents();
     draw(p, int(blockIdx.x) / kCluster);
@@ -56,10 +56,10 @@ struct TopkSamplingKernel {
     const bool greedy = (kLogits && is_greedy(temperature())) || !(p.top_p.at(row, input_row) > 0);
     const TieBreak tie_break = TieBreak::small;
     Selection selection(static_cast<const T*>(p.input) + input_row * p.input_stride, p.vocab_size, greedy ? 1 : p.top_k.at(row, input_row),
-                        TopkSamplingConfig::kCapacity, tie_break);
+                        TopkSamplingConfig::kCapacity, tie_break, 0);
     if constexpr (kConfig.joint && kLogits) selection.row_sum().scale = logit_scale(temperature());
     selection.collect();
-    const auto chosen = selection.choose([](int, uint64_t) {});
+    const auto chosen = selection.choose(true, [](int, uint64_t) {});
     if (Selection::Group::rank() != 0) return;
     // What draws is read while the candidates are sorted: before, it would take registers from the copies.
     const Filter filter{temperature(), p.top_p.at(row, input_row), p.min_p.at(row, input_row)};

@@ -10,13 +10,13 @@ namespace flashinfer {
 template <TopkConfig kConfig>
 struct TopkKernel {
   using Params = TopkParams;
-  using Selection = gpu::TopkSelection<kConfig, false>;
+  using Selection = gpu::TopkSelection<kConfig, true, false>;
   using T = typename Selection::T;
   using Chosen = typename Selection::Chosen;
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
 
   static __device__ void run(const Params& p) {
-    Selection::begin();
+    Selection::begin(p.k);
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();  // the next kernel's blocks are there when this one ends
     TopkKernel(p, window_of(p, number())).select();
@@ -27,7 +27,7 @@ struct TopkKernel {
   Selection selection_;  // from the row's window
 
   __device__ TopkKernel(const Params& p, const RowWindow& window)
-      : p_(p), selection_(row_of(p, window.start), window.length, p.k, p.capacity, p.tie_break) {}
+      : p_(p), selection_(row_of(p, window.start), window.length, p.k, p.capacity, p.tie_break, p.k) {}
 
   /// The address alone: what it was made of would be kept in registers too.
   static __device__ const T* row_of(const Params& p, int start) {
@@ -62,11 +62,15 @@ struct TopkKernel {
       return rank == 0 ? in_order : Written::nothing;
     }
     if (p_.k <= p_.capacity / 4 || length <= p_.capacity) selection_.collect();
-    const Chosen chosen = selection_.choose([&](int place, uint64_t rank) { write(place, rank, false); });
+    const Chosen chosen = selection_.choose(p_.sorted, [&](int place, uint64_t rank) { write(place, rank, false); });
     if (chosen == Chosen::elsewhere) return Written::nothing;
     if (chosen == Chosen::overflow) return in_order;
     if (chosen == Chosen::among_few) {
       write_few();
+      return Written::row;
+    }
+    if (chosen == Chosen::cut) {
+      selection_.for_each_by_index([&](int place, uint64_t rank) { write(place, rank, false); });
       return Written::row;
     }
     const bool sorted = chosen == Chosen::sorted;

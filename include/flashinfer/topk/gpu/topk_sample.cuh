@@ -2,6 +2,7 @@
 // For topk_selection.cuh, which collects what reaches the bound.
 #pragma once
 
+#include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/rank_select.cuh>
 #include <flashinfer/gpu/row_group.cuh>
@@ -10,7 +11,8 @@
 
 namespace flashinfer::gpu {
 
-template <TopkConfig kConfig>
+/// `kMany`: more may be wanted of a sample than half of the threads have for their largest elements.
+template <TopkConfig kConfig, bool kMany>
 class TopkSample {
  public:
   using T = number_t<kConfig.input>;
@@ -22,6 +24,7 @@ class TopkSample {
   using Row = RowVectors<T>;
   using Group = RowGroup<kThreads, kCluster>;
 
+  /// What shared memory begins with.
   struct Smem {
     RankSelectSmem<kThreads> select;
     KthKeySmem<kThreads> kth_key;
@@ -36,21 +39,22 @@ class TopkSample {
   const TieBreak& tie_break_;  // of the launch, and read where it is needed: registers are scarce
   const int chunks_;           // of this block
 
-  __device__ TopkSample(Smem& smem, const T* row, int length, int k, int capacity, const TieBreak& tie_break)
+  __device__ TopkSample(const T* row, int length, int k, int capacity, const TieBreak& tie_break)
       : row_(row, length, 1, 0),
         wanted_(min(k, length)),
         capacity_(capacity),
         tie_break_(tie_break),
         chunks_((ceil_div(row_.count, kWarpSize) + kCluster - 1 - Group::rank()) / kCluster),
-        smem_(smem) {}
+        smem_(smem()) {}
 
   /// The vector that this lane has of chunk `c` of this block.
-  __device__ int vec_of(int c) const { return (c * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % kWarpSize; }
+  __device__ static int vec_of(int c) { return (c * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % kWarpSize; }
 
   /// The i-th vector of this lane's sample: the block's chunks if registers can hold them, else as many, spread over the row.
-  __device__ int sampled_vec(int i) const {
+  __device__ int sampled_vec(int i) const { return sampled_vec(i, chunks_); }
+  __device__ static int sampled_vec(int i, int chunks) {
     const int sample = i * kWarps + int(threadIdx.x) / kWarpSize;
-    return vec_of(chunks_ <= kSamples ? sample : int(int64_t(sample) * chunks_ / kSamples));
+    return vec_of(chunks <= kSamples ? sample : int(int64_t(sample) * chunks / kSamples));
   }
 
   __device__ static float largest_of(const Vec& held) {
@@ -92,13 +96,14 @@ class TopkSample {
       wanted = min(wanted, int(share + deviations * share * ptx::rsqrt(share + 1)) + more);
     }
     const bool is_part = wanted < wanted_;
-    if (is_part) tell_low(own);
+    tell_extremes(own);
     const uint64_t bound = bound_of_sample(own, wanted);
     const uint64_t above_floor = is_part ? bound_above_floor(own, sampled) : 0;
     return above_floor ? above_floor : bound;
   }
 
  private:
+  static __device__ Smem& smem() { return *reinterpret_cast<Smem*>(dynamic_smem()); }
   Smem& smem_;
 
   /// What of the sample a few more reach than are wanted. The threads meet.
@@ -116,6 +121,10 @@ class TopkSample {
       // Many of one warp, or equal ones.
       bound = uint64_t(block_kth_key(own, wanted, slack, reached)) << 32;
     } else {
+      if constexpr (kMany) {
+        const uint64_t by_bins = key_by_bins(row_, chunks_, wanted);
+        if (by_bins && int(uint32_t(by_bins)) <= wanted + slack) return by_bins >> 32 << 32;
+      }
       bound = select_rank<kThreads>(
           wanted, slack, 32,
           [&](const auto& count) {
@@ -129,13 +138,56 @@ class TopkSample {
     return ties ? bound_among_ties(value_of_order_key<float>(key_of_rank(bound)), wanted) : bound;
   }
 
-  /// Each warp's least.
-  __device__ void tell_low(uint32_t own) {
-    const uint32_t low = ~warp_max(own ? ~own : 0u);
-    if (threadIdx.x % kWarpSize == 0) smem_.select.least[threadIdx.x / kWarpSize] = low;
+  /// Each warp's least and greatest.
+  __device__ void tell_extremes(uint32_t own) {
+    const uint32_t low = ~warp_max(own ? ~own : 0u), high = warp_max(own);
+    const int warp = int(threadIdx.x) / kWarpSize;
+    if (threadIdx.x % kWarpSize == 0) smem_.select.least[warp] = low, smem_.select.most[warp] = high;
+  }
+  /// The key of what as many of the sample's elements reach as are wanted, but for a bin: bins of equal width between the least of the
+  /// threads' largest elements and the largest of all. What lies below has none. By their upper bits (select_rank) most elements share a
+  /// dozen bins, where additions of a warp take turns. With how many reach it in the low half; 0 if the bins do not tell. After
+  /// tell_extremes(). A function of its own, for registers are scarce around it; it finds shared memory itself, for through a pointer that is
+  /// passed every access would be generic.
+  static __device__ __noinline__ uint64_t key_by_bins(Row row, int chunks, int wanted) {
+    Smem& smem = TopkSample::smem();
+    constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads;
+    uint32_t* const bins = smem.select.histogram + int(threadIdx.x) * kPerThread;
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) bins[i] = 0;
+    __syncthreads();  // extremes of all warps are known, the bins are empty
+    const int lane = int(threadIdx.x) % kWarpSize;
+    const uint32_t low = ~warp_max(lane < kWarps ? ~uint32_t(smem.select.least[lane]) : 0u);
+    const float least = value_of_order_key<float>(low);
+    const float most = value_of_order_key<float>(warp_max(lane < kWarps ? uint32_t(smem.select.most[lane]) : 0u));
+    const float width = (most - least) * (1.0f / float(kBins - 1)), per_bin = ptx::rcp(width);
+    if (!(width > 0 && per_bin < kInfinity && per_bin > 0)) return 0;  // in all threads
+#pragma unroll 1
+    for (int i = 0; i < kVecs; ++i) {
+      float x[kVec];
+      row.load(sampled_vec(i, chunks)).to_float(x);
+#pragma unroll
+      for (int j = 0; j < kVec; ++j)  // not NaN, which lies outside the row too
+        if (x[j] >= least) atomicAdd(&smem.select.histogram[min(int((most - x[j]) * per_bin), kBins - 1)], 1u);
+    }
+    __syncthreads();  // the bins are counted
+    int counts[kPerThread], sum = 0, total;
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) counts[i] = int(bins[i]), sum += counts[i];
+    int before = block_sum_before<kThreads>(sum, total, smem.select.partial);
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      const int upto = before + counts[i];
+      if (before < wanted && upto >= wanted) smem.select.digit = int(threadIdx.x) * kPerThread + i, smem.select.count = upto;
+      before = upto;
+    }
+    __syncthreads();  // the bin is known
+    if (total < wanted) return 0;
+    // Below the bin's end by more than roundings: what it has reaches that.
+    return uint64_t(order_key(most - (float(smem.select.digit) + 1.02f) * width)) << 32 | uint32_t(smem.select.count);
   }
   /// A masked row has one value but for a few elements, which may lie together: no sample tells how many of those wanted a block has. So
-  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. After tell_low().
+  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. After tell_extremes().
   __device__ uint64_t bound_above_floor(uint32_t own, int sampled) {
     const int lane = int(threadIdx.x) % kWarpSize;
     const uint32_t low = lane < kWarps ? uint32_t(smem_.select.least[lane]) : ~0u, floor = ~warp_max(~low);

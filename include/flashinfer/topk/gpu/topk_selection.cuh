@@ -36,10 +36,10 @@ struct NoSum {
   __device__ void add(const float (&)[kVec]) {}
 };
 
-/// `kNan`: whether the row has a NaN is wanted too. `RowSum`: and a sum.
-template <TopkConfig kConfig, bool kNan, class RowSum = NoSum>
-class TopkSelection : TopkSample<kConfig> {
-  using Sample = TopkSample<kConfig>;
+/// `kMany`: as TopkSample has it. `kNan`: whether the row has a NaN is wanted too. `RowSum`: and a sum.
+template <TopkConfig kConfig, bool kMany, bool kNan, class RowSum = NoSum>
+class TopkSelection : TopkSample<kConfig, kMany> {
+  using Sample = TopkSample<kConfig, kMany>;
   using Sample::bound_of, Sample::count_ranks, Sample::largest_of, Sample::sampled_vec, Sample::vec_of;
   using Sample::capacity_, Sample::chunks_, Sample::row_, Sample::tie_break_, Sample::wanted_;
   using typename Sample::Vec;
@@ -58,11 +58,11 @@ class TopkSelection : TopkSample<kConfig> {
   struct Sums {
     float2 sums[RowSum::kSums ? kWarps : 1];  // of warps, and their units
   };
-  using Inbox = conditional_t<(kCluster > 1), TopkInbox<kThreads, max(kCluster, 2), RowSum::kSums>, Sums>;
+  using Inbox = conditional_t<(kCluster > 1), TopkInbox<kThreads, max(kCluster, 2), kConfig.slots(), RowSum::kSums>, Sums>;
 
   struct Smem {
-    conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
     typename Sample::Smem sample;
+    conditional_t<kStreams, typename Stream::Smem, NoStream> stream;
     Inbox inbox;
     int count;                           // candidates of this block, also those there was no room for
     int kept;                            // in the first block: of the others, too
@@ -71,17 +71,18 @@ class TopkSelection : TopkSample<kConfig> {
   };
   static_assert(sizeof(Smem) - sizeof(Smem::candidates) <= kConfig.smem_bytes(0));
 
-  /// The blocks of a cluster begin to meet. Every thread, before the dependency wait; who does not choose() meets the others.
-  static __device__ void begin() {
-    if constexpr (kCluster > 1) smem().inbox.begin();
+  /// The blocks of a cluster begin to meet, with room for what `k` wanted bring. Every thread, before the dependency wait, which k may not
+  /// lie behind; who does not choose() meets the others.
+  static __device__ void begin(int k) {
+    if constexpr (kCluster > 1) smem().inbox.begin(k);
   }
   static __device__ void meet() {
     if constexpr (kCluster > 1) Inbox::meet();
   }
 
-  /// Of the first `k` elements of `row`, all if there are fewer. `capacity`: ranks that shared memory has room for.
-  __device__ TopkSelection(const T* row, int length, int k, int capacity, const TieBreak& tie_break)
-      : Sample(smem().sample, row, length, k, capacity, tie_break), smem_(smem()) {}
+  /// Of the first `k` elements of `row`, all if there are fewer. `capacity`: ranks that shared memory has room for. `begun`: the k of begin().
+  __device__ TopkSelection(const T* row, int length, int k, int capacity, const TieBreak& tie_break, int begun)
+      : Sample(row, length, k, capacity, tie_break), smem_(smem()), begun_(begun) {}
 
   __device__ const Row& row() const { return row_; }
   __device__ RowSum& row_sum() { return sum_; }
@@ -91,12 +92,12 @@ class TopkSelection : TopkSample<kConfig> {
   __device__ bool has_nan() const { return kNan && bound_ == ~0ull; }
 
   /// Where the chosen are.
-  enum class Chosen : uint8_t { elsewhere, among_few, sorted, by_index, overflow };
-  /// Chooses. In the first block the ranks are in ranked() then, the first of a few in no order, or sorted, or in the order of their
-  /// indices, or there was no room for them: overflow(place, rank) has been called for each, in the order of their indices. Other blocks
-  /// have nothing.
+  enum class Chosen : uint8_t { elsewhere, among_few, cut, sorted, by_index, overflow };
+  /// Chooses. In the first block the ranks are in ranked() then, the first of a few in no order, or those that reach a last one if they need
+  /// not be sorted, or sorted, or in the order of their indices, or there was no room for them: overflow(place, rank) has been called for
+  /// each, in the order of their indices. Other blocks have nothing.
   template <class Overflow>
-  __device__ Chosen choose(const Overflow& overflow) {
+  __device__ Chosen choose(bool sorts, const Overflow& overflow) {
     if (!collected_) meet();
     const int total = collected_ ? gather() : -1;
     if (Group::rank() != 0 || has_nan()) return Chosen::elsewhere;
@@ -104,7 +105,11 @@ class TopkSelection : TopkSample<kConfig> {
       ranked_ = total;
       if (total >= wanted_) {
         if (all_reach_ && total <= kFewRanks<kThreads> && 2 * total < capacity_) return Chosen::among_few;
-        if (sort_and_cut()) return Chosen::sorted;
+        if (!sorts && has_map()) {
+          if (cut()) return Chosen::cut;
+        } else if (sort_and_cut()) {
+          return Chosen::sorted;
+        }
       }
       if (choose_from_floor()) return Chosen::sorted;
     }
@@ -118,6 +123,38 @@ class TopkSelection : TopkSample<kConfig> {
   __device__ uint64_t* ranked() const { return smem_.candidates; }
   __device__ int num_ranked() const { return ranked_; }
   __device__ void sort() { sort_candidates(ranked_, wanted_, capacity_); }
+  /// f(place, rank) for those that reach the last of the chosen, after Chosen::cut: their places in the order of their indices. A map of the
+  /// row has a bit for each; the bits before it tell its place.
+  template <class F>
+  __device__ void for_each_by_index(const F& f) const {
+    const int thread = int(threadIdx.x), words = ceil_div(row_.length, 32);
+    int of_thread = 0;  // words, as a power of two
+    while (kThreads << of_thread < words) ++of_thread;
+    uint32_t* const map = this->map();
+    uint32_t* const before = smem_.sample.select.histogram;  // a thread's words
+#pragma unroll 1
+    for (int i = thread; i < words; i += kThreads) map[i] = 0;
+    __syncthreads();  // the map is empty
+    const auto for_each = [&](const auto& g) {
+#pragma unroll 1
+      for (int i = thread; i < ranked_; i += kThreads) {
+        const uint64_t rank = smem_.candidates[i];
+        const int index = topk_index(rank, tie_break_);
+        if (rank >= last_) g(rank, index / 32, 1u << index % 32);
+      }
+    };
+    for_each([&](uint64_t, int word, uint32_t bit) { atomicOr(&map[word], bit); });
+    __syncthreads();  // the map is complete
+    int own = 0, total;
+    for (int i = thread << of_thread; i < min((thread + 1) << of_thread, words); ++i) own += __popc(map[i]);
+    before[thread] = uint32_t(block_sum_before<kThreads>(own, total, smem_.sample.select.partial));
+    __syncthreads();  // sums are known
+    for_each([&](uint64_t rank, int word, uint32_t bit) {
+      int place = int(before[word >> of_thread]) + __popc(map[word] & (bit - 1));
+      for (int i = word >> of_thread << of_thread; i < word; ++i) place += __popc(map[i]);
+      f(place, rank);
+    });
+  }
   /// Of a few ranks behind ranked(), `first` even, after a barrier.
   __device__ PlacedRank place(int first, int count) const { return place_candidate(first, count); }
   /// The sum of f(a warp's sum, its unit) over the row, in the first block after choose().
@@ -189,11 +226,13 @@ class TopkSelection : TopkSample<kConfig> {
 
   static __device__ Smem& smem() { return *reinterpret_cast<Smem*>(dynamic_smem()); }
   Smem& smem_;
+  const int begun_;
   uint64_t bound_ = 0;
   bool collected_ = false;
   bool all_reach_ = true;  // the candidates gathered, the bound
   int ranked_ = 0;
-  int stashed_ = 0;  // by this warp
+  uint64_t last_ = 0;  // rank of the chosen, after cut()
+  int stashed_ = 0;    // by this warp
   RowSum sum_;
 
   /// Offers the vectors first, first + step, ... of this thread, `count` of them.
@@ -283,6 +322,14 @@ class TopkSelection : TopkSample<kConfig> {
     return found < missing ? 0 : count + missing;
   }
 
+  /// A bit for each of the row, behind the candidates. Is there room?
+  __device__ uint32_t* map() const { return reinterpret_cast<uint32_t*>(smem_.candidates + ranked_); }
+  __device__ bool has_map() const { return ranked_ + ceil_div(row_.length, 64) <= capacity_; }
+  /// Whether the candidates that reach the last of as many as are wanted are those of the row.
+  __device__ bool cut() {
+    last_ = kth_candidate(ranked_, wanted_);
+    return all_reach_ || last_ >= bound_;
+  }
   /// Whether the first of the candidates are those of the row.
   __device__ bool sort_and_cut() {
     sort();
@@ -404,14 +451,15 @@ class TopkSelection : TopkSample<kConfig> {
   __device__ int gather() {
     const float2 sum = make_float2(RowSum::kSums ? warp_sum(sum_.sum) : 0.0f, sum_.unit);
     if constexpr (kCluster > 1) {
-      smem_.inbox.send(Group::rank(), smem_.candidates, smem_.count, bound_, sum);
+      const int slots = Inbox::slots_of(begun_);
+      smem_.inbox.send(Group::rank(), slots, smem_.candidates, smem_.count, bound_, sum);
       if (Group::rank() > 0) return 0;
       bound_ = smem_.inbox.receive();
-      const int stay = smem_.inbox.stay();
+      const int stay = smem_.inbox.stay(slots);
       all_reach_ = stay == 0;
 #pragma unroll 1
       for (;;) {
-        smem_.inbox.for_each(smem_.candidates, [&](uint64_t rank) {
+        smem_.inbox.for_each(smem_.candidates, slots, [&](uint64_t rank) {
           if (rank < bound_) return;
           const int place = stay + atomicAdd(&smem_.kept, 1);
           if (place < capacity_) smem_.candidates[place] = rank;
@@ -422,7 +470,7 @@ class TopkSelection : TopkSample<kConfig> {
         if (threadIdx.x == 0) smem_.kept = 0;
         __syncthreads();
       }
-      smem_.inbox.let_go();
+      smem_.inbox.let_go(slots);
       return stay + smem_.kept;
     } else {
       if constexpr (RowSum::kSums) {
@@ -473,6 +521,10 @@ class TopkSelection : TopkSample<kConfig> {
   static __device__ __noinline__ void sort_candidates(int count, int wanted, int capacity) {
     Smem& smem = TopkSelection::smem();
     sort_ranks<kThreads>(smem.candidates, count, wanted, capacity, smem.sample.select);
+  }
+  static __device__ __noinline__ uint64_t kth_candidate(int count, int k) {
+    Smem& smem = TopkSelection::smem();
+    return kth_rank<kThreads>(smem.candidates, count, k, smem.sample.select);
   }
   static __device__ __noinline__ PlacedRank place_candidate(int first, int count) {
     return place_rank<kThreads>(smem().candidates + first, count);
