@@ -85,7 +85,7 @@ inline constexpr int kRankDigitBits = 11;
 template <int kThreads>
 struct RankSelectSmem {
   static constexpr int kBins = 1 << kRankDigitBits;
-  alignas(8) uint32_t histogram[kBins];
+  alignas(16) uint32_t histogram[kBins];
   uint64_t most[kThreads / kWarpSize], least[kThreads / kWarpSize];
   int partial[kThreads / kWarpSize];
   int digit, above, count;  // the k-th rank's bin: ranks in the bins above it, and in it
@@ -255,8 +255,7 @@ FLASHINFER_DEVICE EvenBins count_in_bins(const uint64_t* ranks, int count, RankS
 /// the barriers that sorting takes.
 template <int kThreads>
 FLASHINFER_DEVICE uint64_t kth_rank(const uint64_t* ranks, int count, int k, RankSelectSmem<kThreads>& smem) {
-  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads, kMostInBin = 256;
-  static_assert(kMostInBin <= kThreads);
+  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads, kMostInBin = kThreads / 2;
   const int thread = int(threadIdx.x);
   const EvenBins bin_of = count_in_bins<kThreads>(ranks, count, smem);
   int counts[kPerThread], sum = 0, total;
@@ -282,12 +281,8 @@ FLASHINFER_DEVICE uint64_t kth_rank(const uint64_t* ranks, int count, int k, Ran
     if (bin_of(rank) == smem.digit) list[atomicAdd(&smem.listed, 1)] = rank;
   });
   __syncthreads();  // the list is complete
-  if (thread < smem.count) {
-    int place = smem.above;
-#pragma unroll 1
-    for (int i = 0; i < smem.count; ++i) place += list[i] > list[thread];
-    if (place == k - 1) smem.most[0] = list[thread];
-  }
+  const PlacedRank placed = place_rank<kThreads>(list, smem.count);
+  if (placed.place == k - 1 - smem.above) smem.most[0] = placed.rank;
   __syncthreads();  // it is found
   return smem.most[0];
 }

@@ -61,21 +61,28 @@ struct TopkInbox {
   }
   /// How many of the first block's own candidates stay in its list, for they have no room here: all or none.
   __device__ int stay(int slots) const { return int(counts[0]) > slots ? int(counts[0]) : 0; }
-  /// f(candidate) for the others, each in one thread. `list`: where every block has its own.
+  /// How many others there are.
+  __device__ int size(int slots) const {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    return warp_sum(lane < kCluster ? int(counts[lane]) : 0) - stay(slots);
+  }
+  /// f(candidate, its place among them) for the others, each in one thread. `list`: where every block has its own.
   template <class F>
   __device__ void for_each(uint64_t* list, int slots, const F& f) const {
     // As many threads for each block's as there are: what is fetched takes 500 clocks a turn.
     constexpr int kReaders = max(kThreads / kCluster, kWarpSize);
+    static_assert(kReaders % kWarpSize == 0);
 #pragma unroll 1
     for (int rank = int(threadIdx.x) / kReaders; rank < kCluster; rank += kThreads / kReaders) {
-      const int count = int(counts[rank]), first = int(threadIdx.x) % kReaders;
+      const int count = int(counts[rank]), first = int(threadIdx.x) % kReaders, lane = int(threadIdx.x) % kWarpSize;
+      const int before = warp_sum(lane < rank ? int(counts[lane]) : 0) - (rank > 0 ? stay(slots) : 0);
       if (count <= slots) {
 #pragma unroll 1
-        for (int i = first; i < count; i += kReaders) f(candidates[rank][i]);
+        for (int i = first; i < count; i += kReaders) f(candidates[rank][i], before + i);
       } else if (rank > 0) {
         const uint64_t* theirs = ptx::cluster_map(list, uint32_t(rank));
 #pragma unroll 1
-        for (int i = first; i < count; i += kReaders) f(theirs[i]);
+        for (int i = first; i < count; i += kReaders) f(theirs[i], before + i);
       }
     }
   }
