@@ -113,8 +113,8 @@ struct TopkConfig {
   /// Of shared memory, with room for `capacity` candidates: these, what blocks send each other, the histogram, sums and keys of
   /// warps, the ring.
   FLASHINFER_HOST_DEVICE constexpr int smem_bytes(int capacity) const {
-    return capacity * 8 + (8 << 10) + threads / 8 * 9 + cluster * threads / 4 + 88 +
-           (cluster > 1 ? cluster * (slots() * 8 + 16) + 16 : 0) + stages * threads * 16;
+    return capacity * 8 + (8 << 10) + threads / 8 * 9 + cluster * threads / 4 + 88 + (cluster > 1 ? cluster * (slots() * 8 + 16) + 16 : 0) +
+           stages * threads * 16;
   }
 
   template <class F>

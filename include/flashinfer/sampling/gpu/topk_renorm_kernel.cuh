@@ -31,7 +31,8 @@ struct TopkRenormKernel {
     const int32_t k = p.top_k.at(row, row);
     if (p.mixed && !p.is_topk(k)) return Selection::meet();  // every block of the cluster
     const TieBreak tie_break = TieBreak::small;
-    Selection selection(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, k, TopkSamplingConfig::kCapacity, tie_break, 0);
+    Selection selection(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, k, TopkSamplingConfig::kCapacity, tie_break,
+                        0);
     selection.collect();
     const auto chosen = selection.choose(true, [](int, uint64_t) {});
     // In the place of the ranks, thread i's in that of the i-th.

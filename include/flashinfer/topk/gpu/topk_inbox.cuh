@@ -1,7 +1,7 @@
 // What the blocks of a cluster send the first of them: their candidates of top-k, and what follows from all elements they have seen. Of
-// each as many bytes, by how many are wanted and whatever it has found, so that the first waits for them alone and nobody for the cluster's barrier, whose fences take
-// longer than the way. What a block has more is fetched, and the block stays until then. (racecheck does not follow bytes that barriers of
-// other blocks count: it reports the reads of send() and for_each().)
+// each as many bytes, by how many are wanted and whatever it has found, so that the first waits for them alone and nobody for the cluster's
+// barrier, whose fences take longer than the way. What a block has more is fetched, and the block stays until then. (racecheck does not
+// follow bytes that barriers of other blocks count: it reports the reads of send() and for_each().)
 #pragma once
 
 #include <flashinfer/core/math.hpp>
@@ -89,7 +89,8 @@ struct TopkInbox {
   /// Blocks whose lists were read may leave. After a barrier.
   __device__ void let_go(int slots) {
     const int rank = int(threadIdx.x);
-    if (rank > 0 && rank < kCluster && int(counts[rank]) > slots) ptx::cluster_arrive_at(&fetched, uint32_t(rank));
+    const bool other = rank > 0 && rank < kCluster;
+    if (other && counts[rank] > uint64_t(slots)) ptx::cluster_arrive_at(&fetched, uint32_t(rank));
   }
 };
 

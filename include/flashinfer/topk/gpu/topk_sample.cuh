@@ -147,8 +147,8 @@ class TopkSample {
   /// The key of what as many of the sample's elements reach as are wanted, but for a bin: bins of equal width between the least of the
   /// threads' largest elements and the largest of all. What lies below has none. By their upper bits (select_rank) most elements share a
   /// dozen bins, where additions of a warp take turns. With how many reach it in the low half; 0 if the bins do not tell. After
-  /// tell_extremes(). A function of its own, for registers are scarce around it; it finds shared memory itself, for through a pointer that is
-  /// passed every access would be generic.
+  /// tell_extremes(). A function of its own, for registers are scarce around it; it finds shared memory itself, for through a pointer that
+  /// is passed every access would be generic.
   static __device__ __noinline__ uint64_t key_by_bins(Row row, int chunks, int wanted) {
     Smem& smem = TopkSample::smem();
     constexpr int kBins = RankSelectSmem<kThreads>::kBins, kPerThread = kBins / kThreads;
@@ -187,7 +187,8 @@ class TopkSample {
     return uint64_t(order_key(most - (float(smem.select.digit) + 1.02f) * width)) << 32 | uint32_t(smem.select.count);
   }
   /// A masked row has one value but for a few elements, which may lie together: no sample tells how many of those wanted a block has. So
-  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. After tell_extremes().
+  /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. After
+  /// tell_extremes().
   __device__ uint64_t bound_above_floor(uint32_t own, int sampled) {
     const int lane = int(threadIdx.x) % kWarpSize;
     const uint32_t low = lane < kWarps ? uint32_t(smem_.select.least[lane]) : ~0u, floor = ~warp_max(~low);

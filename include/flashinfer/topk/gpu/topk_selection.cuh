@@ -80,7 +80,8 @@ class TopkSelection : TopkSample<kConfig, kMany> {
     if constexpr (kCluster > 1) Inbox::meet();
   }
 
-  /// Of the first `k` elements of `row`, all if there are fewer. `capacity`: ranks that shared memory has room for. `begun`: the k of begin().
+  /// Of the first `k` elements of `row`, all if there are fewer. `capacity`: ranks that shared memory has room for. `begun`: the k of
+  /// begin().
   __device__ TopkSelection(const T* row, int length, int k, int capacity, const TieBreak& tie_break, int begun)
       : Sample(row, length, k, capacity, tie_break), smem_(smem()), begun_(begun) {}
 
@@ -93,9 +94,9 @@ class TopkSelection : TopkSample<kConfig, kMany> {
 
   /// Where the chosen are.
   enum class Chosen : uint8_t { elsewhere, among_few, cut, sorted, by_index, overflow };
-  /// Chooses. In the first block the ranks are in ranked() then, the first of a few in no order, or those that reach a last one if they need
-  /// not be sorted, or sorted, or in the order of their indices, or there was no room for them: overflow(place, rank) has been called for
-  /// each, in the order of their indices. Other blocks have nothing.
+  /// Chooses. In the first block the ranks are in ranked() then, the first of a few in no order, or those that reach a last one if they
+  /// need not be sorted, or sorted, or in the order of their indices, or there was no room for them: overflow(place, rank) has been called
+  /// for each, in the order of their indices. Other blocks have nothing.
   template <class Overflow>
   __device__ Chosen choose(bool sorts, const Overflow& overflow) {
     if (!collected_) meet();
@@ -123,36 +124,36 @@ class TopkSelection : TopkSample<kConfig, kMany> {
   __device__ uint64_t* ranked() const { return smem_.candidates; }
   __device__ int num_ranked() const { return ranked_; }
   __device__ void sort() { sort_candidates(ranked_, wanted_, capacity_); }
-  /// f(place, rank) for those that reach the last of the chosen, after Chosen::cut: their places in the order of their indices. A map of the
-  /// row has a bit for each; the bits before it tell its place.
+  /// f(place, rank) for those that reach the last of the chosen, after Chosen::cut: their places in the order of their indices. A map of
+  /// the row has a bit for each; the bits before it tell its place.
   template <class F>
   __device__ void for_each_by_index(const F& f) const {
-    const int thread = int(threadIdx.x), units = ceil_div(row_.length, kOfUnit);
-    int of_thread = 0;  // units, as a power of two
-    while (kThreads << of_thread < units) ++of_thread;
-    const int first = thread << of_thread, end = min((thread + 1) << of_thread, units);
-    uint4* const map = this->map();
-    uint32_t* const before = smem_.sample.select.histogram;  // bits before a unit
+    const int thread = int(threadIdx.x), words = ceil_div(row_.length, 32);
+    int of_thread = 0;  // words, as a power of two
+    while (kThreads << of_thread < words) ++of_thread;
+    uint32_t* const map = this->map();
+    uint32_t* const before = smem_.sample.select.histogram;  // a thread's words
+#pragma unroll 1
+    for (int i = thread; i < words; i += kThreads) map[i] = 0;
+    __syncthreads();  // the map is empty
     const auto for_each = [&](const auto& g) {
 #pragma unroll 1
       for (int i = thread; i < ranked_; i += kThreads) {
         const uint64_t rank = smem_.candidates[i];
-        if (rank >= last_) g(rank, topk_index(rank, tie_break_));
+        const int index = topk_index(rank, tie_break_);
+        if (rank >= last_) g(rank, index / 32, 1u << index % 32);
       }
     };
-#pragma unroll 1
-    for (int i = thread; i < units; i += kThreads) map[i] = {};
-    __syncthreads();  // the map is empty
-    for_each([&](uint64_t, int index) { atomicOr(reinterpret_cast<uint32_t*>(map) + index / 32, 1u << index % 32); });
+    for_each([&](uint64_t, int word, uint32_t bit) { atomicOr(&map[word], bit); });
     __syncthreads();  // the map is complete
     int own = 0, total;
-    for (int i = first; i < end; ++i) own += bits_before(map[i], kOfUnit);
-    int place = block_sum_before<kThreads>(own, total, smem_.sample.select.partial);
-    for (int i = first; i < end; ++i) before[i] = uint32_t(place), place += bits_before(map[i], kOfUnit);
+    for (int i = thread << of_thread; i < min((thread + 1) << of_thread, words); ++i) own += __popc(map[i]);
+    before[thread] = uint32_t(block_sum_before<kThreads>(own, total, smem_.sample.select.partial));
     __syncthreads();  // sums are known
-    for_each([&](uint64_t rank, int index) {
-      const int unit = index / kOfUnit;
-      f(int(before[unit]) + bits_before(map[unit], index % kOfUnit), rank);
+    for_each([&](uint64_t rank, int word, uint32_t bit) {
+      int place = int(before[word >> of_thread]) + __popc(map[word] & (bit - 1));
+      for (int i = word >> of_thread << of_thread; i < word; ++i) place += __popc(map[i]);
+      f(place, rank);
     });
   }
   /// Of a few ranks behind ranked(), `first` even, after a barrier.
@@ -323,23 +324,9 @@ class TopkSelection : TopkSample<kConfig, kMany> {
     return found < missing ? 0 : count + missing;
   }
 
-  /// A bit for each of the row, behind the candidates, in units that are read at once. Is there room?
-  static constexpr int kOfUnit = 128;
-  __device__ uint4* map() const { return reinterpret_cast<uint4*>(smem_.candidates + round_up(ranked_, 2)); }
-  __device__ bool has_map() const {
-    const int units = ceil_div(row_.length, kOfUnit);
-    return units <= RankSelectSmem<kThreads>::kBins && round_up(ranked_, 2) + 2 * units <= capacity_;
-  }
-  __device__ static int bits_before(const uint4& unit, int bit) {
-    const uint32_t words[] = {unit.x, unit.y, unit.z, unit.w};
-    int sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int own = bit - 32 * i;  // of this word's
-      sum += __popc(words[i] & (own >= 32 ? ~0u : own > 0 ? (1u << own) - 1 : 0u));
-    }
-    return sum;
-  }
+  /// A bit for each of the row, behind the candidates. Is there room?
+  __device__ uint32_t* map() const { return reinterpret_cast<uint32_t*>(smem_.candidates + ranked_); }
+  __device__ bool has_map() const { return ranked_ + ceil_div(row_.length, 64) <= capacity_; }
   /// Whether the candidates that reach the last of as many as are wanted are those of the row.
   __device__ bool cut() {
     last_ = kth_candidate(ranked_, wanted_);
