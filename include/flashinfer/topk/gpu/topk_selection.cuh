@@ -5,10 +5,10 @@
 // Threads:  a cluster of blocks a row (one block below SM90); warps take turns at chunks of 32 16-byte vectors, chunks go round the blocks.
 // Method:   a bound that a few more than k elements reach, from a sample of the row (its largest element of each thread, spread over
 //           the row; of a row that is masked but for a few, all of those); one pass collects what reaches it; the first block sorts the
-//           candidates of all and cuts at k. That is exact: where the bound was too high or too low for that, which the counts tell, a
-//           mask leaves less than k and the rest are the first of its elements, or the first block collects once more by a bound of its
-//           own, and where that does not do, selects by radix, digit by digit. Ranks contain the index, so rows of equal elements are
-//           no special case.
+//           candidates of all and cuts at k, or only cuts where they are wanted by their indices. That is exact: where the bound was too
+//           high or too low for that, which the counts tell, a mask leaves less than k and the rest are the first of its elements, or the
+//           first block collects once more by a bound of its own, and where that does not do, selects by radix, digit by digit. Ranks
+//           contain the index, so rows of equal elements are no special case.
 // Memory:   shared: the candidates (dynamic), what each warp has put by of them in the place of one histogram, and a ring of what is on
 //           its way (RowStream) where registers do not hold the row.
 // Sync:     barriers of the block; the first block of a cluster waits for what the others send it.
