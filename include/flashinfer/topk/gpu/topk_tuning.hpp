@@ -39,8 +39,8 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   if (device.arch.number >= 90)
     while (config.cluster < 8 && fits(2 * config.cluster) && problem.width >= least * config.cluster * 2) config.cluster *= 2;
   // Very few: sixteen, whose registers hold the row, up to 256 K floats, which are read once. Clusters of more than 8 are not on every GPU,
-  // and few at a time.
-  if (config.cluster == 8 && device.arch.number < 110 && problem.num_rows <= clusters_at_once(16, 1, device) &&
+  // and few at a time; from sm_100 on 128 registers are not enough for what holds a row.
+  if (config.cluster == 8 && device.arch.number < 100 && problem.num_rows <= clusters_at_once(16, 1, device) &&
       problem.width >= least * config.cluster) {
     config.cluster = 16, config.stages = 0;
     const int64_t of_vec = int64_t(config.cluster) * config.threads * (16 / size_of(problem.input));  // elements
