@@ -224,6 +224,25 @@ FLASHINFER_DEVICE WeighedRank weigh_rank(const RankPair* pairs, int count) {
   return {i < count && lane == 0 ? own.first : 0, own.second, above};
 }
 
+/// Which bin of a complete histogram, the first ones the greatest, has the k-th: smem.digit, smem.above and smem.count when the threads
+/// have met, here. Returns how many all bins have; if that is less than k, none is found.
+template <int kThreads>
+FLASHINFER_DEVICE int find_bin(int k, RankSelectSmem<kThreads>& smem) {
+  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads;
+  const int first = int(threadIdx.x) * kPerThread;
+  int counts[kPerThread], sum = 0, total;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) counts[i] = int(smem.histogram[first + i]), sum += counts[i];
+  int before = block_sum_before<kThreads>(sum, total, smem.partial);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    if (before < k && before + counts[i] >= k) smem.digit = first + i, smem.above = before, smem.count = counts[i];
+    before += counts[i];
+  }
+  __syncthreads();
+  return total;
+}
+
 /// Bins of equal width for ranks between two extremes, the greatest first.
 struct EvenBins {
   uint64_t most;
@@ -255,19 +274,10 @@ FLASHINFER_DEVICE EvenBins count_in_bins(const uint64_t* ranks, int count, RankS
 /// the barriers that sorting takes.
 template <int kThreads>
 FLASHINFER_DEVICE uint64_t kth_rank(const uint64_t* ranks, int count, int k, RankSelectSmem<kThreads>& smem) {
-  constexpr int kPerThread = RankSelectSmem<kThreads>::kBins / kThreads, kMostInBin = 256;
+  constexpr int kMostInBin = 256;
   const int thread = int(threadIdx.x);
   const EvenBins bin_of = count_in_bins<kThreads>(ranks, count, smem);
-  int counts[kPerThread], sum = 0, total;
-#pragma unroll
-  for (int i = 0; i < kPerThread; ++i) counts[i] = int(smem.histogram[thread * kPerThread + i]), sum += counts[i];
-  int before = block_sum_before<kThreads>(sum, total, smem.partial);
-#pragma unroll
-  for (int i = 0; i < kPerThread; ++i) {
-    if (before < k && before + counts[i] >= k) smem.digit = thread * kPerThread + i, smem.above = before, smem.count = counts[i];
-    before += counts[i];
-  }
-  __syncthreads();  // the bin is known, and the histogram is no longer needed
+  find_bin<kThreads>(k, smem);  // and the histogram is no longer needed
   const auto for_each = [&](const auto& f) {
 #pragma unroll 1
     for (int i = thread; i < count; i += kThreads) f(ranks[i]);

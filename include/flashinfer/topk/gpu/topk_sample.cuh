@@ -171,20 +171,10 @@ class TopkSample {
         if (x[j] >= least) atomicAdd(&smem.select.histogram[min(int((most - x[j]) * per_bin), kBins - 1)], 1u);
     }
     __syncthreads();  // the bins are counted
-    int counts[kPerThread], sum = 0, total;
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i) counts[i] = int(bins[i]), sum += counts[i];
-    int before = block_sum_before<kThreads>(sum, total, smem.select.partial);
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      const int upto = before + counts[i];
-      if (before < wanted && upto >= wanted) smem.select.digit = int(threadIdx.x) * kPerThread + i, smem.select.count = upto;
-      before = upto;
-    }
-    __syncthreads();  // the bin is known
-    if (total < wanted) return 0;
+    if (find_bin<kThreads>(wanted, smem.select) < wanted) return 0;
+    const int reached = smem.select.above + smem.select.count;
     // Below the bin's end by more than roundings: what it has reaches that.
-    return uint64_t(order_key(most - (float(smem.select.digit) + 1.02f) * width)) << 32 | uint32_t(smem.select.count);
+    return uint64_t(order_key(most - (float(smem.select.digit) + 1.02f) * width)) << 32 | uint32_t(reached);
   }
   /// A masked row has one value but for a few elements, which may lie together: no sample tells how many of those wanted a block has. So
   /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. After
