@@ -118,6 +118,7 @@ TEST(TopkKernel, ManyByIndex) {
     for (TieBreak tie_break : {TieBreak::small, TieBreak::large}) {
       expect_top_k<kOne>(2048, kind, 2, 9001, 500, false, tie_break);
       expect_top_k<kOne>(2048, kind, 1, 140003, 400, false, tie_break);  // no room
+      expect_top_k<kOne>(8192, kind, 1, 140003, 400, false, tie_break);  // more words than counts
       expect_top_k<kSixteen>(4096, kind, 1, 30001, 1000, false, tie_break);
       expect_top_k<kSixteen>(4096, kind, 1, 30001, 1000, true, tie_break);
     }

@@ -66,8 +66,9 @@ struct TopkInbox {
     const int lane = int(threadIdx.x) % kWarpSize;
     return warp_sum(lane < kCluster ? int(counts[lane]) : 0) - stay(slots);
   }
-  /// f(candidate, its place among them) for the others, each in one thread. `list`: where every block has its own.
-  template <class F>
+  /// f(candidate, its place among them) for the others, each in one thread. `list`: where every block has its own. So many of a
+  /// thread's are under way at once, where they are fetched.
+  template <int kAtOnce, class F>
   __device__ void for_each(uint64_t* list, int slots, const F& f) const {
     // As many threads for each block's as there are: what is fetched takes 500 clocks a turn.
     constexpr int kReaders = max(kThreads / kCluster, kWarpSize);
@@ -82,7 +83,14 @@ struct TopkInbox {
       } else if (rank > 0) {
         const uint64_t* theirs = ptx::cluster_map(list, uint32_t(rank));
 #pragma unroll 1
-        for (int i = first; i < count; i += kReaders) f(theirs[i], before + i);
+        for (int i = first; i < count; i += kAtOnce * kReaders) {
+          uint64_t held[kAtOnce];
+#pragma unroll
+          for (int j = 0; j < kAtOnce; ++j) held[j] = theirs[min(i + j * kReaders, count - 1)];
+#pragma unroll
+          for (int j = 0; j < kAtOnce; ++j)
+            if (i + j * kReaders < count) f(held[j], before + i + j * kReaders);
+        }
       }
     }
   }
