@@ -25,6 +25,13 @@ SAMPLING = {
     "top_k_mask50": "`top_k_mask_logits`, 50",
     "topk64": "`top_k`, 64",
 }
+SELECTION = {
+    "top_k2048/{}/v32768/float32": "`top_k`, 2048 of 32768, fp32",
+    "top_k2048/{}/v131072/float32": "2048 of 131072",
+    "top_k2048/{}/v131072/bfloat16": "2048 of 131072, bf16",
+    "page_table2048/{}/v131072/float32": "`top_k_page_table_transform`, 2048 of 131072, fp32",
+    "page_table512/{}/v8192/bfloat16": "512 of 8192, bf16",
+}
 DECODE = {
     "decode/gqa32x8/bs1/kv1024/p16": "1 x 1024 keys",
     "decode/gqa32x8/bs1/kv8192/p16": "1 x 8192",
@@ -50,17 +57,28 @@ def source(grid):
     return f"{grid['gpu']}, {grid['date']}, commit {grid['commit']}; in brackets {grid['peer']}, in the same run."
 
 
-def sampling():
-    grid, batch_sizes = newest("sampling"), (1, 16, 128, 512)
-
-    def cell(op, batch_size):
-        case = grid["cases"][f"sampling/{op}/bs{batch_size}/v128256"]
+def cells(cases, key, batch_sizes):
+    def cell(case):
         peer = f" ({case['peer_us']:.1f})" if "peer_us" in case else ""  # did not build in the time there was
         return f"{case['ours_us']:.1f}{peer}"
 
-    lines = [[name, *(cell(op, batch_size) for batch_size in batch_sizes)] for op, name in SAMPLING.items()]
-    header = ["us at 128256 tokens, fp32", *(f"{n} rows" if n > 1 else "1 row" for n in batch_sizes)]
-    return rows(header, lines), f"{source(grid)} In CUDA graphs, seeds given."
+    return [cell(cases[key.format(f"bs{batch_size}")]) for batch_size in batch_sizes]
+
+
+def of_rows(batch_sizes):
+    return [f"{n} rows" if n > 1 else "1 row" for n in batch_sizes]
+
+
+def sampling():
+    grid, batch_sizes = newest("sampling"), (1, 16, 128, 512)
+    lines = [[name, *cells(grid["cases"], f"sampling/{op}/{{}}/v128256", batch_sizes)] for op, name in SAMPLING.items()]
+    return rows(["us at 128256 tokens, fp32", *of_rows(batch_sizes)], lines), f"{source(grid)} In CUDA graphs, seeds given."
+
+
+def selection():
+    grid, batch_sizes = newest("topk"), (1, 16, 64, 128, 512)
+    lines = [[name, *cells(grid["cases"], f"topk/{key}", batch_sizes)] for key, name in SELECTION.items()]
+    return rows(["us, as sparse attention selects", *of_rows(batch_sizes)], lines), f"{source(grid)} In CUDA graphs."
 
 
 def decode():
@@ -73,7 +91,7 @@ def decode():
 
 
 def tables():
-    return "\n\n".join(part for table in (decode(), sampling()) for part in table)
+    return "\n\n".join(part for table in (decode(), sampling(), selection()) for part in table)
 
 
 if __name__ == "__main__":
