@@ -1,4 +1,4 @@
-"""README.md's tables of speed, from the newest grids of benchmarks/results/h100. Both packages ran on one GPU in one run.
+"""README.md's tables of speed, from the newest grids of benchmarks/results. Both packages ran on one GPU in one run.
 
 python benchmarks/tables.py            prints them
 python benchmarks/tables.py --update   writes them to README.md
@@ -46,7 +46,7 @@ DECODE = {
 
 
 def newest(name):
-    return json.loads(max((ROOT / "benchmarks/results/h100").glob(f"*-{name}-grid.json")).read_text())
+    return json.loads(max((ROOT / "benchmarks/results").glob(f"*/*-{name}-grid.json"), key=lambda grid: grid.name).read_text())
 
 
 def rows(header, lines):
