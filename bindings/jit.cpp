@@ -42,7 +42,7 @@ std::vector<std::string> tuned_ops() {
 }
 
 std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, const std::vector<std::string>& archs,
-                                        const std::string& match) {
+                                        const std::string& match, const std::string& without) {
   std::vector<jit::PrecompileJob> jobs;
   for (const std::string& op : ops) {
     bool known = false;
@@ -54,7 +54,8 @@ std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, con
         std::vector<KernelText> texts;
         tuned->list(arch, Tuned::Add(texts));
         for (KernelText& text : texts)
-          if (text.kernel.find(match) != std::string::npos) jobs.push_back({std::move(text), arch});
+          if (text.kernel.find(match) != std::string::npos && (without.empty() || text.kernel.find(without) == std::string::npos))
+            jobs.push_back({std::move(text), arch});
       }
     }
     if (!known) throw InvalidArgument("precompile", "ops", "names of ops with kernels", "'" + op + "'");
@@ -63,17 +64,17 @@ std::vector<jit::PrecompileJob> jobs_of(const std::vector<std::string>& ops, con
 }
 
 std::vector<std::pair<std::string, std::string>> tuned_kernels(const std::vector<std::string>& ops, const std::vector<std::string>& archs,
-                                                               const std::string& match) {
+                                                               const std::string& match, const std::string& without) {
   std::vector<std::pair<std::string, std::string>> kernels;
-  for (const jit::PrecompileJob& job : jobs_of(ops, archs, match)) kernels.emplace_back(to_string(job.arch), job.text.kernel);
+  for (const jit::PrecompileJob& job : jobs_of(ops, archs, match, without)) kernels.emplace_back(to_string(job.arch), job.text.kernel);
   std::sort(kernels.begin(), kernels.end());
   kernels.erase(std::unique(kernels.begin(), kernels.end()), kernels.end());
   return kernels;
 }
 
 nb::list precompile(const std::vector<std::string>& ops, const std::vector<std::string>& archs, const std::string& match,
-                    const std::string& out, int num_threads, nb::handle progress) {
-  const std::vector<jit::PrecompileJob> jobs = jobs_of(ops, archs, match);
+                    const std::string& without, const std::string& out, int num_threads, nb::handle progress) {
+  const std::vector<jit::PrecompileJob> jobs = jobs_of(ops, archs, match, without);
   jit::Hooks hooks;
   hooks.locate = locate;
   hooks.on_compile = [&](const std::string& kernel, Arch arch, double seconds) {
@@ -161,10 +162,12 @@ const Family family{[](nb::module_& m) {
   nb::module_::import_("atexit").attr("register")(nb::cpp_function(finish));
   nb::module_ jit = m.def_submodule("_jit", "Building kernels.");
   jit.def("tuned_ops", &tuned_ops, "Names of the ops that precompile knows.");
-  jit.def("tuned_kernels", &tuned_kernels, "ops"_a, "archs"_a, "match"_a = "",
+  jit.def("tuned_kernels", &tuned_kernels, "ops"_a, "archs"_a, "match"_a = "", "without"_a = "",
           "The kernels that precompile would build, with their architecture.");
-  jit.def("precompile", &precompile, "ops"_a, "archs"_a, "match"_a = "", "out"_a = "", "num_threads"_a = 0, "progress"_a = nb::none(),
-          "Builds the kernels of these ops whose text has `match` in it; needs no GPU. Into the cache, and into the folder `out` for "
+  jit.def("precompile", &precompile, "ops"_a, "archs"_a, "match"_a = "", "without"_a = "", "out"_a = "", "num_threads"_a = 0,
+          "progress"_a = nb::none(),
+          "Builds the kernels of these ops whose text has `match` in it, and not `without`; needs no GPU. Into the cache, and into the "
+          "folder `out` for "
           "FLASHINFER_AOT_PATH. progress(kernel, arch, seconds) is called after each compile.");
   jit.def("cache", &cache, "clear"_a = false, "Where compiled kernels are kept, how many, and why not.");
   jit.def("config", &config, "The compiler, the driver and the GPUs that would be used.");

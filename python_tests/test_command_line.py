@@ -64,7 +64,11 @@ def test_cache(run, tmp_path):
 
 def test_list(run, tmp_path):
     assert run(*ONE, "--arch", "sm_80", "--list") == f"sm_80    {KERNEL}\n"
-    assert len(run("precompile", "--arch", "sm_80", "--list").splitlines()) > 10
+    listed = run("precompile", "--arch", "sm_80", "--list").splitlines()
+    assert len(listed) > 10 and any("DType::f16" in line for line in listed)
+    assert run("precompile", "--arch", "sm_80", "--list", "--without", "DType::f16").splitlines() == [
+        line for line in listed if "DType::f16" not in line
+    ]
     assert not (tmp_path / "cache").exists()
 
 

@@ -42,14 +42,14 @@ def precompile(args):
         sys.exit(f"unknown: {', '.join(unknown)}. Ops: {', '.join(known)}")
 
     if args.list:
-        for arch, kernel in jit.tuned_kernels(ops, archs, args.match):
+        for arch, kernel in jit.tuned_kernels(ops, archs, args.match, args.without):
             print(f"{arch:8} {kernel}")
         return
 
     def progress(kernel, arch, seconds):
         print(f"{arch:8} {seconds:5.2f} s  {kernel}", flush=True)
 
-    results = jit.precompile(ops, archs, args.match, args.out or "", args.jobs, None if args.quiet else progress)
+    results = jit.precompile(ops, archs, args.match, args.without, args.out or "", args.jobs, None if args.quiet else progress)
     wrong = []
     for result in results:
         problems = [result["error"]] if result["error"] else []
@@ -85,6 +85,7 @@ def main():
     command.add_argument("--arch", nargs="+", required=True, help="sm_80 sm_90a ...")
     command.add_argument("--ops", nargs="+", default=["all"], help="names of ops, or all")
     command.add_argument("--match", default="", help="only kernels with this in their text, such as .input=DType::bf16")
+    command.add_argument("--without", default="", help="no kernels with this in their text, such as DType::f16")
     command.add_argument("--out", help="folder to write to as well, for FLASHINFER_AOT_PATH")
     command.add_argument("--jobs", type=int, default=0, help="threads; 0: one per core")
     command.add_argument("--check", action="store_true", help="spilled registers and serialized wgmma are errors")
