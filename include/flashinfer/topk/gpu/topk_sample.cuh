@@ -68,12 +68,10 @@ class TopkSample {
 
   template <class Count>
   __device__ void count_ranks(const Vec& held, int vec, const Count& count) const {
-    float x[kVec];
-    held.to_float(x);
     const int first = row_.index_of(vec);
-#pragma unroll
+#pragma unroll 1  // there is one copy of `count`
     for (int j = 0; j < kVec; ++j)
-      if (is_inside(first + j)) count(topk_rank(x[j], first + j, tie_break_));
+      if (is_inside(first + j)) count(topk_rank(held.at(j), first + j, tie_break_));
   }
   __device__ bool is_inside(int index) const { return uint32_t(index) < uint32_t(row_.length); }
 

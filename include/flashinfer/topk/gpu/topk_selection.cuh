@@ -220,7 +220,7 @@ class TopkSelection : TopkSample<kConfig, kMany> {
       }
       add_stashed();
       if (smem_.count <= capacity_) break;
-      bound = raised(smem_, wanted_, capacity_);
+      bound = raised(wanted_, capacity_);
       if constexpr (kStreams) Stream::start(smem_.stream, row_, vec_of(warp), kStep);
     }
     if (kCluster > 1 && smem_.count > max(2 * wanted_, capacity_ / kCluster)) bound = trim(wanted_);
@@ -350,7 +350,8 @@ class TopkSelection : TopkSample<kConfig, kMany> {
   }
 
   /// What as many of the candidates reach as are wanted, or a fourth more: surely no more than the last chosen. The count is zero then.
-  static __device__ uint64_t raised(Smem& smem, int wanted, int count) {
+  static __device__ __noinline__ uint64_t raised(int wanted, int count) {
+    Smem& smem = TopkSelection::smem();
     const uint64_t bound = select_rank<kThreads>(
         wanted, wanted / 4, 0,
         [&](const auto& visit) {
@@ -366,7 +367,7 @@ class TopkSelection : TopkSample<kConfig, kMany> {
   static __device__ __noinline__ uint64_t trim(int wanted) {
     Smem& smem = TopkSelection::smem();
     const int count = smem.count;
-    const uint64_t bound = raised(smem, wanted, count);
+    const uint64_t bound = raised(wanted, count);
 #pragma unroll 1
     for (int first = 0; first < count; first += kThreads) {
       const int i = first + int(threadIdx.x);
@@ -487,7 +488,7 @@ class TopkSelection : TopkSample<kConfig, kMany> {
         });
         __syncthreads();  // the list is complete
         if (stay + smem_.kept <= capacity_) break;
-        bound_ = raised(smem_, wanted_, capacity_);  // what stays is at most half of the list (trim())
+        bound_ = raised(wanted_, capacity_);  // what stays is at most half of the list (trim())
         if (threadIdx.x == 0) smem_.kept = 0;
         __syncthreads();
       }
