@@ -2,7 +2,7 @@
 
     PYTHONPATH=OURS    python benchmarks/grid.py --cases sampling --out ours.json
     PYTHONPATH=THEIRS  python benchmarks/grid.py --cases sampling --out peer.json
-    python benchmarks/grid.py --merge ours.json peer.json COMMIT > benchmarks/results/h100/DATE-sampling-grid.json
+    python benchmarks/grid.py --merge ours.json peer.json COMMIT > benchmarks/results/GPU/DATE-sampling-grid.json
 
 Two times of a call. In a CUDA graph, which is the GPU's work alone: seeds are given, for FlashInfer's samplers cannot be captured without.
 And from Python, as an engine makes it: seeds come from torch's generator. Inputs are several sets larger than twice the L2.

@@ -167,8 +167,7 @@ const Family family{[](nb::module_& m) {
   jit.def("precompile", &precompile, "ops"_a, "archs"_a, "match"_a = "", "without"_a = "", "out"_a = "", "num_threads"_a = 0,
           "progress"_a = nb::none(),
           "Builds the kernels of these ops whose text has `match` in it, and not `without`; needs no GPU. Into the cache, and into the "
-          "folder `out` for "
-          "FLASHINFER_AOT_PATH. progress(kernel, arch, seconds) is called after each compile.");
+          "folder `out` for FLASHINFER_AOT_PATH. progress(kernel, arch, seconds) is called after each compile.");
   jit.def("cache", &cache, "clear"_a = false, "Where compiled kernels are kept, how many, and why not.");
   jit.def("config", &config, "The compiler, the driver and the GPUs that would be used.");
 }};

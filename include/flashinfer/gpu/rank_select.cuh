@@ -31,7 +31,6 @@ FLASHINFER_DEVICE T block_sum_before(T x, T& total, T (&partial)[kThreads / kWar
 FLASHINFER_DEVICE uint32_t block_kth_key(uint32_t own, int k, int slack, int& reached) {
   uint32_t key = 0;
   reached = int(blockDim.x);
-#pragma unroll 1
   for (uint32_t bit = 1u << 31; bit && reached > k + slack; bit >>= 1) {
     const int count = __syncthreads_count(own >= (key | bit));
     if (count >= k) key |= bit, reached = count;
