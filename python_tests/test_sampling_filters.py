@@ -33,6 +33,27 @@ def test_softmax(rows, nans, check, device, dtype, kind, vocab_size):
     check(out, torch.softmax(logits.double().cpu() / temperature[:, None].double(), -1), bound=4e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shift", [0.0, 1000.0, -30.0])
+@pytest.mark.parametrize("num_rows", [1, 20, 70])  # on a GPU clusters of every kind, which take rows in turn
+def test_softmax_of_what_a_sample_misses(rows, check, generator, device, dtype, shift, num_rows):
+    """Weights are relative to a sample of the row: a few elements stand above all others, or the others are masked."""
+    vocab_size = 32003
+    for kind in ("flat", "zipf"):
+        logits = rows(kind, num_rows, vocab_size, probs=False).cpu() + shift
+        for row, height in enumerate([0, 1, 3, 6, 8, 14, 15, 16, 17, 18, 20, 60, 200, 1e4, 1e30][:num_rows]):
+            logits[row, torch.randint(vocab_size, (3,), generator=generator)] += height
+        for row, kept in enumerate([1, 3, 50, 2000], 15):
+            if row < num_rows:
+                mask = torch.ones(vocab_size, dtype=torch.bool)
+                mask[torch.randint(vocab_size, (kept,), generator=generator)] = False
+                logits[row, mask] = -torch.inf
+        logits = logits.to(dtype)
+        out = flashinfer.softmax(logits.to(device), 0.9)
+        check(out, torch.softmax(logits.double() / 0.9, -1), bound=4e-6)
+        assert torch.equal(out[-1], flashinfer.softmax(logits[-1:].to(device), 0.9)[0])  # in clusters of another kind
+
+
 def test_softmax_in_place_and_strided(rows, check, device):
     wide = rows("zipf", 3, 1100, probs=False)
     kept, view = wide.clone(), wide[:, 3:1002]

@@ -59,29 +59,31 @@ class RowGroup {
     uint64_t first, second;
   };
   /// Over all threads of the group, in every thread. A barrier of the group.
-  __device__ Pair sum(uint64_t first, uint64_t second) { return once<Pairs<Sum>>(smem_, turn_ ^= 1, {first, second}); }
-  __device__ uint64_t sum(uint64_t x) { return once<Single<Sum>>(smem_, turn_ ^= 1, {x}).first; }
-  __device__ uint64_t max(uint64_t x) { return once<Single<Max>>(smem_, turn_ ^= 1, {x}).first; }
-  __device__ Pair max(uint64_t first, uint64_t second) { return once<Pairs<Max>>(smem_, turn_ ^= 1, {first, second}); }
+  __device__ Pair sum(uint64_t first, uint64_t second) { return once<Pairs<Sum>>(smem_, next_turn(), {first, second}); }
+  __device__ uint64_t sum(uint64_t x) { return once<Single<Sum>>(smem_, next_turn(), {x}).first; }
+  __device__ uint64_t max(uint64_t x) { return once<Single<Max>>(smem_, next_turn(), {x}).first; }
+  __device__ Pair max(uint64_t first, uint64_t second) { return once<Pairs<Max>>(smem_, next_turn(), {first, second}); }
   /// What the messages of all threads come to: of those of a warp, or fewer, of_warp() makes one; Message{} changes nothing.
   template <class Message>
   __device__ Message all(const Message& message) {
-    return reduce<Message>(smem_, turn_ ^= 1, message);
+    return reduce<Message>(smem_, next_turn(), message);
   }
   /// Over the threads of this block alone, which meet.
   __device__ uint64_t max_of_block(uint64_t x) {
-    return RowGroup<kThreads, 1, kWords>::template once<Single<Max>>(smem_, turn_ ^= 1, {x}).first;
+    return RowGroup<kThreads, 1, kWords>::template once<Single<Max>>(smem_, turn_ ^= kPartial, {x}).first;
   }
   template <class Message>
   __device__ Message all_of_block(const Message& message) {
-    return RowGroup<kThreads, 1, kWords>::template reduce<Message>(smem_, turn_ ^= 1, message);
+    return RowGroup<kThreads, 1, kWords>::template reduce<Message>(smem_, turn_ ^= kPartial, message);
   }
 
  private:
   template <int, int, int>
   friend class RowGroup;
   Smem& smem_;
-  int turn_ = 0;
+  int turn_ = 0;  // which of the two was used last, a bit each: rounds of a block leave its mail as it is
+  static constexpr int kPartial = 1, kMail = 2;
+  __device__ int next_turn() { return turn_ ^= kPartial | kMail; }
 
   struct Sum {
     __device__ static uint64_t of_warp(uint64_t x) { return warp_sum(x); }
@@ -110,15 +112,15 @@ class RowGroup {
     static_assert(sizeof(Message) <= sizeof(uint64_t) * kWords);
     const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
     x = x.of_warp();
-    if (lane == 0) *reinterpret_cast<Message*>(smem.partial[turn][warp]) = x;
+    if (lane == 0) *reinterpret_cast<Message*>(smem.partial[turn & kPartial][warp]) = x;
     __syncthreads();
     if (kCluster == 1 || warp == 0) {
-      x = *reinterpret_cast<const Message*>(smem.partial[turn][lane % kWarps]);
+      x = *reinterpret_cast<const Message*>(smem.partial[turn & kPartial][lane % kWarps]);
       if (lane >= kWarps) x = Message{};  // nothing is added twice
       x = x.of_warp();
     }
     if constexpr (kCluster > 1) {
-      if (warp == 0 && lane < kCluster) *reinterpret_cast<Message*>(of(smem.mail[turn][rank()], lane)) = x;
+      if (warp == 0 && lane < kCluster) *reinterpret_cast<Message*>(of(smem.mail[turn / kMail][rank()], lane)) = x;
       // What the block wrote before it met is released with the mail: in every warp the fence would wait for that warp's stores.
       if (warp == 0) {
         ptx::cluster_arrive();
@@ -126,7 +128,7 @@ class RowGroup {
         ptx::cluster_arrive_relaxed();
       }
       ptx::cluster_wait();
-      x = *reinterpret_cast<const Message*>(smem.mail[turn][lane % kCluster]);
+      x = *reinterpret_cast<const Message*>(smem.mail[turn / kMail][lane % kCluster]);
       if (lane >= kCluster) x = Message{};
       x = x.of_warp();
     }

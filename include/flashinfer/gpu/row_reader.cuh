@@ -157,19 +157,17 @@ FLASHINFER_DEVICE void fill_row(Out* row, const RowVectors<Out>& slice, float va
   for (int vec = int(threadIdx.x); vec < slice.count; vec += kThreads) writer.write(values, slice.first_index(vec));
 }
 
-/// kChunks == 0: rows are read in every pass. kWidens: shared memory has room for 16-bit rows as floats.
-template <class T, int kThreads, int kCluster, int kChunks, bool kWidens = false>
+/// kChunks == 0: rows are read in every pass.
+template <class T, int kThreads, int kCluster, int kChunks>
 class RowReader {
  public:
   static constexpr int kVec = 16 / int(sizeof(T)), kChunkBytes = kThreads * 16;
-  static constexpr int kApart = 64;  // first and second halves lie in different banks
-  static_assert(kChunks > 0 || (kCluster == 1 && !kWidens));
+  static_assert(kChunks > 0 || kCluster == 1);
   using Element = T;
   using Vector = Vec<T, kVec>;
 
   struct Smem {
     alignas(128) unsigned char chunks[max(kChunks * kChunkBytes, 1)];
-    alignas(16) unsigned char seconds[kWidens ? kChunks * kChunkBytes + kApart : 1];  // second halves of vectors, as floats
     uint64_t full[max(kChunks, 1)];
     // What has been copied so far, known to the copying thread: the row that is being copied, its next chunk, and the slot of that.
     int32_t row, chunk;
@@ -269,48 +267,6 @@ class RowReader {
     }
   }
 
-  /// Rows that lie in shared memory can be replaced there by floats.
-  static constexpr bool kReplaces = kChunks > 0 && (is_same_v<T, float> || kWidens);
-  /// f(four elements as floats) changes this thread's vectors, for for_each_replaced().
-  template <class F>
-  __device__ void replace(const F& f) {
-    static_assert(kReplaces);
-    uint32_t slot = at_ % kChunks;
-#pragma unroll 1
-    for (int c = 0; c < chunks_; ++c) {
-      float x[kVec];
-      Vector::load(reinterpret_cast<const T*>(smem_.chunks + slot * kChunkBytes + threadIdx.x * 16)).to_float(x);
-#pragma unroll
-      for (int i = 0; i < kVec; i += 4) {
-        float y[4] = {x[i], x[i + 1], x[i + 2], x[i + 3]};
-        f(y);
-        Vec<float, 4>::from_float(y).store(replaced(slot, int(threadIdx.x), i / 4));
-      }
-      if (++slot == kChunks) slot = 0;
-    }
-    ptx::async_proxy_fence();  // the copy engine writes here next
-  }
-  /// f(four floats, index of the first in the row) for what replace() has left; after a barrier. Lanes have neighbouring elements, for what
-  /// a warp writes should not skip half of every sector: with 16-bit rows that lie in another lane's vector.
-  template <class F>
-  __device__ void for_each_replaced(const F& f) const {
-    constexpr int kParts = kVec / 4;  // of a vector
-    const int lane = int(threadIdx.x) % kWarpSize;
-    uint32_t slot = at_ % kChunks;
-    int first = (row_.begin + int(threadIdx.x) - lane) * kVec - row_.skip;  // of the warp
-#pragma unroll 1
-    for (int c = 0; c < chunks_; ++c, first += kThreads * kVec) {
-#pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-        const int four = i * kWarpSize + lane;
-        float x[4];
-        Vec<float, 4>::load(replaced(slot, int(threadIdx.x) - lane + four / kParts, four % kParts)).to_float(x);
-        f(x, first + four * 4);
-      }
-      if (++slot == kChunks) slot = 0;
-    }
-  }
-
   /// The first kUnit elements that for_each hands to this thread, and their index.
   template <int kUnit>
   __device__ Vec<T, kUnit> first_of_thread(int& first) const {
@@ -392,11 +348,6 @@ class RowReader {
       f(v, first);
       first += kThreads * kVec;
     }
-  }
-
-  /// A part of a thread's vector, as floats.
-  __device__ float* replaced(uint32_t slot, int thread, int part) const {
-    return reinterpret_cast<float*>((part == 0 ? smem_.chunks : smem_.seconds + kApart) + slot * kChunkBytes + thread * 16);
   }
 
   Smem& smem_;

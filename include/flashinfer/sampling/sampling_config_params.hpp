@@ -95,10 +95,10 @@ struct SoftmaxConfig {
 
   DType input = DType::f32;
   bool widens = false;                                         // shared memory has room for the weights of 16-bit rows
-  int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;  // as RowSplit's
+  int32_t threads = 512, cluster = 1, chunks = 0, blocks = 1;  // as RowSplit's; chunks of a slice, nothing of another row beside them
 
-  /// Chunks and their barriers; mail.
-  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * (threads * (widens ? 32 : 16) + 8) + 2048; }
+  /// Chunks; mail.
+  FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const { return chunks * threads * (widens ? 32 : 16) + 2048; }
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("widens", widens), f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("blocks", blocks);

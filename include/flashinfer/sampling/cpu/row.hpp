@@ -105,6 +105,8 @@ class Row {
   bool has_nan() const { return has_nan_; }
   /// Nothing to weigh.
   bool empty() const { return empty_; }
+  /// Of logits: as it counts.
+  float largest() const { return max_; }
   int64_t size() const { return size_; }
   const float* values() const { return x_; }
   float value(int64_t i) const { return x_[i]; }

@@ -78,16 +78,6 @@ class RowPasses {
     });
     return group.sum(sum.total());
   }
-  /// The mass of the row, whose weights take the place of its elements, for write_weights(). NaN is what lies outside.
-  __device__ uint64_t weigh(const Weight& weight) {
-    MassSum sum;
-    reader.replace([&](float(&x)[kVec]) {
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) x[j] = weight(fmaxf(x[j], -kInfinity));
-      sum.add(x);
-    });
-    return group.sum(sum.total());
-  }
   /// The rank of the first element, whose value is `largest`.
   __device__ uint64_t first(float largest) {
     uint64_t best = 0;
@@ -119,17 +109,6 @@ class RowPasses {
       float y[kVec];
 #pragma unroll
       for (int j = 0; j < kVec; ++j) y[j] = value(x[j]) * factor;
-      writer.write(y, first);
-    });
-  }
-  /// The weights that weigh() has left, times `factor`.
-  template <class Out>
-  __device__ void write_weights(Out* output, float factor) const {
-    const RowWriter<Out, kVec> writer(output, reader.row());
-    reader.for_each_replaced([&](const float(&x)[kVec], int first) {
-      float y[kVec];
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) y[j] = x[j] * factor;
       writer.write(y, first);
     });
   }

@@ -12,7 +12,8 @@ struct SoftmaxProblem {
 
 constexpr SoftmaxConfig tune(const SoftmaxProblem& problem, const DeviceInfo& device) {
   const RowSplit split = split_rows(problem.input, problem.num_rows, problem.vocab_size, device);
-  const SoftmaxConfig config{problem.input, false, split.threads, split.cluster, split.chunks, split.blocks};
+  SoftmaxConfig config{problem.input, false, split.threads, split.cluster, 0, split.blocks};
+  if (split.chunks == 0) return config;
   const auto holding_a_row = [&](SoftmaxConfig c) {
     const int64_t vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
     c.chunks = int32_t(ceil_div(ceil_div(vecs, int64_t(c.cluster)), int64_t(c.threads)));
@@ -22,22 +23,23 @@ constexpr SoftmaxConfig tune(const SoftmaxProblem& problem, const DeviceInfo& de
     return c.smem_bytes() <= device.smem_per_block && c.blocks * (c.smem_bytes() + 1024) <= device.smem_per_sm;
   };
   // 16-bit rows as floats where there is room for that: else their exponentials are computed twice, and stores skip half of every sector.
-  // H100, bf16, us at 1 / 16 / 128 / 512 rows 5.7 / 11.9 / 51.6 / 187, as they are 7.1 / 15.5 / 88 / 342 (in clusters of 4 84 / 245).
+  // H200, bf16, us at 1 / 16 / 128 / 512 rows 5.1 / 10.8 / 38 / 143; H100, before, as they are 88 / 342 instead of 51.6 / 187.
   if (size_of(problem.input) == 2) {
     const SoftmaxConfig of_floats = tune(SoftmaxProblem{DType::f32, problem.num_rows, problem.vocab_size}, device);
-    SoftmaxConfig wide = holding_a_row({problem.input, true, of_floats.threads, of_floats.cluster, 0, of_floats.blocks});
+    const SoftmaxConfig wide = holding_a_row({problem.input, true, of_floats.threads, of_floats.cluster, 0, of_floats.blocks});
     if (of_floats.chunks > 0 && fits(wide)) return wide;
   }
-  // Where clusters of 8 have no SM for each block, those of the next launch do not all fit beside them, and begin late. H100, 16 rows: 15.0
-  // us, by smaller blocks 13.4 (15 rows 12.4, 20 15.8 by either).
-  const SoftmaxConfig small = holding_a_row({problem.input, false, 256, 16, 0, 4});
-  if (split.cluster == 8 && device.arch.number < 110 && problem.num_rows > clusters_at_once(8, 1, device) &&
-      problem.num_rows * 16 <= 2 * int64_t(device.num_sms) && fits(small))
-    return small;
-  if (split.cluster == 1 || problem.num_rows <= clusters_at_once(split.cluster, split.blocks, device)) return config;  // all run at once
-  // Of 128256 floats, us at 64 / 128 / 512 rows (H100): two blocks of 512 threads an SM with half a row ahead 43.5 / 72 / 242, without 44 /
-  // 73 / 246, two of 256 44 / 72 / 238, three of 256 39 / 63 / 219, three of 512 39 / 63 / 225.
-  SoftmaxConfig narrow = holding_a_row({problem.input, false, 256, split.cluster, 0, 3});
+  // Clusters whose blocks do not have an SM each leave no room for those of the next launch, which begin late: 8 rows take 7.7 us in
+  // clusters of 16, 6.7 in clusters of 8.
+  config = holding_a_row(config);
+  if (config.cluster == 16 && problem.num_rows > clusters_at_once(16, 1, device)) {
+    const SoftmaxConfig larger = holding_a_row({problem.input, false, config.threads, 8, 0, config.blocks});
+    if (fits(larger)) config = larger;
+  }
+  if (config.cluster == 1 || problem.num_rows <= clusters_at_once(config.cluster, 1, device)) return config;
+  // H200, 128256 floats, us at 16 / 32 / 64 / 128 / 512 rows: three blocks of 256 threads an SM 10.0 / 15.3 / 28.6 / 43.4 / 157, two
+  // 10.0 / 19.1 / 28.8 / 60 / 195, two of 512 10.9 / 20.7 / 30.6 / 52.5 / 181, four of 256 in clusters of 16 11 / 20.3 / 31.4 / 53.8 / 196.
+  SoftmaxConfig narrow = holding_a_row({problem.input, false, 256, config.cluster, 0, 3});
   for (; narrow.blocks > 1; --narrow.blocks)
     if (fits(narrow)) return narrow;
   return config;
