@@ -73,6 +73,21 @@ def test_kept_tokens(rows, from_logits, filters, kind, dtype, vocab_size):
         assert kept[tokens[row]] and valid[row]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sum_of_row", [1.0, 40.0, 1e-3])
+@pytest.mark.parametrize("num_rows", [70, 140, 300])
+def test_top_p_of_many_rows(rows, generator, device, kind, sum_of_row, num_rows):
+    """A GPU lists what top_p may keep, if a sample says that it is few: right where the sample is wrong, or the row does not sum to one."""
+    probs = rows(kind, num_rows, 20011, from_logits=False) * sum_of_row
+    top_p = torch.rand(num_rows, generator=generator)
+    draws = [sampling.top_p_sampling_from_probs(probs, top_p.to(device), seed=seed).cpu() for seed in range(4)]
+    order, _, most = kept_lengths(probs.double().cpu(), False, top_p=top_p)
+    place = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[1]).expand_as(order))
+    for seed, tokens in enumerate(draws):
+        assert (place.gather(-1, tokens.long()[:, None])[:, 0] < most).all()
+        assert torch.equal(tokens, sampling.top_p_sampling_from_probs(probs.cpu(), top_p, seed=seed))
+
+
 def test_parameters_of_each_row(rows, device):
     values = rows("zipf", 6, 5000)
     parameters = {

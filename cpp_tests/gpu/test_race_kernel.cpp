@@ -94,6 +94,26 @@ TEST(RaceKernel, TakesWhatDoesNotSumToOne) {
       expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 4}>(9, 1500, seed, 1, 1, sum);
 }
 
+/// What is listed races, where it fits and weighs enough; else the whole row does.
+TEST(RaceKernel, ListsWhatMayBeKept) {
+  for (uint32_t seed = 1; seed <= (kSanitized ? 1 : 4); ++seed)
+    for (float part : {1.0f, 0.5f, 0.05f}) {
+      expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8, .candidates = 128, .count_bits = 0}>(9, 9001, seed, 1,
+                                                                                                                      part);
+      expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 4, .columns = 4, .candidates = 32}>(9, 8003, seed, 1, part);
+      if (seed % 4) continue;
+      expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .threads = 512, .cluster = 2, .candidates = 400, .count_bits = 8}>(
+          9, 12000, seed, 1, part);
+      expect_same_race<RaceConfig{.input = DType::bf16, .values = kProbs, .top_p = true, .columns = 4, .candidates = 256, .count_bits = 0}>(
+          9, 7001, seed, 1, part);
+      expect_same_race<RaceConfig{.input = DType::f16, .values = kProbs, .top_p = true, .cluster = 2, .candidates = 64, .count_bits = 0}>(
+          9, 777, seed, 1, part);
+    }
+  for (uint32_t seed = 1; seed < 5; ++seed)
+    for (float sum : {300.0f, 20.0f, 0.3f, 1e-6f, 1e20f})
+      expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 4, .candidates = 256}>(9, 1500, seed, 1, 1, sum);
+}
+
 /// Rows whose columns race three times and more.
 TEST(RaceKernel, RacesAgain) {
   for (uint32_t seed = 20; seed < (kSanitized ? 24 : 60); ++seed) {

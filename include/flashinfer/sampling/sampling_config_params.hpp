@@ -72,21 +72,23 @@ struct RaceConfig {
   int32_t blocks = 3;      // on an SM
   int32_t columns = 1;     // parts of a block's threads, whole warps, that race for themselves
   int32_t chunks = 0;      // of one 16-byte vector a thread: a block's part of a row that stays in shared memory. 0: nothing does
+  int32_t candidates = 0;  // for a warp: of probabilities that top_p may keep, which alone race if they are few
   int32_t count_bits = 7;  // weights are counted in bins of a 2^count_bits-th of an octave, no more in it than threads. 0: not at all
 
   /// That weights are counted in.
   FLASHINFER_HOST_DEVICE static constexpr int32_t octaves(RowValues values) { return values == RowValues::probs ? 21 : 64; }
   /// Whether weights are counted as they are read, for top_p of the whole row.
   FLASHINFER_HOST_DEVICE constexpr bool counts() const { return count_bits > 0 && top_p && !min_p && chunks == 0; }
+  FLASHINFER_HOST_DEVICE constexpr bool lists() const { return candidates > 0; }
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
     const int32_t counting = counts() ? (4 * octaves(values) << count_bits) + octaves(values) * 16 + 512 : 0;
-    return (chunks ? chunks : kStages) * threads * 16 + 3072 + counting;
+    return (chunks ? chunks : kStages) * threads * 16 + 3072 + counting + (lists() ? threads / 32 * candidates * 8 + 2560 : 0);
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("values", values), f("top_p", top_p), f("min_p", min_p);
     f("threads", threads), f("cluster", cluster), f("blocks", blocks), f("columns", columns), f("chunks", chunks);
-    f("count_bits", count_bits);
+    f("candidates", candidates), f("count_bits", count_bits);
   }
 };
 

@@ -14,14 +14,15 @@
 //           min_p is relative to the maximum too: what it keeps of the maximum so far races, which is more than it keeps in the end. A
 //           winner that it does not keep in the end was early in the row; then those that it keeps race again. Of a slice that is held the
 //           maximum is found first.
-//           Nobody looks for the boundary of top_p: the token that wins without it also wins with it if the mass before it is less than
-//           top_p wants (race_row.cuh); else neither it nor anything after it is kept, and those before it race again. A row takes
-//           1 + ln(1 / top_p) races in the mean, whatever its shape; where rows are many, counts tell all that is not kept, and no row
-//           races more often than twice; in larger clusters, whose rounds cost more, one message says who wins, whether it is kept, and
-//           who is next.
-//           Columns, parts of a block, race for themselves. If the best of a column is kept, it is the best of all that it has and is
-//           kept; so only those race again whose best is not kept and better than the best that is: mostly one, a warp's share. Where a
-//           thread has a few vectors only, there is one column a block: every column has its first elements to look at.
+//           Where rows are many, a sample tells whether what top_p may keep is few, as a language model's mostly is: then that is listed
+//           and races alone (race_list.cuh). Else nobody looks for the boundary of top_p: the token that wins without it also wins with it
+//           if the mass before it is less than top_p wants (race_row.cuh); else neither it nor anything after it is kept, and those before
+//           it race again. A row takes 1 + ln(1 / top_p) races in the mean, whatever its shape; where rows are many, counts tell all that
+//           is not kept, and no row races more often than twice; in larger clusters, whose rounds cost more, one message says who wins,
+//           whether it is kept, and who is next. Columns, parts of a block, race for themselves. If the best of a column is kept, it is the
+//           best of all that it has and is kept; so only those race again whose best is not kept and better than the best that is: mostly
+//           one, a warp's share. Where a thread has a few vectors only, there is one column a block: every column has its first elements to
+//           look at.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -56,7 +57,7 @@ struct RaceKernel {
   using Prefix = gpu::RowPrefix;
   using Noise = gpu::RaceNoise<!kConfig.min_p>;  // with min_p few vectors race
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
-  static constexpr bool kCounts = Row::kCounts, kEdges = Row::kEdges, kAsks = Row::kAsks;
+  static constexpr bool kCounts = Row::kCounts, kEdges = Row::kEdges, kAsks = Row::kAsks, kLists = Row::kLists;
   static constexpr bool kWeighs = kCounts && kLogits;           // all logits are weighed to be counted, and race by these weights
   static constexpr float kNever = kLogits ? -kInfinity : 0.0f;  // elements that are not greater are never drawn
   static constexpr int kVec = Slice::kVec, kColumns = Slice::kColumns;
@@ -78,7 +79,8 @@ struct RaceKernel {
 
   const Params& p_;
   Smem& smem_;
-  const int index_;  // of the row
+  const int index_;     // of the row
+  bool begun_ = false;  // its first look
   Row row_;
 
   __device__ RaceKernel(const Params& p, Smem& smem, int index)
@@ -93,13 +95,37 @@ struct RaceKernel {
   __device__ void draw() {
     const Noise noise(p_.seed.at(index_, index_), p_.offset.at(index_, index_), p_.draw(index_));
     const float top_p = kConfig.top_p ? p_.top_p.at(index_, p_.input_row(index_)) : 1.0f;
-    uint64_t winner = race(noise);
-    if constexpr (kConfig.top_p) {
-      if (winner && !(top_p >= 1)) winner = kept_winner(noise, winner, top_p);
+    uint64_t winner = 0;
+    if (!race_listed(noise, top_p, winner)) {
+      winner = race(noise);
+      if constexpr (kConfig.top_p) {
+        if (winner && !(top_p >= 1)) winner = kept_winner(noise, winner, top_p);
+      }
     }
     if (Group::rank() != 0 || threadIdx.x != 0) return;
     write_token(p_, index_, winner ? int32_t(index_of_rank(winner)) : 0);
     if (p_.valid) p_.valid[index_] = winner != 0;
+  }
+  /// The winner among what top_p keeps, if that is few, or 0; false: the whole row must race, of which the first look has begun if
+  /// `begun_`.
+  __device__ bool race_listed(const Noise& noise, float top_p, uint64_t& winner) {
+    if constexpr (kLists) {
+      if (top_p >= 1) return false;
+      typename Row::List list = row_.list();
+      begun_ = true;
+      if (!list.begin(fmaxf(top_p, 0.0f))) return false;
+      begun_ = false;
+      if (!list.list(top_p, row_.roundings())) return false;
+      if (list.most() == ~0u || !row_.weight.set(value_of_order_key<float>(list.most()), 1)) return true;
+      uint64_t rank = gpu::kLowestRank - 1;
+      while ((winner = list.race(noise, rank + 1))) {
+        rank = rank_of(winner);
+        const auto [before, total] = list.share_before(rank);
+        if (row_.keeps(rank, top_p, before, total)) break;
+      }
+      return true;
+    }
+    return false;
   }
   /// The winner among what top_p keeps, where this one wins without it.
   __device__ uint64_t kept_winner(const Noise& noise, uint64_t winner, float top_p) {
@@ -169,7 +195,7 @@ struct RaceKernel {
     if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
     __syncthreads();
     if constexpr (Slice::kHeld && kConfig.min_p) find_most();
-    row_.slice.begin();
+    if (!begun_) row_.slice.begin();
     if constexpr (kWeighs) row_.set_anchor();
     const Scores scores = go_over(noise, kLogits ? least_exponent(min_p) : min_p);
     row_.tell();

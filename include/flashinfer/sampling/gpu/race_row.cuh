@@ -1,6 +1,7 @@
 // A row of a race (race_kernel.cuh): this block's slice of it, the blocks that share it, what its elements weigh, and whether top_p keeps
 // the one that wins: whether what lies before it weighs less than top_p of the row.
 //
+// Of a row of which a sample says that few elements may be kept, these race alone (race_list.cuh). Else:
 // Bounds of that mass come from counts of what weighs about the same, taken as the row is read (weight_counts.cuh); where rows are many
 // these tell at once for all elements where top_p ends. What they do not decide, two rows in a thousand, and rows of which nothing was
 // counted, are looked at again, first for sums of floats; what these do not decide has exact masses.
@@ -8,6 +9,7 @@
 
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
+#include <flashinfer/sampling/gpu/race_list.cuh>
 #include <flashinfer/sampling/gpu/race_slice.cuh>
 #include <flashinfer/sampling/gpu/weight_counts.cuh>
 
@@ -22,6 +24,7 @@ class RaceRow {
  public:
   /// With counts: pairs of blocks find the edges of what is kept, larger clusters ask for each element that seems to win.
   static constexpr bool kCounts = kConfig.counts(), kEdges = kCounts && kConfig.cluster <= 2, kAsks = kCounts && !kEdges;
+  static constexpr bool kLists = kConfig.lists();
   using Group = RowGroup<kConfig.threads, kConfig.cluster, kAsks ? 4 : 2>;
   using Weight = RaceWeight<kConfig.values>;
   using Slice = RaceSlice<kConfig>;
@@ -36,10 +39,12 @@ class RaceRow {
   struct Nothing {};
 
  public:
+  using List = RaceList<Slice, Group, kConfig.threads, kConfig.cluster, kConfig.candidates>;
   struct Smem {
     typename Slice::Smem slice;
     typename Group::Smem group;
     conditional_t<kCounts, typename Counts::Smem, Nothing> counts;
+    conditional_t<kLists, typename List::Smem, Nothing> list;
   };
 
   Slice slice;
@@ -47,11 +52,12 @@ class RaceRow {
   Weight weight;  // of a logit, its scale; the rest when the row's maximum is known
 
   __device__ RaceRow(Smem& smem, const void* row, int vocab_size)
-      : slice(smem.slice, row, vocab_size, Group::rank()), group(smem.group), counts_(smem.counts) {}
+      : slice(smem.slice, row, vocab_size, Group::rank()), group(smem.group), counts_(smem.counts), list_(smem.list) {}
 
   /// The threads meet before the first count().
   __device__ static void clear(Smem& smem) {
     if constexpr (kCounts) Counts(smem.counts).clear();
+    if constexpr (kLists) List::clear(smem.list);
   }
   /// Logits: log2 of what the row seems to weigh, the same in all of its blocks: by a sample, its largest element for itself and the rest
   /// for as many as they are fewer than the row.
@@ -70,6 +76,8 @@ class RaceRow {
     if (sample.exponent > -kLargestFloat) anchor_ = floorf(fminf(fmaxf(exponent, -kMostExact), kMostExact));
   }
   __device__ float anchor() const { return anchor_; }
+  /// Of sums of floats, relative to them.
+  __device__ float roundings() const { return fmaxf(1e-4f, 6e-8f * float(slice.chunks() * kVec)); }
   /// Counts an element of the row. Returns what it weighs: a probability, or 2^(x * scale - anchor) of a logit.
   __device__ float count(float x) {
     const float own = weigh(x);
@@ -81,6 +89,9 @@ class RaceRow {
   __device__ void tell() const {
     if constexpr (kEdges) Counts(counts_).tell(seen());
   }
+
+  /// What races if it is few.
+  __device__ List list() { return List(list_, slice, group); }
 
   // After the row's maximum is known.
 
@@ -109,6 +120,12 @@ class RaceRow {
     return verdict == Verdict::unknown ? by_masses(rank, top_p) : verdict == Verdict::kept;
   }
 
+  /// Whether top_p keeps an element before which, of what a list says, there is so much.
+  __device__ bool keeps(uint64_t rank, float top_p, float before, float total) {
+    const float needed = fmaxf(top_p, 0.0f) * total, error = roundings() * total;
+    return before + error < needed || (!(before - error > needed) && by_masses(rank, top_p));
+  }
+
   /// What this thread knows of the mass before an element: by how much it is at most too much for it to be kept, and at least enough for it
   /// to be refused. Sums over the group give the verdict.
   __device__ typename Group::Pair by_counts(uint64_t rank, float top_p) const {
@@ -127,6 +144,7 @@ class RaceRow {
 
  private:
   decltype(Smem::counts)& counts_;
+  decltype(Smem::list)& list_;
   float anchor_ = 0;                   // of logits that are counted
   float seen_ = 0;                     // with counts: the mass of what this thread has read; of probabilities twice, NaN with -inf
   float least_in_total_ = -kInfinity;  // min_p
@@ -143,8 +161,6 @@ class RaceRow {
   __device__ float weigh(float x) const { return kLogits ? ptx::ex2(PortableScalar::fma(x, weight.scale, -anchor_)) : x; }
   __device__ float seen() const { return kLogits ? seen_ : 0.5f * seen_; }
   __device__ bool in_total(float x) const { return !kConfig.min_p || x >= least_in_total_; }
-  /// Of sums of floats, relative to them.
-  __device__ float roundings() const { return fmaxf(1e-4f, 6e-8f * float(slice.chunks() * kVec)); }
 
   __device__ Verdict by_edges(uint64_t rank) const {
     const float winner = weigh(value_of_order_key<float>(key_of_rank(rank)));
