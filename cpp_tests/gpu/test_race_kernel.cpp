@@ -114,6 +114,19 @@ TEST(RaceKernel, ListsWhatMayBeKept) {
       expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 4, .candidates = 256}>(9, 1500, seed, 1, 1, sum);
 }
 
+/// One warp meets more than it has room for, where no sample looks; what is listed weighs enough, but does not come first.
+TEST(RaceKernel, ListsNothingIfAWarpHasNoRoom) {
+  const auto edit = [](Rows<float>& rows) {
+    for (int64_t r = 0; r < rows.num_rows; ++r) {
+      std::fill_n(rows.row(r), rows.vocab_size, 0.08f / float(rows.vocab_size));
+      std::fill_n(rows.row(r) + 5504, 8, 0.04f), std::fill_n(rows.row(r) + 5512, 4, 0.07f);
+      std::fill_n(rows.row(r) + 1664, 8, 0.04f);
+    }
+  };
+  for (uint32_t seed = 1; seed < 4; ++seed)
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8, .candidates = 8}>(9, 9001, seed, 1, 0.6f, 1, edit);
+}
+
 /// Rows whose columns race three times and more.
 TEST(RaceKernel, RacesAgain) {
   for (uint32_t seed = 20; seed < (kSanitized ? 24 : 60); ++seed) {

@@ -5,7 +5,7 @@
 //
 // Weights must be relative to something near the largest of them. The row's maximum is known at its end only, and then the row would be
 // gone over again, after everybody has met; but a sample tells nearly as much at its beginning:
-//   f = 2^(x * c - a), c = log2(e) / temperature, a an integer just above x * c for the largest x of a sample     (softmax_anchor)
+//   f = 2^(x * c - a), c = log2(e) / temperature, a an integer just above x * c for the largest x of a sample     (SoftmaxWeight)
 // which 2^-40 is fine enough for, and 2^-20 for the few weights from 2 on, whose last bit is coarser. Where the sample says nothing (-inf),
 // or the row's largest element weighs more than 2^20, as where a mask leaves a few, f is that of sampling_params.hpp, 2. Sums are of
 // integers, exact in any order; the sample depends on nothing but the row.
@@ -58,7 +58,8 @@ struct SoftmaxMass {
   uint64_t light = 0, heavy = 0;
 
   static constexpr float kHeavy = 2, kHeavyUnit = 1048576.0f;
-  FLASHINFER_HOST_DEVICE static uint64_t mass_of_heavy(float f) { return uint64_t(min(f, 2097152.0f) * kHeavyUnit); }
+  /// Limited, for a weight of a row that the sample does not suit may be anything.
+  FLASHINFER_HOST_DEVICE static uint64_t mass_of_heavy(float f) { return uint64_t(min(f, 2 * kHeavyUnit) * kHeavyUnit); }
   FLASHINFER_HOST_DEVICE float weight() const { return weight_of_mass(light) + float(heavy) * (1.0f / kHeavyUnit); }
 };
 
