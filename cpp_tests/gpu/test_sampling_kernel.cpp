@@ -455,8 +455,8 @@ TEST(ToppRenormKernel, FewElementsThatMislead) {
   // An element that is no probability, and weighs what it is.
   row(2)[17] = 1.5f;
   for (int i = 0; i < 300; ++i) row(2)[i * 100 + 1] = 0.01f + 1e-5f * float(i % 50);
-  // Half of the mass are four elements of eight, but for 2e-8: less than the roundings of a sum that is known nearly.
-  for (int64_t i = 0; i < kVocabSize; ++i) row(3)[i] = i < 40 ? 1e-9f : 0;
+  // Half of the mass are four elements of eight, but for 1e-9: less than the roundings of a sum that is known nearly.
+  for (int64_t i = 0; i < kVocabSize; ++i) row(3)[i] = i < 40 ? 3.4e-11f : 0;
   for (int i = 0; i < 8; ++i) row(3)[100 + i * 37] = 0.125f;
   // As usual: the sample tells, and no list is full.
   for (int i = 0; i < 200; ++i) row(4)[i * 150] = 0.005f + 1e-6f * float(i);

@@ -26,6 +26,11 @@ class RowRing {
   __device__ RowRing(Smem& smem, const Row& row)
       : own_(smem.slots + threadIdx.x * 16), row_(row), first_whole_(row.first_whole()), chunks_(ceil_div(row.count, kThreads)) {
     whole_ = uint32_t(row.end_whole() - first_whole_);
+    restart();
+  }
+  /// Where something else was in its place.
+  __device__ void restart() {
+    forwards_ = true;
     int vec = int(threadIdx.x) - first_whole_;
     const T* from = address_of(vec);
 #pragma unroll 1

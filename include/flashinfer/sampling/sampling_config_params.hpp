@@ -82,7 +82,7 @@ struct RaceConfig {
   FLASHINFER_HOST_DEVICE constexpr bool lists() const { return candidates > 0; }
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
     const int32_t counting = counts() ? (4 * octaves(values) << count_bits) + octaves(values) * 16 + 512 : 0;
-    return (chunks ? chunks : kStages) * threads * 16 + 3072 + counting + (lists() ? threads / 32 * candidates * 8 + 2560 : 0);
+    return (chunks ? chunks : kStages) * threads * 16 + 3072 + counting + (lists() ? threads / 32 * candidates * 6 + 2560 : 0);
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {
@@ -156,15 +156,18 @@ struct ToppRenormConfig {
 
   /// Whether sums by upper bits have a place of their own: where rows are few there is room.
   FLASHINFER_HOST_DEVICE constexpr bool bins_apart() const { return cluster > 2; }
-  /// Chunks; candidates; lists of elements and what sorts them, or sums; mail.
+  /// Chunks; candidates; lists of elements and what sorts them, or sums, which with candidates lie in the place of both; mail.
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
     const int32_t inbox = cluster > 1 ? threads * 8 + cluster * 4 : 0, bins = bins_apart() ? 17 * 1024 + cluster * 128 + 128 : 0;
-    return chunks * threads * 16 + threads / 32 * candidates * 8 + cluster * 64 + inbox + bins + 69 * 512;
+    const int32_t list = 67 * 512, ring = chunks * threads * 16, mail = 2048 + cluster * 64 + inbox;
+    if (candidates > 0) return max(ring, list) + max(threads / 32 * candidates * 6, list) + mail;
+    return ring + bins + list + mail;
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("output", output);
-    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("candidates", candidates), f("blocks", blocks);
+    f("threads", threads), f("cluster", cluster), f("chunks", chunks);
+    f("candidates", candidates), f("blocks", blocks);
   }
 };
 

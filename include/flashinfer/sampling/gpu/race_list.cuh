@@ -26,7 +26,7 @@ class RaceList {
   static constexpr int kOwn = kBins / kThreads, kWarps = kThreads / kWarpSize;
   static_assert(kOwn * kThreads == kBins);
   static constexpr int kVec = Slice::kVec;
-  using Candidates = RowCandidates<kThreads, kRoom, kVec>;
+  using Candidates = RowCandidates<kThreads, kRoom, kVec, kVec>;
 
  public:
   struct Smem {
@@ -81,17 +81,19 @@ class RaceList {
   /// Reads the row, after begin(). False: the whole row must race. Else a row that has nothing to weigh, or a NaN, has no mass.
   __device__ bool list(float top_p, float error) {
     float total = 0, most = -kInfinity;
-    slice_.for_each_begun([&](const float(&x)[kVec], int first) {
+    int place = 0;
+    slice_.for_each_begun([&](const float(&x)[kVec], int) {
       float largest = x[0];
 #pragma unroll
       for (int j = 1; j < kVec; ++j) largest = ptx::max_or_nan(largest, x[j]);
       most = ptx::max_or_nan(most, largest);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) total += fmaxf(x[j], 0.0f);
-      if (__any_sync(0xffffffffu, largest >= low_)) candidates_.add(x, first, low_);
+      if (__any_sync(0xffffffffu, largest >= low_)) candidates_.add(x, place, low_);
+      place += kVec;
     });
     float listed = 0;
-    if (candidates_.fit()) candidates_.for_each([&](float x, int) { listed += x; });
+    if (candidates_.fit()) candidates_.for_each(slice_.vectors(), [&](float x, int) { listed += x; });
     const Seen seen = group_.all(Seen{total, listed, most != most ? ~0u : order_key(most), candidates_.fit() ? 0u : 1u});
     most_ = seen.most, total_ = seen.total;
     return !seen.lost && seen.listed > (fmaxf(top_p, 0.0f) + error) * seen.total;
@@ -104,7 +106,7 @@ class RaceList {
   __device__ uint64_t race(const Noise& noise, uint64_t floor) {
     uint64_t best = 0;
     const BestScore bar(smem_.bar);
-    candidates_.for_each([&](float x, int index) {
+    candidates_.for_each(slice_.vectors(), [&](float x, int index) {
       if (order_rank(order_key(x), uint32_t(index)) < floor) return;
       const uint32_t bits = noise.bits_of(uint32_t(index));
       if (!(x >= bar.bar() * float(bits))) return;
@@ -122,7 +124,7 @@ class RaceList {
   };
   __device__ Share share_before(uint64_t rank) {
     float before = 0;
-    candidates_.for_each([&](float x, int index) {
+    candidates_.for_each(slice_.vectors(), [&](float x, int index) {
       if (order_rank(order_key(x), uint32_t(index)) > rank) before += x;
     });
     return {group_.all(Sum{before}).mass, total_};

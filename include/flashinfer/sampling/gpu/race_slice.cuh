@@ -45,6 +45,7 @@ class RaceSlice {
   __device__ static void noise_of(const Noise& noise, int first, uint32_t (&bits)[kVec]) {
     noise.template bits_of<kVec, !kAnywhere>(first, bits);
   }
+  __device__ const Row& vectors() const { return slice_; }
   /// Whether an element of a vector lies in the slice.
   __device__ bool has(int index) const { return index >= 0 && index < slice_.length; }
   /// Vectors of each thread.

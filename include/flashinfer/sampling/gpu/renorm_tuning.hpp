@@ -45,14 +45,29 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
   // halves 0 to 7 more). For 16-bit rows 64 registers a thread are too few.
   if (config.cluster > 2 || problem.input != DType::f32) config.threads = 512;
   const int64_t needed = ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads));
-  const int32_t bytes = min(device.smem_per_block, device.smem_per_sm - 1024);
+  const auto fits = [&](const ToppRenormConfig& c) {
+    return c.smem_bytes() <= min(device.smem_per_block, device.smem_per_sm / c.blocks - 1024);
+  };
   // Another look at a row that does not stay in shared memory costs as much as the first. A row of 128256 normal logits of deviation 3 has
-  // 6600 candidates under top_p 0.9: room for 10240, or for fewer where that would leave no ring.
-  if (config.cluster == 1 && needed > 8)
-    config.candidates = (bytes >= 200 * 1024 ? 320 : bytes >= 128 * 1024 ? 128 : 0) * 1024 / config.threads;
+  // 6600 candidates under top_p 0.9, 9000 where it is unusual: room for one element in eight, or for one in fourteen. Two blocks an SM,
+  // one of which copies or writes while the other thinks (H200, 512 rows 173 us; one of 512 or 1024 threads 203), where rows are many.
+  const int64_t of_warp = ceil_div(vecs, int64_t(512)) * 32 * (16 / size_of(problem.input));
+  if (config.cluster == 1 && needed > 8 && of_warp < kMostOfWarp) {
+    const auto listing = [&](int32_t blocks) {
+      ToppRenormConfig c = config;
+      c.threads = 512, c.blocks = blocks, c.chunks = 4;
+      c.candidates = int32_t(round_up(of_warp / 8, int64_t(8)));
+      while (!fits(c) && c.candidates > of_warp / 14) c.candidates -= 8;
+      return c;
+    };
+    const bool pairs = problem.num_rows > device.num_sms && problem.input == DType::f32;  // else more than 64 registers are wanted
+    if (const ToppRenormConfig two = listing(2); pairs && fits(two))
+      config = two;
+    else if (const ToppRenormConfig one = listing(1); fits(one))
+      config = one;
+  }
   config.chunks = 0;
-  const int32_t room = (bytes - config.smem_bytes()) / (config.threads * 16);
-  config.chunks = int32_t(min(int64_t(room), round_up(needed, int64_t(2))));
+  for (ToppRenormConfig larger = config; fits(larger) && larger.chunks <= round_up(needed, int64_t(2)); ++larger.chunks) config = larger;
   return config;
 }
 

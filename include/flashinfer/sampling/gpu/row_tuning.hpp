@@ -7,6 +7,9 @@
 
 namespace flashinfer::gpu {
 
+/// Elements that a warp may meet to list some of them (row_candidates.cuh): less than 2^16, with what lies around a slice.
+inline constexpr int64_t kMostOfWarp = 60000;
+
 /// Shared memory that no more than `blocks` on an SM have room for. Kernels that happen to need few registers run with more of them
 /// otherwise, and what is left over runs with too little beside it: H100, from_probs with three blocks instead of two, 128 and 512 rows 32
 /// and 113 us instead of 27 and 90.

@@ -112,7 +112,7 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
     RaceConfig listing = config;
     const int64_t of_warp = problem.vocab_size / (int64_t(config.cluster) * config.threads / 32);
     listing.candidates = int32_t(round_up(of_warp / 64 + 32, int64_t(16)));
-    if (has_room(listing)) config = listing;
+    if (of_warp < kMostOfWarp && has_room(listing)) config = listing;
   }
   // Finer bins where few blocks share a row, if there is room: one of many rows that must be read again keeps all waiting.
   if (config.counts() && config.cluster <= 2)

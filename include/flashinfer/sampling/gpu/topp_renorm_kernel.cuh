@@ -1,13 +1,17 @@
 // Keeps the top_p prefix of whole rows of probabilities, renormalised.
 // Called by sampling/gpu/renorm.hpp; twin of sampling/cpu/renorm.hpp, bit for bit.
 //
-// Threads:  a block of all the threads of an SM for each row, so that nobody waits for other blocks; clusters where rows are few.
-// Memory:   a ring of chunks (row_ring.cuh), which keeps a quarter of a row of 128256 floats, or all of a cluster's slices.
+// Threads:  a block for each row, so that nobody waits for other blocks, two on an SM where rows are many, one of which copies or writes
+//           while the other thinks; clusters where rows are few.
+// Memory:   a ring of chunks (row_ring.cuh), or all of a cluster's slices; candidates. What a step of few elements needs lies where the
+//           step before had its own, or an SM would have no room for two blocks.
 // Method where few elements are kept (keep_few), bound by memory, a read and a write:
-//           1. Sums of probabilities by their upper bits (prob_bins.cuh), of a tenth of the row, leave a value that the boundary is hardly
-//              below.
-//           2. The row is read: its mass, its maximum, and for each warp a list of the elements that reach that value.
-//           3. Of the lists alone: which bin of such sums has the boundary, the mass above it, the order of what lies in it, the row.
+//           1. Sums of probabilities by their upper bits (prob_bins.cuh), of a twentieth of the row, leave a value that the boundary is
+//              hardly below.
+//           2. The row is read: the mass of what is lighter, its maximum, and for each warp a list of the elements that reach that value.
+//           3. Of the lists alone: which bin of such sums has the boundary, the mass above it, the order of what lies in it, the row. What
+//              is listed has exact masses, so that only the roundings of what is lighter are not known; one row in a thousand is looked
+//              at again for them.
 // Else, where clusters share a row, and where the value was too high:
 //           1. The maximum, and sums by upper bits of the whole row: they leave one bin or two for the boundary. Blocks of a cluster tell
 //              each other what octaves weigh, and read of each other the bins of the octave in question.
@@ -43,7 +47,7 @@ struct ToppRenormKernel {
   static __device__ void run(const Params& p) {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
-    Bins::clear(smem.bins);
+    Bins::clear(smem.turn.bins);
     if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
     Group::sync();  // the sums are empty, and every block has begun
     gpu::ptx::griddep_wait();
@@ -67,10 +71,11 @@ struct ToppRenormKernel {
   static constexpr int kListed = 1024;  // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
   static constexpr int kPlaces = 1024;  // of 128 elements, in rows of 128 Ki
-  using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, kVec>;
+  static constexpr bool kFew = kConfig.candidates > 0;
+  using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, kVec, Row::kVec>;
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // chunks
-  static constexpr float kLight = 0.85f;  // of what top_p leaves out: the rest is for the sample's error
+  static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
   static constexpr float kFewest = 2000;  // candidates: of a peaked row a sample has too few to tell
   static_assert(kPlaces % kThreads == 0);
   static_assert(kPerThread * kThreads == kListed);
@@ -105,15 +110,28 @@ struct ToppRenormKernel {
       List list;
     };
   };
-  struct Smem : conditional_t<kConfig.bins_apart(), Apart, InTurn> {
+  struct Whole {
     typename Ring::Smem ring;
+    conditional_t<kConfig.bins_apart(), Apart, InTurn> turn;
+  };
+  /// The sums of a sample lie where candidates will; those of the candidates, and the list, where the row was read to.
+  struct Few {
+    union {
+      typename Ring::Smem ring;
+      InTurn found;
+    };
+    union {
+      typename Candidates::Smem candidates;
+      InTurn turn;
+    };
+  };
+  struct Smem : conditional_t<kFew, Few, Whole> {
     typename Group::Smem group;
     conditional_t<(kCluster > 1), Inbox, NoInbox> inbox;
-    typename Candidates::Smem candidates;
     uint64_t partial[kThreads / gpu::kWarpSize];
     uint64_t before;  // the ties before the place that was found
     Prefix prefix;
-    int found;
+    int found_place;
     uint32_t listed;
   };
 
@@ -135,10 +153,11 @@ struct ToppRenormKernel {
         group_(smem.group) {}
 
   __device__ void renorm() {
-    const Bins bins(smem_.bins, p_.vocab_size, top_p_);
-    if constexpr (kConfig.candidates > 0) {
+    const Bins bins(smem_.turn.bins, p_.vocab_size, top_p_);
+    if constexpr (kFew) {
       if (top_p_ < 1 && keep_few(bins)) return;
-      Bins::clear(smem_.bins);
+      __syncthreads();  // all threads have seen why not
+      Bins::clear(smem_.turn.bins);
       if (threadIdx.x == 0) smem_.listed = 0;
       __syncthreads();
     }
@@ -151,88 +170,130 @@ struct ToppRenormKernel {
   }
 
   /// Keeps what top_p keeps, with one look at the row, if that is few elements. False: nothing has been written.
-  __device__ bool keep_few(const Bins& bins) {
+  __device__ bool keep_few(const Bins& sample) {
     static_assert(kCluster == 1);
     // What is light weighs in the whole row what it does in the sample, in proportion: most of what top_p leaves out is such.
     float sum = 0;
     ring_.template sample<kVec, kSampled>([&](const float(&x)[kVec]) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) sum += x[j] + fabsf(x[j]);
-      bins.add(x);
+      sample.add(x);
     });
     const uint64_t seen = group_.sum(Bins::fixed(0.5f * sum));
     const float share = fminf(float(kSampled * kThreads * Ring::kVec) / float(p_.vocab_size), 1.0f);
-    const auto [floor, count] = bins.reach(seen - min(seen, Bins::fixed(kLight * (1 - top_p_) * share)), int(share * kFewest));
+    const auto [floor, count] = sample.reach(seen - min(seen, Bins::fixed(kLight * (1 - top_p_) * share)), int(share * kFewest));
     if (float(count) > share * kRoom) return false;
-    __syncthreads();  // the bins have been read
-    Bins::clear(smem_.bins);
+    __syncthreads();  // the sample's bins have been read: the candidates lie there
 
     Candidates candidates(smem_.candidates);
-    const auto [mass, lost] = list_candidates(candidates, value_of_order_key<float>(floor));
-    const uint64_t roundings = uint64_t(p_.vocab_size) / 2 + 1;
-    if (lost || mass < 4 * roundings || !(weight_.max <= 1 && weight_.set(weight_.max, 1))) return false;
-    candidates.for_each([&](float x, int) { bins.add(x, 1); });
-    __syncthreads();  // the bins are full
-    const typename Bins::Keys keys = bins.find(top_p_, mass << (Bins::kPoint - 40));
-    if (keys.least < floor) return false;
+    const float least = value_of_order_key<float>(floor);
+    const auto [mass, lost] = list_candidates(candidates, least);
+    if (lost || !(weight_.max <= 1 && weight_.set(weight_.max, 1))) return false;
+    // Nobody reads the ring any more.
+    const bool kept = keep_candidates(candidates, least, mass);
+    if (!kept) ring_.restart();
+    return kept;
+  }
+  /// What weighs at least this power of two is heavy: it is listed, as all that reaches `least`.
+  __device__ static float heavy_from(float least) { return bit_cast<float>((bit_cast<uint32_t>(least) | 0x7fffffu) + 1); }
+  /// Of a row that list_candidates() gives this mass.
+  __device__ bool keep_candidates(const Candidates& candidates, float floor, uint64_t mass) {
+    const float heavy = heavy_from(floor);
+    const Bins bins(smem_.found.bins, p_.vocab_size, top_p_);
+    Bins::clear(smem_.found.bins);
+    __syncthreads();  // the bins are empty
+    float own = 0;
+    int count = 0;
+    candidates.for_each(ring_.row(), [&](float x, int) {
+      bins.add(x, 1);
+      if (x >= heavy) own += x, ++count;
+    });
+    const auto [heavy_sum, num_heavy] = group_.sum(Bins::fixed(own), uint64_t(count));  // and the bins are full
+    // The rest is known but for half a unit an element: what is heavy is one.
+    const double light = double(mass - (num_heavy << 40)), roundings = double(p_.vocab_size / 2 + 1), unit = double(heavy) * 0x1p-40;
+    const typename Bins::Keys keys = bins.find(top_p_, heavy_sum + uint64_t(light * unit * double(uint64_t(1) << Bins::kPoint)));
     __syncthreads();  // the bins have been read: the list lies there
+    if (keys.least < order_key(floor)) return false;
 
+    List& list = smem_.found.list;
     const float most = value_of_order_key<float>(keys.most), least = value_of_order_key<float>(keys.least);
-    uint64_t above = 0;
-    candidates.for_each([&](float x, int index) {
+    uint64_t above = 0, of_heavy = 0;
+    candidates.for_each(ring_.row(), [&](float x, int index) {
+      const uint64_t own = mass_of(weight_(x));
+      if (x >= heavy) of_heavy += own;
       if (x > most) {
-        above += mass_of(weight_(x));
+        above += own;
       } else if (x >= least && !is_full()) {
-        append(order_rank(order_key(x), uint32_t(index)));
+        append(list, order_rank(order_key(x), uint32_t(index)));
       }
     });
-    above = group_.sum(above);
+    const auto [mass_above, mass_of_heavy] = group_.sum(above, of_heavy);
     if (smem_.listed > kListed) return false;
-    // In units of the largest element the row's mass is known but for roundings. Where they matter, exactly, by another look.
-    const double unit = weight_.scale, relative = 7e-8;
-    uint64_t needed = needed_mass(top_p_, uint64_t(double(mass - roundings) * unit * (1 - relative)) - roundings);
-    uint64_t surely = needed_mass(top_p_, uint64_t(double(mass + roundings) * unit * (1 + relative)) + roundings);
-    while (!choose(smem_, weight_, needed, surely, above)) {
+    // What is light weighs, in units of the largest element, this but for the roundings of products and masses. Where they matter, exactly,
+    // by another look: one row in a thousand.
+    const double scale_of_light = unit * double(weight_.scale) * 0x1p40, relative = 7e-8;
+    const auto total = [&](double sign) {
+      return uint64_t(double(mass_of_heavy) +
+                      fmax((light + sign * roundings) * scale_of_light * (1 + sign * relative) + sign * roundings, 0.0));
+    };
+    uint64_t needed = needed_mass(top_p_, total(-1)), surely = needed_mass(top_p_, total(1));
+    while (!choose(smem_, list, weight_, needed, surely, mass_above)) {
       if (needed == surely) return false;
       needed = surely = needed_mass(top_p_, exact_mass());
     }
-    const Prefix::Test kept = smem_.prefix.test();
+    const Prefix::Test is_kept = smem_.prefix.test();
     const float scale = 1.0f / weight_of_mass(smem_.prefix.mass);
-    candidates.write(ring_.row(), writer_, smem_.window, [&](float x, int index) { return kept(x, index) ? weight_(x) * scale : 0.0f; });
+    candidates.write(ring_.row(), writer_, smem_.found.window,
+                     [&](float x, int index) { return is_kept(x, index) ? weight_(x) * scale : 0.0f; });
     return true;
   }
-  /// Lists what reaches a value. Returns the row's mass, in units of 1 and not of its largest element, and more than 0 if there was no
-  /// room; the maximum is left in weight_. The threads meet.
+  /// Lists what reaches a value. Returns the row's mass, where what is heavy weighs one, and more than 0 if there was no room; the maximum
+  /// is left in weight_. The threads meet.
   __device__ typename Group::Pair list_candidates(Candidates& candidates, float least) {
+    const float unit = 1 / heavy_from(least);
     gpu::MassSum sum;
     float largest = 0;
-    for_each([&](const float(&x)[kVec], int first, int) {
+    int place = 0;
+    for_each([&](const float(&x)[kVec], int, int) {
       float f[kVec], most = x[0];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = gpu::ptx::multiply_saturate(x[j], 1.0f), most = fmaxf(most, x[j]);
+      for (int j = 0; j < kVec; ++j) f[j] = gpu::ptx::multiply_saturate(x[j], unit), most = fmaxf(most, x[j]);
       sum.add(f);
       largest = fmaxf(largest, most);
-      if (__any_sync(0xffffffffu, most >= least)) candidates.add(x, first, least);
+      if (__any_sync(0xffffffffu, most >= least)) candidates.add(x, place, least);
+      place += kVec;
     });
     weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
     return group_.sum(sum.total(), candidates.fit() ? 0 : 1);
   }
+  /// By a look that needs no shared memory: one row in sixty.
   __device__ uint64_t exact_mass() {
+    constexpr int kLoads = 4;
     gpu::MassSum sum;
-    for_each([&](const float(&x)[kVec], int, int) {
-      float f[kVec];
+#pragma unroll 1
+    for (int vec = int(threadIdx.x); vec < ring_.row().count; vec += kLoads * kThreads) {
+      typename Row::Vector held[kLoads];
+      ring_.row().load(held, vec, kThreads);
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]);
-      sum.add(f);
-    });
+      for (const auto& v : held) {
+        float x[Row::kVec], f[4];
+        v.to_float(x);
+#pragma unroll
+        for (int i = 0; i < Row::kVec; i += 4) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) f[j] = weight_(x[i + j]);
+          sum.add(f);
+        }
+      }
+    }
     return group_.sum(sum.total());
   }
   /// Whether what this block lists has no room: of many ties all would wait for their turn to see that.
   __device__ bool is_full() const { return *static_cast<volatile uint32_t*>(&smem_.listed) > kListed; }
   /// To what this block lists.
-  __device__ void append(uint64_t rank) {
+  __device__ void append(List& list, uint64_t rank) {
     const uint32_t at = atomicAdd(&smem_.listed, 1u);
-    if (at < kListed) smem_.list.ranks[at] = rank;
+    if (at < kListed) list.ranks[at] = rank;
   }
 
   /// The maximum, left in weight_, and what the boundary is likely to lie between.
@@ -272,14 +333,14 @@ struct ToppRenormKernel {
         return {gpu::kLowestRank, whole};
       }
       if (first) range.above = mass_above, needed = needed_mass(top_p_, whole);
-      if (choose(smem_, weight_, needed, needed, range.above) || narrow(needed, range, listed)) return smem_.prefix;
+      if (choose(smem_, smem_.turn.list, weight_, needed, needed, range.above) || narrow(needed, range, listed)) return smem_.prefix;
     }
   }
 
   /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
   /// listed. Returns the masses of the row and of what lies above the range. The blocks meet.
   __device__ typename Group::Pair list(const RankRange& range, RankRange& span) {
-    for (int place = int(threadIdx.x); place < kPlaces; place += kThreads) smem_.list.at_place[place] = 0;
+    for (int place = int(threadIdx.x); place < kPlaces; place += kThreads) smem_.turn.list.at_place[place] = 0;
     __syncthreads();
     gpu::MassSum sum, sum_above;
     // Kept in registers: found again for every vector, as the compiler would, they are a tenth of the loop.
@@ -305,8 +366,8 @@ struct ToppRenormKernel {
         const uint64_t rank = order_rank(order_key(gpu::element_of(x, j)), uint32_t(index));
         if (!range.contains(rank)) return;
         span.low = min(span.low, rank), span.high = max(span.high, rank);
-        atomicAdd(&smem_.list.at_place[index >> place_shift()], 1u);
-        if (!full) append(rank);
+        atomicAdd(&smem_.turn.list.at_place[index >> place_shift()], 1u);
+        if (!full) append(smem_.turn.list, rank);
       });
       __syncwarp();  // or lanes that had none go on alone
     });
@@ -323,7 +384,7 @@ struct ToppRenormKernel {
     for (int j = 0; j < kVec; ++j)
       if (hits >> j & 1) least = fminf(least, x[j]), most = fmaxf(most, x[j]);
     span.low = min(span.low, order_rank(order_key(least), ~0u)), span.high = max(span.high, order_rank(order_key(most), 0));
-    atomicAdd(&smem_.list.at_place[place], uint32_t(__popc(hits)));
+    atomicAdd(&smem_.turn.list.at_place[place], uint32_t(__popc(hits)));
     hits = 0;
     return true;
   }
@@ -332,13 +393,12 @@ struct ToppRenormKernel {
     __syncthreads();  // the list is complete
     const int to = int(threadIdx.x) / Inbox::kSlots, i = int(threadIdx.x) % Inbox::kSlots, own = Group::rank();
     const int listed = int(smem_.listed);
-    if (i < listed && listed <= Inbox::kSlots) Group::of(smem_.inbox.ranks[own], to)[i] = smem_.list.ranks[i];
+    if (i < listed && listed <= Inbox::kSlots) Group::of(smem_.inbox.ranks[own], to)[i] = smem_.turn.list.ranks[i];
     if (i == 0) Group::of(smem_.inbox.listed, to)[own] = listed;
   }
 
   /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
-  static __device__ __noinline__ bool choose(Smem& smem, Weight weight, uint64_t needed, uint64_t surely, uint64_t above) {
-    List& list = smem.list;
+  static __device__ __noinline__ bool choose(Smem& smem, List& list, Weight weight, uint64_t needed, uint64_t surely, uint64_t above) {
     // Whole warps for each block's list: one block after another took 500 clocks each.
     constexpr int kReaders = kThreads / kCluster;
     static_assert(kReaders % gpu::kWarpSize == 0);
@@ -346,7 +406,7 @@ struct ToppRenormKernel {
     const int listed = lane < kCluster ? listed_by(smem, lane) : 0, count = gpu::warp_sum(listed);
     if (count > kListed || needed <= above) return false;  // nobody reads on
     const int first = gpu::warp_sum(lane < rank ? listed : 0), of_rank = __shfl_sync(0xffffffffu, listed, rank);
-    const uint64_t* const from = list_of(smem, rank, of_rank);
+    const uint64_t* const from = list_of(smem, list, rank, of_rank);
     const auto mass = [&](uint64_t rank) { return mass_of(weight(value_of_order_key<float>(key_of_rank(rank)))); };
     const auto ends_with = [&](uint64_t rank, uint64_t before, uint64_t own) {
       if (rank && before < needed && before + own >= surely) smem.prefix = {rank, before + own};
@@ -384,11 +444,11 @@ struct ToppRenormKernel {
     if constexpr (kCluster > 1) return smem.inbox.listed[rank];
     return int(smem.listed);
   }
-  static __device__ const uint64_t* list_of(Smem& smem, int rank, int listed) {
+  static __device__ const uint64_t* list_of(Smem& smem, List& list, int rank, int listed) {
     if constexpr (kCluster > 1) {
       if (listed <= Inbox::kSlots) return smem.inbox.ranks[rank];
     }
-    return Group::of(&smem.list.ranks[0], rank);
+    return Group::of(&list.ranks[0], rank);
   }
 
   /// Where the list was too long or the boundary not in it: a smaller range that has it, or the prefix itself (true). All blocks go the
@@ -400,7 +460,7 @@ struct ToppRenormKernel {
     if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
     if (key_of_rank(range.high) == key_of_rank(range.low) && choose_tie(needed, range)) return true;
     if (threadIdx.x == 0) smem_.listed = 0;
-    const RankBins bins(smem_.rank_bins, weight_);
+    const RankBins bins(smem_.turn.rank_bins, weight_);
     while (!bins.divide(needed, range, [this](const auto& f) { for_each(f); })) {
     }
     return false;
@@ -414,7 +474,7 @@ struct ToppRenormKernel {
     if (each == 0) return false;
     const uint64_t wanted = (needed - range.above - 1) / each + 1;  // ties
     constexpr int kOwn = kPlaces / kThreads;
-    const uint32_t* const counts = &smem_.list.at_place[int(threadIdx.x) * kOwn];
+    const uint32_t* const counts = &smem_.turn.list.at_place[int(threadIdx.x) * kOwn];
     uint64_t sum = 0, own;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) sum += counts[i];
@@ -425,7 +485,7 @@ struct ToppRenormKernel {
       before += first;
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
-        if (before < wanted && before + counts[i] >= wanted) smem_.found = int(threadIdx.x) * kOwn + i, smem_.before = before;
+        if (before < wanted && before + counts[i] >= wanted) smem_.found_place = int(threadIdx.x) * kOwn + i, smem_.before = before;
         before += counts[i];
       }
       __syncthreads();  // the place is known
@@ -451,7 +511,7 @@ struct ToppRenormKernel {
   /// meet.
   __device__ void find_tie(const RankRange& range, uint64_t wanted, Prefix prefix) {
     const Row& row = ring_.row();
-    const int first = smem_.found << place_shift(), end = min(first + (1 << place_shift()), p_.vocab_size);
+    const int first = smem_.found_place << place_shift(), end = min(first + (1 << place_shift()), p_.vocab_size);
     uint64_t before = smem_.before, all;
     for (int start = first; start < end; start += kThreads) {
       const int index = start + int(threadIdx.x);
