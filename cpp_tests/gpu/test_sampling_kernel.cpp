@@ -516,6 +516,58 @@ TEST(ProbBins, LeaveABinOrTwo) {
     }
 }
 
+/// Of flat rows, where a bin has a third of all, a sample and finer bins leave some dozens; as of others where the sample misses.
+TEST(ProbBins, LeaveLittleOfAWindow) {
+  constexpr int kThreads = 512, kVocabSize = 20000, kSampled = 4096;
+  using Bins = gpu::ProbBins<kThreads, gpu::RowGroup<kThreads, 1>, 1, true>;
+  std::mt19937 random(5);
+  for (float deviation : {0.002f, 0.02f, 0.2f})
+    for (float top_p : {0.1f, 0.5f, 0.9f, 0.99f})
+      for (int missed : {0, 1}) {
+        std::normal_distribution<float> normal(0, deviation);
+        std::vector<float> x(kVocabSize);
+        for (float& value : x) value = std::exp(normal(random)) / float(kVocabSize);
+        if (missed)  // it is of what comes first
+          for (int i = 0; i < kSampled; ++i) x[size_t(i)] *= 0.5f;
+        std::vector<float> sorted = x;
+        std::sort(sorted.begin(), sorted.end(), std::greater<>());
+        double total = 0, mass = 0;
+        float of_sample = 0;
+        for (float value : sorted) total += value;
+        for (int i = 0; i < kSampled; ++i) of_sample += x[size_t(i)];
+        size_t last = 0;
+        while ((mass += sorted[last]) < double(top_p) * total) ++last;
+        Bins::Keys keys{};
+        uint32_t window = 0;
+        emulation::Block::run_grid(1, kThreads, sizeof(Bins::Smem), 1, [&] {
+          Bins::Smem& smem = *reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem());
+          const auto clear = [&] {
+            __syncthreads();
+            Bins::clear(smem), Bins::clear_window(smem);
+            __syncthreads();
+          };
+          clear();
+          const Bins sample(smem, kVocabSize, top_p);
+          for (int i = int(threadIdx.x); i < kSampled; i += kThreads) sample.add(x[size_t(i)], 1);
+          __syncthreads();
+          sample.reach(Bins::fixed(0.5f * of_sample), 100);
+          const uint32_t around = sample.window(top_p, Bins::fixed(of_sample));
+          clear();
+          const Bins bins(smem, kVocabSize, top_p, around);
+          for (int i = int(threadIdx.x); i < kVocabSize; i += kThreads) bins.add(x[size_t(i)], 1);
+          __syncthreads();
+          const Bins::Keys found = bins.find(top_p, Bins::fixed(float(total)));
+          if (threadIdx.x == 0) keys = found, window = around;
+        });
+        const float least = value_of_order_key<float>(keys.least), most = value_of_order_key<float>(keys.most);
+        SCOPED_TRACE(std::to_string(deviation) + " " + std::to_string(top_p) + " " + std::to_string(missed));
+        EXPECT_NE(window, Bins::kNoWindow);
+        EXPECT_TRUE(least <= sorted[last] && sorted[last] <= most) << least << " " << sorted[last] << " " << most;
+        const auto left = std::count_if(x.begin(), x.end(), [&](float value) { return value >= least && value <= most; });
+        if (!missed) EXPECT_LT(left, 100);
+      }
+}
+
 /// A floor has the mass and the elements that are wanted, and a bin less does not; without them it is the least that has a bin.
 TEST(ProbBins, ReachMassAndCount) {
   constexpr int kThreads = 512, kVocabSize = 20000;

@@ -2,7 +2,8 @@
 // row is read, before anybody knows its maximum.
 //
 // A bin is a hundred-and-twenty-eighth of an octave, over the 32 octaves below 2. It adds up the upper bits of the mantissas, so its mass
-// is known far better than its width: the answer is one bin, or two.
+// is known far better than its width: the answer is one bin, or two. Where a bin may have thousands of elements, the four bins that a
+// sample says have the boundary, the window, are summed in 2048 finer ones beside.
 #pragma once
 
 #include <flashinfer/core/math.hpp>
@@ -14,25 +15,35 @@
 
 namespace flashinfer::gpu {
 
-template <int kThreads, class Group, int kCluster>
+/// kFine: there may be a window.
+template <int kThreads, class Group, int kCluster, bool kFine = false>
 class ProbBins {
   static constexpr int kShift = 16, kPerOctave = 1 << (23 - kShift), kOctaves = 32, kBins = kOctaves * kPerOctave;
   static constexpr int kFirst = (128 - kOctaves) * kPerOctave;  // upper bits of the least probability that has a bin
   static constexpr int kMostBits = 16;
   static constexpr int kOwn = kBins / kThreads, kWarps = kThreads / kWarpSize;
-  static_assert(kOwn * kThreads == kBins && kOwn % 4 == 0);
+  static constexpr int kWindow = 4, kWindowBits = kShift + 2, kFineBins = 2048, kFineShift = kWindowBits - 11;
+  static_assert(kOwn * kThreads == kBins && kOwn % 4 == 0 && kFineBins % kThreads == 0 && (!kFine || kCluster == 1));
 
  public:
   static constexpr int kPoint = kOctaves + kMostBits - 2;  // sums are in units of 2^-kPoint
 
+  struct Fine {
+    uint32_t sums[kFineBins];
+    uint64_t above;
+    int first, last;
+  };
+  struct NotFine {};
   struct Smem {
     alignas(16) uint32_t sums[kBins + kWarpSize];          // and what each lane adds to for what has no bin
     uint32_t octaves[kOctaves], told[kCluster][kOctaves];  // sums, of this block and as those of a cluster tell each other
     uint64_t partial[kWarps];
     int first, last;
+    conditional_t<kFine, Fine, NotFine> window;
   };
-  /// Of a vocabulary; for the share top_p of the mass. No sum overflows, be it of all elements.
-  __device__ ProbBins(Smem& smem, int32_t vocab_size, float top_p) : smem_(smem) {
+  static constexpr uint32_t kNoWindow = 0xc0000000u;  // of negative ones
+  /// Of a vocabulary; for the share top_p of the mass. No sum overflows, be it of all elements. `window`: bits of its least element.
+  __device__ ProbBins(Smem& smem, int32_t vocab_size, float top_p, uint32_t window = kNoWindow) : smem_(smem), window_(window) {
     bits_ = min(__clzll(int64_t(max(vocab_size - 1, 1))) - 32, kMostBits);
     // What is less than this share of 1 - top_p is not where the share is reached, if the row sums to one. (NaN is a top_p like 0.)
     const float least = 0.5f * (top_p > 0 ? 1 - top_p : 1.0f) / float(vocab_size);
@@ -43,6 +54,10 @@ class ProbBins {
   static __device__ void clear(Smem& smem) {
     for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.sums[bin] = 0;
     if (threadIdx.x == 0) smem.first = smem.last = -1;
+  }
+  static __device__ void clear_window(Smem& smem) {
+    if constexpr (kFine)
+      for (int bin = int(threadIdx.x); bin < kFineBins; bin += kThreads) smem.window.sums[bin] = 0;
   }
   /// By whole warps. Where the elements of some vector are equal, so may be many of the warp, which would queue at one bin: one lane adds
   /// them.
@@ -98,8 +113,18 @@ class ProbBins {
     if constexpr (kCluster > 1) {
       return find_told(smem_, bits_, least_, top_p, total);
     } else {
-      return find(smem_, bits_, least_, top_p, total);
+      return find(smem_, bits_, least_, window_, top_p, total);
     }
+  }
+  /// Around the boundary of a sample, of whose bins reach() has told: no octave ends within a window. The threads meet.
+  __device__ uint32_t window(float top_p, uint64_t total) const {
+    __syncthreads();  // what reach() has found has been read
+    if (threadIdx.x == 0) smem_.first = smem_.last = -1;
+    const Keys keys = find(top_p, total);
+    const int bin = int(bit_cast<uint32_t>(value_of_order_key<float>(keys.least)) >> kShift) - kFirst;
+    if (bin < 0 || bin >= kBins) return kNoWindow;
+    const int octave = bin / kPerOctave * kPerOctave;
+    return uint32_t(kFirst + max(min(bin - 1, octave + kPerOctave - kWindow), octave)) << kShift;
   }
 
  private:
@@ -112,8 +137,9 @@ class ProbBins {
     }
   }
   /// One function for all the calls of a kernel: they come once a row, and take long to compile.
-  static __device__ __noinline__ Keys find(Smem& smem, int bits, uint32_t least, float top_p, uint64_t total) {
+  static __device__ __noinline__ Keys find(Smem& smem, int bits, uint32_t least, uint32_t window_bits, float top_p, uint64_t total) {
     const auto [early, late] = goals(bits, top_p, total);
+    const int window = window_bits == kNoWindow ? -1 : int(window_bits >> kShift) - kFirst;
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
     uint32_t sums[kOwn];
     load_own(smem, top, sums);
@@ -126,10 +152,38 @@ class ProbBins {
       const uint64_t with = above + masses[i];
       if (above < early && with >= early) smem.first = top - i;
       if (above < late && with >= late) smem.last = top - i;
+      if constexpr (kFine)
+        if (top - i == window + kWindow - 1) smem.window.above = above;
       above = with;
     }
     __syncthreads();
+    if constexpr (kFine)
+      if (window >= 0 && smem.last >= window && smem.first < window + kWindow) return find_fine(smem, bits, least, window, early, late);
     return keys(smem, least);
+  }
+  /// The boundary lies in the window.
+  static __device__ Keys find_fine(Smem& smem, int bits, uint32_t least, int window, uint64_t early, uint64_t late) {
+    constexpr int kOwnFine = kFineBins / kThreads;
+    Fine& fine = smem.window;
+    const int top = kFineBins - 1 - int(threadIdx.x) * kOwnFine;
+    uint64_t sum = 0, all;
+#pragma unroll
+    for (int i = 0; i < kOwnFine; ++i) sum += mass(fine.sums[top - i], bits, window);
+    if (threadIdx.x == 0) fine.first = fine.last = -1;
+    uint64_t above = fine.above + block_sum_before<kThreads>(sum, all, smem.partial);
+#pragma unroll
+    for (int i = 0; i < kOwnFine; ++i) {
+      const uint64_t with = above + mass(fine.sums[top - i], bits, window);
+      if (above < early && with >= early) fine.first = top - i;
+      if (above < late && with >= late) fine.last = top - i;
+      above = with;
+    }
+    __syncthreads();
+    if (fine.first < 0 || fine.last < 0) return keys(smem, least);  // what is above the last bin is in its sum, and not in the window's
+    const auto key = [&](int bin) {
+      return order_key(bit_cast<float>((uint32_t(kFirst + window) << kShift) + (uint32_t(bin) << kFineShift)));
+    };
+    return {key(fine.last), key(fine.first + 1) - 1};
   }
   static __device__ __noinline__ Keys find_told(Smem& smem, int bits, uint32_t least, float top_p, uint64_t total) {
     const auto [early, late] = goals(bits, top_p, total);
@@ -208,15 +262,20 @@ class ProbBins {
 
   __device__ void add(float x, uint32_t count) const {
     const uint32_t bits = bit_cast<uint32_t>(x);
+    const uint32_t mass = count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_));
     // Without a branch: most warps have some that have none.
-    atomicAdd(&smem_.sums[has_bin(x) ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)],
-              count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_)));
+    atomicAdd(&smem_.sums[has_bin(x) ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)], mass);
+    if constexpr (kFine) {
+      const uint32_t at = bits - window_;
+      if (at < 1u << kWindowBits) atomicAdd(&smem_.window.sums[at >> kFineShift], mass);
+    }
   }
 
  private:
   Smem& smem_;
-  int bits_;        // of a mantissa, the first one included, that are added up
-  uint32_t least_;  // bits of the least probability that is
+  uint32_t window_;  // bits of its least element
+  int bits_;         // of a mantissa, the first one included, that are added up
+  uint32_t least_;   // bits of the least probability that is
 
   /// Bits of positive numbers have their order; those of negative ones and NaN's stand above.
   __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= bit_cast<uint32_t>(kInfinity) - least_; }

@@ -60,7 +60,8 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
       while (!fits(c) && c.candidates > of_warp / 14) c.candidates -= 8;
       return c;
     };
-    const bool pairs = problem.num_rows > device.num_sms && problem.input == DType::f32;  // else more than 64 registers are wanted
+    // More than 64 registers a thread are wanted by 16-bit rows, and by all from sm_100 on.
+    const bool pairs = problem.num_rows > device.num_sms && problem.input == DType::f32 && device.arch.number < 100;
     if (const ToppRenormConfig two = listing(2); pairs && fits(two))
       config = two;
     else if (const ToppRenormConfig one = listing(1); fits(one))

@@ -14,7 +14,8 @@
 //              at again for them.
 // Else, where clusters share a row, and where the value was too high:
 //           1. The maximum, and sums by upper bits of the whole row: they leave one bin or two for the boundary. Blocks of a cluster tell
-//              each other what octaves weigh, and read of each other the bins of the octave in question.
+//              each other what octaves weigh, and read of each other the bins of the octave in question. Where a sample has told that
+//              many elements may be kept, finer bins around its boundary: some hundred elements of a flat row, not some thousand.
 //           2. Exact masses, of the row and of what lies above those bins; what lies in them, some dozens of elements, is listed, and
 //              sent to all blocks. What each of them weighs, and what lies above it, tells the last element of the prefix.
 //           3. The row is written. What no kept element was near in 2 is not read.
@@ -64,14 +65,14 @@ struct ToppRenormKernel {
   using Weight = gpu::RowWeight<RowValues::probs>;
   using Prefix = gpu::RowPrefix;
   using Ring = gpu::RowRing<T, kThreads, kConfig.chunks>;
-  using Bins = gpu::ProbBins<kThreads, Group, kCluster>;
+  static constexpr bool kFew = kConfig.candidates > 0;
+  using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew>;
   using RankBins = gpu::RankBins<kThreads, Group, kCluster>;
   using RankRange = gpu::RankRange;
   static constexpr int kVec = 4;        // elements that a pass looks at together
   static constexpr int kListed = 1024;  // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
   static constexpr int kPlaces = 1024;  // of 128 elements, in rows of 128 Ki
-  static constexpr bool kFew = kConfig.candidates > 0;
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, kVec, Row::kVec>;
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // chunks
@@ -142,7 +143,8 @@ struct ToppRenormKernel {
   const gpu::RowWriter<Out, kVec> writer_;
   Group group_;
   Weight weight_;
-  uint32_t chunks_ = 0;  // those in which this thread has seen what may be kept, by their numbers' low bits
+  uint32_t window_ = Bins::kNoWindow;  // of the bins, where the boundary is likely to be
+  uint32_t chunks_ = 0;                // those in which this thread has seen what may be kept, by their numbers' low bits
 
   __device__ ToppRenormKernel(const Params& p, Smem& smem, int row)
       : p_(p),
@@ -153,15 +155,14 @@ struct ToppRenormKernel {
         group_(smem.group) {}
 
   __device__ void renorm() {
-    const Bins bins(smem_.turn.bins, p_.vocab_size, top_p_);
     if constexpr (kFew) {
-      if (top_p_ < 1 && keep_few(bins)) return;
+      if (top_p_ < 1 && keep_few(Bins(smem_.turn.bins, p_.vocab_size, top_p_))) return;
       __syncthreads();  // all threads have seen why not
-      Bins::clear(smem_.turn.bins);
+      Bins::clear(smem_.turn.bins), Bins::clear_window(smem_.turn.bins);
       if (threadIdx.x == 0) smem_.listed = 0;
       __syncthreads();
     }
-    const typename Bins::Keys keys = look(bins);
+    const typename Bins::Keys keys = look(Bins(smem_.turn.bins, p_.vocab_size, top_p_, window_));
     const bool valid = weight_.set(weight_.max, 1);
     Prefix prefix{gpu::kLowestRank, 0};
     if (valid) prefix = keep(keys);
@@ -182,7 +183,10 @@ struct ToppRenormKernel {
     const uint64_t seen = group_.sum(Bins::fixed(0.5f * sum));
     const float share = fminf(float(kSampled * kThreads * Ring::kVec) / float(p_.vocab_size), 1.0f);
     const auto [floor, count] = sample.reach(seen - min(seen, Bins::fixed(kLight * (1 - top_p_) * share)), int(share * kFewest));
-    if (float(count) > share * kRoom) return false;
+    if (float(count) > share * kRoom) {
+      window_ = sample.window(top_p_, seen);
+      return false;
+    }
     __syncthreads();  // the sample's bins have been read: the candidates lie there
 
     Candidates candidates(smem_.candidates);
