@@ -90,6 +90,17 @@ def test_top_p_renorm_probs(rows, dtype, kind, vocab_size, p):
     compare(out, probs, top_p=p)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_rows", [80, 140])
+def test_top_p_renorm_of_many_rows(rows, generator, device, kind, num_rows):
+    """A GPU has one or two blocks an SM, for rows that one block holds a part of only: few elements from lists, others from finer sums."""
+    probs = rows(kind, num_rows, 40013)
+    top_p = torch.rand(num_rows, generator=generator)
+    out = flashinfer.top_p_renorm_probs(probs, top_p.to(device))
+    assert torch.equal(out.cpu(), flashinfer.top_p_renorm_probs(probs.cpu(), top_p))
+    compare(out[:4], probs[:4], top_p=top_p[:4])
+
+
 def compare(out, probs, bound=2e-6, **filters):
     exact, out = probs.double().cpu(), out.double().cpu()
     order, least, most = kept_lengths(exact, False, **filters)

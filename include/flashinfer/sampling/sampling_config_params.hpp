@@ -166,8 +166,7 @@ struct ToppRenormConfig {
   template <class F>
   constexpr void for_each_field(F&& f) const {
     f("input", input), f("output", output);
-    f("threads", threads), f("cluster", cluster), f("chunks", chunks);
-    f("candidates", candidates), f("blocks", blocks);
+    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("candidates", candidates), f("blocks", blocks);
   }
 };
 

@@ -22,7 +22,7 @@ class ProbBins {
   static constexpr int kFirst = (128 - kOctaves) * kPerOctave;  // upper bits of the least probability that has a bin
   static constexpr int kMostBits = 16;
   static constexpr int kOwn = kBins / kThreads, kWarps = kThreads / kWarpSize;
-  static constexpr int kWindow = 4, kWindowBits = kShift + 2, kFineBins = 2048, kFineShift = kWindowBits - 11;
+  static constexpr int kWindow = 4, kWindowBits = kShift + 2, kFineShift = 7, kFineBins = 1 << (kWindowBits - kFineShift);
   static_assert(kOwn * kThreads == kBins && kOwn % 4 == 0 && kFineBins % kThreads == 0 && (!kFine || kCluster == 1));
 
  public:

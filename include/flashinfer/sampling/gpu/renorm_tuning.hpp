@@ -44,7 +44,7 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
   // 512 threads meet sooner than 1024, and a quarter of a row is not more than they copy at once (H100, 16 to 28 rows: a microsecond less;
   // halves 0 to 7 more). For 16-bit rows 64 registers a thread are too few.
   if (config.cluster > 2 || problem.input != DType::f32) config.threads = 512;
-  const int64_t needed = ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads));
+  const auto needed = [&] { return ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads)); };  // chunks
   const auto fits = [&](const ToppRenormConfig& c) {
     return c.smem_bytes() <= min(device.smem_per_block, device.smem_per_sm / c.blocks - 1024);
   };
@@ -52,7 +52,7 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
   // 6600 candidates under top_p 0.9, 9000 where it is unusual: room for one element in eight, or for one in fourteen. Two blocks an SM,
   // one of which copies or writes while the other thinks (H200, 512 rows 173 us; one of 512 or 1024 threads 203), where rows are many.
   const int64_t of_warp = ceil_div(vecs, int64_t(512)) * 32 * (16 / size_of(problem.input));
-  if (config.cluster == 1 && needed > 8 && of_warp < kMostOfWarp) {
+  if (config.cluster == 1 && needed() > 8 && of_warp < kMostOfWarp) {
     const auto listing = [&](int32_t blocks) {
       ToppRenormConfig c = config;
       c.threads = 512, c.blocks = blocks, c.chunks = 4;
@@ -68,7 +68,7 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
       config = one;
   }
   config.chunks = 0;
-  for (ToppRenormConfig larger = config; fits(larger) && larger.chunks <= round_up(needed, int64_t(2)); ++larger.chunks) config = larger;
+  for (ToppRenormConfig larger = config; fits(larger) && larger.chunks <= round_up(needed(), int64_t(2)); ++larger.chunks) config = larger;
   return config;
 }
 

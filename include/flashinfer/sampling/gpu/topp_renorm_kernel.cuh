@@ -270,7 +270,7 @@ struct ToppRenormKernel {
     weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
     return group_.sum(sum.total(), candidates.fit() ? 0 : 1);
   }
-  /// By a look that needs no shared memory: one row in sixty.
+  /// By a look that needs no shared memory: one row in a thousand.
   __device__ uint64_t exact_mass() {
     constexpr int kLoads = 4;
     gpu::MassSum sum;
