@@ -108,7 +108,14 @@ void Block::enter() {
   Block& block = *current_;
   block.running_->state = Fiber::done;
   const int rank = block.running_->rank;
-  if (--block.running_threads_[size_t(rank)] == 0 && block.cluster_ > 1) std::memset(block.smem_of(rank), 0xff, block.smem_stride());
+  if (--block.running_threads_[size_t(rank)] == 0 && block.cluster_ > 1) {
+    unsigned char* const smem = block.smem_of(rank);
+    for (const Fiber& f : block.fibers_)
+      for (const PendingArrival& arrival : f.arrivals)
+        for (const PendingCopy& copy : arrival.copies)
+          if (copy.to >= smem && copy.to < smem + block.smem_stride()) block.fail("left before all has arrived", "block of a cluster");
+    std::memset(smem, 0xff, block.smem_stride());
+  }
   go_on(current_->scheduler_);
 }
 

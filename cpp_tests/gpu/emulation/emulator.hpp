@@ -36,7 +36,8 @@ struct PendingArrival {
   std::vector<PendingCopy> copies;
   const void* barrier;
   int arrivals = 1;
-  int64_t bytes = 0;  // that the barrier counts
+  int64_t bytes = 0;                     // that the barrier counts
+  std::vector<unsigned char> sent = {};  // what is copied, if that is no memory of the kernel's
 };
 
 /// What a word of shared memory that mbarrier_init() was called on stands for.

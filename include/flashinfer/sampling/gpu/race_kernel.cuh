@@ -41,7 +41,7 @@ struct RaceKernel {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     Row::clear(smem.row);
-    if (kCluster > 1) Group::sync();  // every block has begun
+    if (kCluster > 1) Group::begin(smem.row.group);
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
     const int row = int(blockIdx.x) / kCluster;

@@ -25,7 +25,7 @@ class RaceRow {
   /// With counts: pairs of blocks find the edges of what is kept, larger clusters ask for each element that seems to win.
   static constexpr bool kCounts = kConfig.counts(), kEdges = kCounts && kConfig.cluster <= 2, kAsks = kCounts && !kEdges;
   static constexpr bool kLists = kConfig.lists();
-  using Group = RowGroup<kConfig.threads, kConfig.cluster, kAsks ? 4 : 2>;
+  using Group = RowGroup<kConfig.threads, kConfig.cluster, kAsks ? 4 : 2, kEdges ? RowShare::memory : RowShare::rounds>;
   using Weight = RaceWeight<kConfig.values>;
   using Slice = RaceSlice<kConfig>;
 

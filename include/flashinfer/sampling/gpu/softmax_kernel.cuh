@@ -30,7 +30,7 @@ struct SoftmaxKernel {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     const int first = int(blockIdx.x) / kCluster, step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     SoftmaxKernel kernel(Passes(reader_of(smem.reader, p.vocab_size), Group(smem.group)), p.vocab_size);
-    Group::sync();  // every block has begun
+    Group::begin(smem.group);
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
     auto row_at = [&p](int64_t row) { return static_cast<const T*>(p.input) + row * p.input_stride; };
@@ -45,7 +45,7 @@ struct SoftmaxKernel {
   static constexpr bool kHeld = kConfig.chunks > 0, kReplaces = kHeld && (is_same_v<T, float> || kConfig.widens);
   using Reader =
       conditional_t<kHeld, gpu::RowSlots<T, kThreads, kCluster, max(kConfig.chunks, 1), kConfig.widens>, gpu::RowReader<T, kThreads, 1, 0>>;
-  using Group = gpu::RowGroup<kThreads, kCluster, 3>;
+  using Group = gpu::RowGroup<kThreads, kCluster, 3, gpu::RowShare::rounds>;
   using Passes = gpu::RowPasses<RowValues::logits, Reader, Group>;
   using RowWeight = gpu::RowWeight<RowValues::logits>;
 

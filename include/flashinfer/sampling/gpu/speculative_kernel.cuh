@@ -21,7 +21,7 @@ template <SpeculativeConfig kConfig>
 struct SpeculativeKernel {
   using Params = SpeculativeParams;
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = 1;
-  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Group = gpu::RowGroup<kThreads, kCluster, 2, gpu::RowShare::rounds>;
 
   struct Smem {
     typename Group::Smem group;
@@ -32,7 +32,7 @@ struct SpeculativeKernel {
   static __device__ void run(const Params& p) {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
     static_assert(sizeof(Smem) <= SpeculativeConfig::kSmemBytes);
-    if (kCluster > 1) Group::sync();  // every block has begun
+    if (kCluster > 1) Group::begin(smem.group);
     gpu::ptx::griddep_wait();
     SpeculativeKernel kernel(p, smem, int64_t(blockIdx.x) / kCluster);
     kernel.decide();

@@ -21,10 +21,13 @@ T* cluster_map(T* shared, uint32_t rank) {
   return reinterpret_cast<T*>(byte - block.smem() + block.smem_of(int(rank)));
 }
 
+/// Arrives as late as it may.
 template <class T>
 void cluster_send(T* to, T x, Mbarrier* barrier, uint32_t rank) {
-  *cluster_map(to, rank) = x;
-  emulation::Block::current().arrive_at(cluster_map(barrier, rank), 0, 0, sizeof(T));
+  emulation::PendingArrival arrival{{}, cluster_map(barrier, rank), 0, sizeof(T), std::vector<unsigned char>(sizeof(T))};
+  std::memcpy(arrival.sent.data(), &x, sizeof(T));
+  arrival.copies.push_back({reinterpret_cast<unsigned char*>(cluster_map(to, rank)), arrival.sent.data(), true, sizeof(T)});
+  emulation::Block::current().pend(std::move(arrival));
 }
 inline void cluster_arrive_at(Mbarrier* barrier, uint32_t rank) {
   emulation::Block::current().arrive_at(cluster_map(barrier, rank), 1, 0, 0);
