@@ -148,8 +148,9 @@ template <TopkRenormConfig kConfig, RenormConfig kOthers>
 void expect_same_topk_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
   using T = number_t<kConfig.input>;
   using Out = number_t<kConfig.output>;
-  constexpr bool kInPlace = std::is_same_v<T, Out>;
-  for (int32_t k : {1, 300, 0}) {
+  for (int i = 0; i < (std::is_same_v<T, Out> ? 6 : 3); ++i) {
+    const bool in_place = i >= 3;
+    const int32_t k = i % 3 == 0 ? 1 : i % 3 == 1 ? 300 : 0;
     Rows<T> rows(num_rows, vocab_size, kConfig.values == RowValues::probs, seed, int(seed % 4));
     std::vector<int32_t> of_rows(static_cast<size_t>(num_rows), k);
     const bool mixed = k == 0;
@@ -158,11 +159,11 @@ void expect_same_topk_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed
     RenormParams p;
     p.input = rows.row(0), p.input_stride = rows.stride, p.num_rows = num_rows, p.vocab_size = int32_t(vocab_size);
     p.top_k.values = of_rows.data(), p.mixed = mixed;
-    p.output_stride = kInPlace ? rows.stride : vocab_size + 3;
+    p.output_stride = in_place ? rows.stride : vocab_size + 3;
     std::vector<Out> twin(size_t(num_rows * p.output_stride), from_float<Out>(5)), out = twin;
     p.output = twin.data();
     cpu::renorm(p, kConfig.values, kConfig.input, kConfig.output);
-    p.output = kInPlace ? static_cast<void*>(rows.row(0)) : out.data();
+    p.output = in_place ? static_cast<void*>(rows.row(0)) : out.data();
     emulation::Block::run_grid(
         unsigned(num_rows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), seed,
         [&] { TopkRenormKernel<kConfig>::run(p); }, kConfig.cluster);
@@ -174,12 +175,14 @@ void expect_same_topk_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed
       const Out* row = static_cast<const Out*>(p.output) + r * p.output_stride;
       expect_same(std::vector<Out>(row, row + vocab_size),
                   std::vector<Out>(twin.data() + r * p.output_stride, twin.data() + r * p.output_stride + vocab_size),
-                  "k " + std::to_string(k) + ", row " + std::to_string(r));
+                  "k " + std::to_string(k) + ", row " + std::to_string(r) + (in_place ? ", in place" : ""));
     }
   }
 }
 
 TEST(TopkRenormKernel, MatchesItsTwin) {
+  expect_same_topk_renorm<TopkRenormConfig{.values = kProbs, .cluster = 8},
+                          RenormConfig{.values = kProbs, .mixed = true, .threads = 256, .cluster = 2, .chunks = 9}>(9, 16003, 5);
   expect_same_topk_renorm<TopkRenormConfig{.values = kProbs}, RenormConfig{.values = kProbs, .mixed = true, .threads = 256}>(9, 2003, 1);
   expect_same_topk_renorm<TopkRenormConfig{.values = kLogits, .vecs = 3, .stages = 0, .cluster = 4},
                           RenormConfig{.values = kLogits, .mixed = true, .threads = 256, .cluster = 2, .chunks = 6}>(9, 4001, 2);
