@@ -143,7 +143,7 @@ TEST(SamplingKernel, Clusters) {
   expect_same_tokens<SamplingConfig{.values = kProbs, .threads = 256, .cluster = 2, .chunks = 2}>(5, 17, 7);
 }
 
-/// By a small top_k, in place where the types agree. With a top_k of their own, RenormKernel filters the other rows.
+/// By a small top_k, where the types agree in place too. With a top_k of their own, RenormKernel filters the other rows.
 template <TopkRenormConfig kConfig, RenormConfig kOthers>
 void expect_same_topk_renorm(int64_t num_rows, int64_t vocab_size, uint32_t seed) {
   using T = number_t<kConfig.input>;
@@ -349,20 +349,23 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
                                             {0.99995f, 0.9999f, 0.5f, 0.9999999f, 0.0f, 0.1f, 1.0f, -1.0f, 2.0f},
                                             {0.999f, 1.0f, 0.01f, 1e-9f, 0.7f, 0.97f, NAN, 0.5f, 0.0f}};
   uint32_t turn = seed;
-  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f, -1.0f, -2.0f}) {
+  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f, -1.0f, -2.0f, -3.0f}) {
     if (scale < 0 && !std::is_same_v<T, float>) continue;
+    if (scale == -3 && (kConfig.cluster == 1 || vocab_size < 4096)) continue;
     const float* const shares = top_p[scale < 0 ? 0 : turn++ % 3];
     if (kConfig.cluster > 2 && scale > 1) continue;  // slow
-    if (kSanitized && scale != 1 && scale != 0 && scale != -2) continue;
+    if (kSanitized && scale != 1 && scale != 0 && scale > -2) continue;
     Rows<T> rows(kRows, vocab_size, true, seed, int(seed % 4));
     for (int64_t r = 0; r < kRows; ++r)
       for (int64_t i = 0; i < vocab_size && scale != 1; ++i) {
         const float x = to_float(rows.row(r)[i]);
         const float last = bit_cast<float>(bit_cast<uint32_t>(x) | 0xffffu);
-        const float in_one_bin = (1 + 1e-7f * float((i * 7919) % 50021)) / float(vocab_size);
+        const float place = float((i * 7919) % 50021), in_one_bin = (1 + 1e-7f * place) / float(vocab_size);
+        const float in_five_bins = (1 + 8e-7f * place) / float(vocab_size);
         rows.row(r)[i] = from_float<T>(scale > 0     ? x * scale
                                        : scale == -1 ? last
                                        : scale == -2 ? in_one_bin
+                                       : scale == -3 ? in_five_bins
                                                      : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
       }
     if (scale == 0 && vocab_size > 4)
@@ -569,6 +572,62 @@ TEST(ProbBins, LeaveLittleOfAWindow) {
         const auto left = std::count_if(x.begin(), x.end(), [&](float value) { return value >= least && value <= most; });
         if (!missed) EXPECT_LT(left, 100);
       }
+}
+
+/// Of flat rows a cluster's bins have thousands; another look at these leaves some dozens.
+TEST(ProbBins, LeaveLittleOfWhatIsCrowded) {
+  constexpr int kThreads = 512, kVocabSize = 20000, kCluster = 4, kMost = 300;
+  using Group = gpu::RowGroup<kThreads, kCluster>;
+  using Bins = gpu::ProbBins<kThreads, Group, kCluster>;
+  std::mt19937 random(6);
+  int divided = 0;
+  for (float deviation : {0.004f, 0.02f, 0.2f, 2.0f})
+    for (float top_p : {0.1f, 0.5f, 0.9f, 0.99f}) {
+      std::normal_distribution<float> normal(0, deviation);
+      std::vector<float> x(kVocabSize);
+      for (float& value : x) value = std::exp(normal(random)) / (float(kVocabSize) * std::exp(0.5f * deviation * deviation));
+      std::vector<float> sorted = x;
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      double total = 0, mass = 0;
+      for (float value : sorted) total += value;
+      size_t last = 0;
+      while ((mass += sorted[last]) < double(top_p) * total) ++last;
+      Bins::Keys before{}, after{};
+      bool crowded = false;
+      emulation::Block::run_grid(
+          kCluster, kThreads, sizeof(Bins::Smem), 1,
+          [&] {
+            Bins::Smem& smem = *reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem());
+            Bins::clear(smem);
+            Group::sync();
+            Bins bins(smem, kVocabSize, top_p);
+            const auto find = [&] {
+              for (int i = Group::rank() * kThreads + int(threadIdx.x); i < kVocabSize; i += kThreads * kCluster) bins.add(x[size_t(i)], 1);
+              bins.tell();
+              Group::sync();
+              return bins.find(top_p, Bins::fixed(float(total)));
+            };
+            const Bins::Keys of_bins = find();
+            Bins::Keys found = of_bins;
+            const bool divides = bins.is_crowded(kMost);
+            if (divides) bins.divide(), found = find();
+            if (threadIdx.x == 0 && Group::rank() == kCluster - 1) before = of_bins, after = found, crowded = divides;
+            Group::leave();
+          },
+          kCluster);
+      const float least = value_of_order_key<float>(after.least), most = value_of_order_key<float>(after.most);
+      SCOPED_TRACE(std::to_string(deviation) + " " + std::to_string(top_p));
+      const auto left = [&](const Bins::Keys& keys) {
+        return std::count_if(x.begin(), x.end(),
+                             [&](float value) { return order_key(value) >= keys.least && order_key(value) <= keys.most; });
+      };
+      EXPECT_TRUE(least <= sorted[last] && sorted[last] <= most) << least << " " << sorted[last] << " " << most;
+      EXPECT_LT(left(after), crowded ? 40 : 2 * kMost + 2);
+      EXPECT_GE(after.least, before.least);
+      EXPECT_LE(after.most, before.most);
+      divided += crowded;
+    }
+  EXPECT_GE(divided, 6);
 }
 
 /// A floor has the mass and the elements that are wanted, and a bin less does not; without them it is the least that has a bin.

@@ -3,7 +3,8 @@
 //
 // A bin is a hundred-and-twenty-eighth of an octave, over the 32 octaves below 2. It adds up the upper bits of the mantissas, so its mass
 // is known far better than its width: the answer is one bin, or two. Where a bin may have thousands of elements, the four bins that a
-// sample says have the boundary, the window, are summed in 2048 finer ones beside.
+// sample says have the boundary, the window, are summed in 2048 finer ones beside. Where blocks share a row, which they hold, another look
+// divides the answer.
 #pragma once
 
 #include <flashinfer/core/math.hpp>
@@ -23,6 +24,8 @@ class ProbBins {
   static constexpr int kMostBits = 16;
   static constexpr int kOwn = kBins / kThreads, kWarps = kThreads / kWarpSize;
   static constexpr int kWindow = 4, kWindowBits = kShift + 2, kFineShift = 7, kFineBins = 1 << (kWindowBits - kFineShift);
+  static constexpr int kWithinShift = kShift - 11;  // two bins in all of them
+  static_assert(kBins << kWithinShift == 2 << kShift);
   static_assert(kOwn * kThreads == kBins && kOwn % 4 == 0 && kFineBins % kThreads == 0 && (!kFine || kCluster == 1));
 
  public:
@@ -34,12 +37,17 @@ class ProbBins {
     int first, last;
   };
   struct NotFine {};
+  struct Told {
+    uint64_t above;
+    int elements;  // about
+  };
   struct Smem {
     alignas(16) uint32_t sums[kBins + kWarpSize];          // and what each lane adds to for what has no bin
     uint32_t octaves[kOctaves], told[kCluster][kOctaves];  // sums, of this block and as those of a cluster tell each other
     uint64_t partial[kWarps];
     int first, last;
     conditional_t<kFine, Fine, NotFine> window;
+    conditional_t<(kCluster > 1), Told, NotFine> of_first;
   };
   static constexpr uint32_t kNoWindow = 0xc0000000u;  // of negative ones
   /// Of a vocabulary; for the share top_p of the mass. No sum overflows, be it of all elements. `window`: bits of its least element.
@@ -48,6 +56,7 @@ class ProbBins {
     // What is less than this share of 1 - top_p is not where the share is reached, if the row sums to one. (NaN is a top_p like 0.)
     const float least = 0.5f * (top_p > 0 ? 1 - top_p : 1.0f) / float(vocab_size);
     least_ = max(bit_cast<uint32_t>(fmaxf(least, 0.0f)) >> kShift, uint32_t(kFirst)) << kShift;
+    span_ = bit_cast<uint32_t>(kInfinity) - least_;
   }
 
   /// The threads meet before the first add().
@@ -111,10 +120,29 @@ class ProbBins {
   };
   __device__ Keys find(float top_p, uint64_t total) const {
     if constexpr (kCluster > 1) {
-      return find_told(smem_, bits_, least_, top_p, total);
+      const auto [early, late] = goals(bits_, top_p, total);
+      const bool within = shift_ != kShift;
+      find_told(smem_, bits_, within ? int(least_ >> 23) - kFirst / kPerOctave : -1, {early - above_, late - above_});
+      if (!within) return keys(smem_, least_);
+      const auto key = [&](int bin) { return order_key(bit_cast<float>(least_ + (uint32_t(bin) << kWithinShift))); };
+      return {key(max(smem_.last, 0)), key(smem_.first < 0 ? kBins : smem_.first + 1) - 1};
     } else {
       return find(smem_, bits_, least_, window_, top_p, total);
     }
+  }
+  /// Of a cluster, after find(): whether the bins in question have more than this many elements and can be divided, by another look at the
+  /// row: divide() has bins for what lies in these two. The blocks meet: no bins are read any more, and those of this block are empty.
+  __device__ bool is_crowded(int elements) const {
+    const int first = smem_.first, last = smem_.last;
+    const bool whole = first % kPerOctave > 0 && first < kBins - 1 && (last == first || last == first - 1);
+    return shift_ == kShift && whole && smem_.of_first.elements > elements;
+  }
+  __device__ void divide() {
+    base_ = least_ = uint32_t(kFirst + smem_.first - 1) << kShift;
+    shift_ = kWithinShift, span_ = (kBins << kWithinShift) - 1, above_ = smem_.of_first.above;
+    Group::leave();
+    clear(smem_);
+    __syncthreads();
   }
   /// Around the boundary of a sample, of whose bins reach() has told: no octave ends within a window. The threads meet.
   __device__ uint32_t window(float top_p, uint64_t total) const {
@@ -128,6 +156,10 @@ class ProbBins {
   }
 
  private:
+  /// The mass that is surely reached where top_p is, and what surely reaches it.
+  struct Goals {
+    uint64_t early, late;
+  };
   /// A thread's bins, the first one first.
   static __device__ void load_own(const Smem& smem, int top, uint32_t (&sums)[kOwn]) {
 #pragma unroll
@@ -185,13 +217,15 @@ class ProbBins {
     };
     return {key(fine.last), key(fine.first + 1) - 1};
   }
-  static __device__ __noinline__ Keys find_told(Smem& smem, int bits, uint32_t least, float top_p, uint64_t total) {
-    const auto [early, late] = goals(bits, top_p, total);
+  /// Octaves are sums of as many bins each; `within`: all of them in this one.
+  static __device__ __noinline__ void find_told(Smem& smem, int bits, int within, Goals goals) {
+    const auto [early, late] = goals;
+    const auto weigh = [&](uint32_t sum, int octave) { return mass(sum, bits, (within < 0 ? octave : within) * kPerOctave); };
     const int octave = kOctaves - 1 - int(threadIdx.x) % kWarpSize;
     uint32_t sum = 0;
 #pragma unroll
     for (int r = 0; r < kCluster; ++r) sum += smem.told[r][octave];
-    const uint64_t of_octave = mass(sum, bits, octave * kPerOctave);
+    const uint64_t of_octave = weigh(sum, octave);
     const OctaveCrossing high = octave_crossing(of_octave, kOctaves, early - 1), low = octave_crossing(of_octave, kOctaves, late - 1);
 #pragma unroll 1
     for (int in = high.octave; in >= 0; in = low.octave) {
@@ -201,20 +235,18 @@ class ProbBins {
 #pragma unroll  // all on their way at once
         for (int r = 0; r < kCluster; ++r) sum += *Group::of(&smem.sums[bin], r);
       }
-      const uint64_t own = mass(sum, bits, bin);
+      const uint64_t own = weigh(sum, in);
       uint64_t all;
       const uint64_t before = block_sum_before<kThreads>(own, all, smem.partial);
-      if (high.is_in(in, before, own)) smem.first = bin;
+      if (high.is_in(in, before, own)) {
+        smem.first = bin;
+        smem.of_first = {high.above + before, int(float(sum) * ptx::rcp(float(mass_of_one(bits, bin))))};
+      }
       if (low.is_in(in, before, own)) smem.last = bin;
       __syncthreads();
       if (in == low.octave) break;
     }
-    return keys(smem, least);
   }
-  /// The mass that is surely reached where top_p is, and what surely reaches it.
-  struct Goals {
-    uint64_t early, late;
-  };
   static __device__ Goals goals(int bits, float top_p, uint64_t total) {
     const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1))), rounding = goal >> 16;
     return {goal - (goal >> (bits - 1)) - rounding, goal + rounding};
@@ -244,8 +276,7 @@ class ProbBins {
     uint64_t own[kOwn], sum = 0, all;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      const int least = (kPerOctave + (top - i) % kPerOctave) << kShift >> (24 - bits_);  // what an element adds
-      sum += own[i] = (mass(sums[i], bits_, top - i) & ~kCounts) | uint32_t(float(sums[i]) * ptx::rcp(float(least)));
+      sum += own[i] = (mass(sums[i], bits_, top - i) & ~kCounts) | uint32_t(float(sums[i]) * ptx::rcp(float(mass_of_one(bits_, top - i))));
     }
     uint64_t above = block_sum_before<kThreads>(sum, all, smem_.partial);
     const auto reaches = [&](uint64_t both) {
@@ -264,7 +295,8 @@ class ProbBins {
     const uint32_t bits = bit_cast<uint32_t>(x);
     const uint32_t mass = count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_));
     // Without a branch: most warps have some that have none.
-    atomicAdd(&smem_.sums[has_bin(x) ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)], mass);
+    const int bin = kCluster > 1 ? int((bits - base_) >> shift_) : int(bits >> kShift) - kFirst;
+    atomicAdd(&smem_.sums[has_bin(x) ? min(bin, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)], mass);
     if constexpr (kFine) {
       const uint32_t at = bits - window_;
       if (at < 1u << kWindowBits) atomicAdd(&smem_.window.sums[at >> kFineShift], mass);
@@ -275,13 +307,18 @@ class ProbBins {
   Smem& smem_;
   uint32_t window_;  // bits of its least element
   int bits_;         // of a mantissa, the first one included, that are added up
-  uint32_t least_;   // bits of the least probability that is
+  uint32_t least_;   // bits of the least probability that is, and from there to the largest
+  uint32_t span_;
+  uint32_t base_ = uint32_t(kFirst) << kShift, shift_ = kShift;  // of a cluster: bits that the first bin begins with, bits of a bin
+  uint64_t above_ = 0;                                           // the mass above all bins
 
   /// Bits of positive numbers have their order; those of negative ones and NaN's stand above.
-  __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= bit_cast<uint32_t>(kInfinity) - least_; }
+  __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= span_; }
   static __device__ uint64_t mass(uint32_t sum, int bits, int bin) {
     return uint64_t(sum) << (kPoint - kOctaves + 2 - bits + bin / kPerOctave);
   }
+  /// What an element of a bin adds at least.
+  static __device__ int mass_of_one(int bits, int bin) { return (kPerOctave + bin % kPerOctave) << kShift >> (24 - bits); }
   static __device__ uint32_t key_of(int bin) { return order_key(bit_cast<float>(uint32_t(kFirst + bin) << kShift)); }
 };
 

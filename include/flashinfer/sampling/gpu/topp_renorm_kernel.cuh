@@ -14,8 +14,9 @@
 //              at again for them.
 // Else, where clusters share a row, and where the value was too high:
 //           1. The maximum, and sums by upper bits of the whole row: they leave one bin or two for the boundary. Blocks of a cluster tell
-//              each other what octaves weigh, and read of each other the bins of the octave in question. Where a sample has told that
-//              many elements may be kept, finer bins around its boundary: some hundred elements of a flat row, not some thousand.
+//              each other what octaves weigh, and read of each other the bins of the octave in question. Of flat rows these have some
+//              thousand elements: another look divides them by finer bins, or, where a sample has told that many elements may be kept,
+//              those around its boundary have finer bins in this one.
 //           2. Exact masses, of the row and of what lies above those bins; what lies in them, some dozens of elements, is listed, and
 //              sent to all blocks. What each of them weighs, and what lies above it, tells the last element of the prefix.
 //           3. The row is written. What no kept element was near in 2 is not read.
@@ -72,7 +73,8 @@ struct ToppRenormKernel {
   static constexpr int kVec = 4;        // elements that a pass looks at together
   static constexpr int kListed = 1024;  // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
-  static constexpr int kPlaces = 1024;  // of 128 elements, in rows of 128 Ki
+  static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
+  static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, kVec, Row::kVec>;
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // chunks
@@ -301,19 +303,29 @@ struct ToppRenormKernel {
   }
 
   /// The maximum, left in weight_, and what the boundary is likely to lie between.
-  __device__ typename Bins::Keys look(const Bins& bins) {
-    float largest = -kInfinity, sum = 0;
-    for_each([&](const float(&x)[kVec], int, int) {
+  __device__ typename Bins::Keys look(Bins bins) {
+#pragma unroll 1
+    for (;;) {
+      float largest = -kInfinity, sum = 0;
+      for_each([&](const float(&x)[kVec], int, int) {
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += x[j] + fabsf(x[j]);
-      bins.add(x);
-    });
-    bins.tell();
-    const Seen seen = group_.all(Seen{Bins::fixed(0.5f * sum), order_key(largest)});
-    weight_.max = value_of_order_key<float>(seen.most);
-    const typename Bins::Keys keys = bins.find(top_p_, seen.sum);
-    if (kCluster > 1 && !kConfig.bins_apart()) Group::leave();  // other blocks have read the bins
-    return keys;
+        for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += x[j] + fabsf(x[j]);
+        bins.add(x);
+      });
+      bins.tell();
+      const Seen seen = group_.all(Seen{Bins::fixed(0.5f * sum), order_key(largest)});
+      weight_.max = value_of_order_key<float>(seen.most);
+      const typename Bins::Keys keys = bins.find(top_p_, seen.sum);
+      if constexpr (kCluster > 1) {
+        // Not where the largest is among them: there all may be equal.
+        if (bins.is_crowded(kCrowd) && keys.most < seen.most) {
+          bins.divide();
+          continue;
+        }
+        if (!kConfig.bins_apart()) Group::leave();  // other blocks have read the bins
+      }
+      return keys;
+    }
   }
   struct Seen {
     uint64_t sum = 0;
