@@ -25,17 +25,21 @@ class RowGroup {
   static constexpr int kWarps = kThreads / kWarpSize;
   static_assert(kWarps <= kWarpSize && is_power_of_two(kWarps) && kCluster <= kWarpSize && is_power_of_two(kCluster));
 
+  struct Nothing {};
+  struct Full {
+    ptx::Mbarrier of_mail[2];
+  };
   /// Two of each: what a round writes is still being read by threads that are late in the round before, not in the one before that.
   struct Smem {
     alignas(8) unsigned char mail[2][kCluster][kWords * 8], partial[2][kWarps][kWords * 8];
-    ptx::Mbarrier full[kSends ? 2 : 1];  // of the mail
+    conditional_t<kSends, Full, Nothing> full;
   };
 
   /// The blocks meet, when all have begun.
   static __device__ void begin(Smem& smem) {
     if constexpr (kSends) {
       if (threadIdx.x == 0) {
-        ptx::mbarrier_init(&smem.full[0], 1), ptx::mbarrier_init(&smem.full[1], 1);
+        for (ptx::Mbarrier& full : smem.full.of_mail) ptx::mbarrier_init(&full, 1);
         ptx::mbarrier_init_fence();
       }
     }
@@ -106,8 +110,8 @@ class RowGroup {
   static constexpr int kPartial = 1, kMail = 2, kParity = 4;
   __device__ static int mail_of(int turn) { return turn / kMail % 2; }
   __device__ int next_turn() {
-    const int turn = turn_ ^ (kPartial | kMail);
-    turn_ = turn ^ kParity << mail_of(turn);
+    const int turn = turn_ ^= kPartial | kMail;
+    if constexpr (kSends) turn_ ^= kParity << mail_of(turn);
     return turn;
   }
 
@@ -153,7 +157,7 @@ class RowGroup {
         uint64_t words[sizeof(Letter) / sizeof(uint64_t)];
       };
       const int mail = mail_of(turn);
-      ptx::Mbarrier* const full = &smem.full[mail];
+      ptx::Mbarrier* const full = &smem.full.of_mail[mail];
       if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(full, uint32_t(kCluster * sizeof(Letter)));
       if (warp == 0 && lane < kCluster) {
         const Words sent = bit_cast<Words>(Letter{x});

@@ -138,7 +138,7 @@ class ProbBins {
     return shift_ == kShift && whole && smem_.of_first.elements > elements;
   }
   __device__ void divide() {
-    base_ = least_ = uint32_t(kFirst + smem_.first - 1) << kShift;
+    least_ = uint32_t(kFirst + smem_.first - 1) << kShift, first_ = int(least_ >> kWithinShift);
     shift_ = kWithinShift, span_ = (kBins << kWithinShift) - 1, above_ = smem_.of_first.above;
     Group::leave();
     clear(smem_);
@@ -295,7 +295,7 @@ class ProbBins {
     const uint32_t bits = bit_cast<uint32_t>(x);
     const uint32_t mass = count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_));
     // Without a branch: most warps have some that have none.
-    const int bin = kCluster > 1 ? int((bits - base_) >> shift_) : int(bits >> kShift) - kFirst;
+    const int bin = kCluster > 1 ? int(bits >> shift_) - first_ : int(bits >> kShift) - kFirst;
     atomicAdd(&smem_.sums[has_bin(x) ? min(bin, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)], mass);
     if constexpr (kFine) {
       const uint32_t at = bits - window_;
@@ -309,8 +309,8 @@ class ProbBins {
   int bits_;         // of a mantissa, the first one included, that are added up
   uint32_t least_;   // bits of the least probability that is, and from there to the largest
   uint32_t span_;
-  uint32_t base_ = uint32_t(kFirst) << kShift, shift_ = kShift;  // of a cluster: bits that the first bin begins with, bits of a bin
-  uint64_t above_ = 0;                                           // the mass above all bins
+  int first_ = kFirst, shift_ = kShift;  // of a cluster: upper bits of the first bin, and how many bits are not
+  uint64_t above_ = 0;                   // the mass above all bins
 
   /// Bits of positive numbers have their order; those of negative ones and NaN's stand above.
   __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= span_; }
