@@ -598,19 +598,25 @@ TEST(ProbBins, LeaveLittleOfWhatIsCrowded) {
           kCluster, kThreads, sizeof(Bins::Smem), 1,
           [&] {
             Bins::Smem& smem = *reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem());
-            Bins::clear(smem);
-            Group::sync();
-            Bins bins(smem, kVocabSize, top_p);
-            const auto find = [&] {
-              for (int i = Group::rank() * kThreads + int(threadIdx.x); i < kVocabSize; i += kThreads * kCluster) bins.add(x[size_t(i)], 1);
+            const auto add = [&]<bool kWithin>(const Bins& bins, std::bool_constant<kWithin>) {
+              for (int i = Group::rank() * kThreads + int(threadIdx.x); i < kVocabSize; i += kThreads * kCluster)
+                bins.add<kWithin>(x[size_t(i)], 1);
               bins.tell();
               Group::sync();
-              return bins.find(top_p, Bins::fixed(float(total)));
             };
-            const Bins::Keys of_bins = find();
+            Bins::clear(smem);
+            Group::sync();
+            const Bins bins(smem, kVocabSize, top_p);
+            const uint64_t sum = Bins::fixed(float(total));
+            add(bins, std::false_type{});
+            const Bins::Keys of_bins = bins.find(top_p, sum);
             Bins::Keys found = of_bins;
             const bool divides = bins.is_crowded(kMost);
-            if (divides) bins.divide(), found = find();
+            if (divides) {
+              const Bins within = bins.within();
+              add(within, std::true_type{});
+              found = within.find_within(top_p, sum);
+            }
             if (threadIdx.x == 0 && Group::rank() == kCluster - 1) before = of_bins, after = found, crowded = divides;
             Group::leave();
           },

@@ -38,6 +38,8 @@ class RowRing {
   }
 
   __device__ const Row& row() const { return row_; }
+  /// A copy of this has gone over the row.
+  __device__ void turn() { forwards_ = !forwards_; }
 
   /// f(kUnit elements as floats) for this thread's vectors of the first kCount chunks, before the first pass; zeros for what does not lie
   /// in the row as a whole vector.

@@ -56,7 +56,6 @@ class ProbBins {
     // What is less than this share of 1 - top_p is not where the share is reached, if the row sums to one. (NaN is a top_p like 0.)
     const float least = 0.5f * (top_p > 0 ? 1 - top_p : 1.0f) / float(vocab_size);
     least_ = max(bit_cast<uint32_t>(fmaxf(least, 0.0f)) >> kShift, uint32_t(kFirst)) << kShift;
-    span_ = bit_cast<uint32_t>(kInfinity) - least_;
   }
 
   /// The threads meet before the first add().
@@ -70,7 +69,7 @@ class ProbBins {
   }
   /// By whole warps. Where the elements of some vector are equal, so may be many of the warp, which would queue at one bin: one lane adds
   /// them.
-  template <int kCount>
+  template <bool kWithin = false, int kCount>
   __device__ void add(const float (&x)[kCount]) const {
     bool equal = has_bin(x[0]);
     float y[kCount];
@@ -84,11 +83,11 @@ class ProbBins {
         count += __popc(__ballot_sync(0xffffffffu, x[j] == tied));
         if (x[j] == tied) y[j] = 0;
       }
-      if (threadIdx.x % kWarpSize == 0) add(tied, uint32_t(count));
+      if (threadIdx.x % kWarpSize == 0) add<kWithin>(tied, uint32_t(count));
       if (count == kCount * kWarpSize) return;
     }
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) add(y[j], 1);
+    for (int j = 0; j < kCount; ++j) add<kWithin>(y[j], 1);
   }
 
   /// A sum of probabilities as find() wants it.
@@ -120,30 +119,30 @@ class ProbBins {
   };
   __device__ Keys find(float top_p, uint64_t total) const {
     if constexpr (kCluster > 1) {
-      const auto [early, late] = goals(bits_, top_p, total);
-      const bool within = shift_ != kShift;
-      find_told(smem_, bits_, within ? int(least_ >> 23) - kFirst / kPerOctave : -1, {early - above_, late - above_});
-      if (!within) return keys(smem_, least_);
-      const auto key = [&](int bin) { return order_key(bit_cast<float>(least_ + (uint32_t(bin) << kWithinShift))); };
-      return {key(max(smem_.last, 0)), key(smem_.first < 0 ? kBins : smem_.first + 1) - 1};
+      return find_told<false>(smem_, bits_, least_, 0, top_p, total);
     } else {
       return find(smem_, bits_, least_, window_, top_p, total);
     }
   }
   /// Of a cluster, after find(): whether the bins in question have more than this many elements and can be divided, by another look at the
-  /// row: divide() has bins for what lies in these two. The blocks meet: no bins are read any more, and those of this block are empty.
+  /// row.
   __device__ bool is_crowded(int elements) const {
     const int first = smem_.first, last = smem_.last;
     const bool whole = first % kPerOctave > 0 && first < kBins - 1 && (last == first || last == first - 1);
-    return shift_ == kShift && whole && smem_.of_first.elements > elements;
+    return whole && smem_.of_first.elements > elements;
   }
-  __device__ void divide() {
-    least_ = uint32_t(kFirst + smem_.first - 1) << kShift, first_ = int(least_ >> kWithinShift);
-    shift_ = kWithinShift, span_ = (kBins << kWithinShift) - 1, above_ = smem_.of_first.above;
+  /// What add<true>() adds up then: what lies in these two bins. The blocks meet: none are read any more, and those of this block are
+  /// empty.
+  __device__ ProbBins within() const {
+    ProbBins bins = *this;
+    bins.window_ = uint32_t(kFirst + smem_.first - 1) << kShift, bins.above_ = smem_.of_first.above;
     Group::leave();
     clear(smem_);
     __syncthreads();
+    return bins;
   }
+  /// find() of these.
+  __device__ Keys find_within(float top_p, uint64_t total) const { return find_told<true>(smem_, bits_, window_, above_, top_p, total); }
   /// Around the boundary of a sample, of whose bins reach() has told: no octave ends within a window. The threads meet.
   __device__ uint32_t window(float top_p, uint64_t total) const {
     __syncthreads();  // what reach() has found has been read
@@ -217,10 +216,14 @@ class ProbBins {
     };
     return {key(fine.last), key(fine.first + 1) - 1};
   }
-  /// Octaves are sums of as many bins each; `within`: all of them in this one.
-  static __device__ __noinline__ void find_told(Smem& smem, int bits, int within, Goals goals) {
-    const auto [early, late] = goals;
-    const auto weigh = [&](uint32_t sum, int octave) { return mass(sum, bits, (within < 0 ? octave : within) * kPerOctave); };
+  /// Of bins from `least` on, above which there is so much. Within others they all belong to one octave, and those that are told are parts
+  /// of it.
+  template <bool kWithin>
+  static __device__ __noinline__ Keys find_told(Smem& smem, int bits, uint32_t least, uint64_t already, float top_p, uint64_t total) {
+    auto [early, late] = goals(bits, top_p, total);
+    early -= already, late -= already;
+    const int within = int(least >> 23) - kFirst / kPerOctave;
+    const auto weigh = [&](uint32_t sum, int octave) { return mass(sum, bits, (kWithin ? within : octave) * kPerOctave); };
     const int octave = kOctaves - 1 - int(threadIdx.x) % kWarpSize;
     uint32_t sum = 0;
 #pragma unroll
@@ -246,6 +249,9 @@ class ProbBins {
       __syncthreads();
       if (in == low.octave) break;
     }
+    if constexpr (!kWithin) return keys(smem, least);
+    const auto key = [&](int bin) { return order_key(bit_cast<float>(least + (uint32_t(bin) << kWithinShift))); };
+    return {key(max(smem.last, 0)), key(smem.first < 0 ? kBins : smem.first + 1) - 1};
   }
   static __device__ Goals goals(int bits, float top_p, uint64_t total) {
     const uint64_t goal = needed_mass(top_p, max(total, uint64_t(1))), rounding = goal >> 16;
@@ -291,12 +297,17 @@ class ProbBins {
     return smem_.last < 0 ? Floor{order_key(bit_cast<float>(least_)), int(all & kCounts)} : Floor{key_of(smem_.last), smem_.first};
   }
 
+  template <bool kWithin = false>
   __device__ void add(float x, uint32_t count) const {
     const uint32_t bits = bit_cast<uint32_t>(x);
     const uint32_t mass = count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_));
+    if constexpr (kWithin) {
+      const uint32_t at = (bits - window_) >> kWithinShift;
+      if (at < kBins) atomicAdd(&smem_.sums[at], mass);
+      return;
+    }
     // Without a branch: most warps have some that have none.
-    const int bin = kCluster > 1 ? int(bits >> shift_) - first_ : int(bits >> kShift) - kFirst;
-    atomicAdd(&smem_.sums[has_bin(x) ? min(bin, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)], mass);
+    atomicAdd(&smem_.sums[has_bin(x) ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)], mass);
     if constexpr (kFine) {
       const uint32_t at = bits - window_;
       if (at < 1u << kWindowBits) atomicAdd(&smem_.window.sums[at >> kFineShift], mass);
@@ -305,15 +316,13 @@ class ProbBins {
 
  private:
   Smem& smem_;
-  uint32_t window_;  // bits of its least element
-  int bits_;         // of a mantissa, the first one included, that are added up
-  uint32_t least_;   // bits of the least probability that is, and from there to the largest
-  uint32_t span_;
-  int first_ = kFirst, shift_ = kShift;  // of a cluster: upper bits of the first bin, and how many bits are not
-  uint64_t above_ = 0;                   // the mass above all bins
+  uint32_t window_;     // bits of its least element, or of what lies within crowded bins
+  int bits_;            // of a mantissa, the first one included, that are added up
+  uint32_t least_;      // bits of the least probability that is
+  uint64_t above_ = 0;  // the mass above crowded bins
 
   /// Bits of positive numbers have their order; those of negative ones and NaN's stand above.
-  __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= span_; }
+  __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= bit_cast<uint32_t>(kInfinity) - least_; }
   static __device__ uint64_t mass(uint32_t sum, int bits, int bin) {
     return uint64_t(sum) << (kPoint - kOctaves + 2 - bits + bin / kPerOctave);
   }

@@ -303,29 +303,35 @@ struct ToppRenormKernel {
   }
 
   /// The maximum, left in weight_, and what the boundary is likely to lie between.
-  __device__ typename Bins::Keys look(Bins bins) {
-#pragma unroll 1
-    for (;;) {
-      float largest = -kInfinity, sum = 0;
-      for_each([&](const float(&x)[kVec], int, int) {
+  __device__ typename Bins::Keys look(const Bins& bins) {
+    float largest = -kInfinity, sum = 0;
+    for_each([&](const float(&x)[kVec], int, int) {
 #pragma unroll
-        for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += x[j] + fabsf(x[j]);
-        bins.add(x);
-      });
-      bins.tell();
-      const Seen seen = group_.all(Seen{Bins::fixed(0.5f * sum), order_key(largest)});
-      weight_.max = value_of_order_key<float>(seen.most);
-      const typename Bins::Keys keys = bins.find(top_p_, seen.sum);
-      if constexpr (kCluster > 1) {
-        // Not where the largest is among them: there all may be equal.
-        if (bins.is_crowded(kCrowd) && keys.most < seen.most) {
-          bins.divide();
-          continue;
-        }
-        if (!kConfig.bins_apart()) Group::leave();  // other blocks have read the bins
+      for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += x[j] + fabsf(x[j]);
+      bins.add(x);
+    });
+    bins.tell();
+    const Seen seen = group_.all(Seen{Bins::fixed(0.5f * sum), order_key(largest)});
+    weight_.max = value_of_order_key<float>(seen.most);
+    typename Bins::Keys keys = bins.find(top_p_, seen.sum);
+    if constexpr (kCluster > 1) {
+      // Not where the largest is among them: there all may be equal.
+      if (bins.is_crowded(kCrowd) && keys.most < seen.most) {
+        keys = divide(ring_, bins, top_p_, seen.sum);
+        ring_.turn();
       }
-      return keys;
+      if (!kConfig.bins_apart()) Group::leave();  // other blocks have read the bins
     }
+    return keys;
+  }
+  /// Another look, at what lies in bins that are crowded. A function of its own, with what it needs of its own: the instructions that every
+  /// row needs stay together.
+  static __device__ __noinline__ typename Bins::Keys divide(Ring ring, Bins bins, float top_p, uint64_t total) {
+    const Bins within = bins.within();
+    ring.template for_each<kVec>([](int) { return true; }, [&](const float(&x)[kVec], int, int) { within.template add<true>(x); });
+    within.tell();
+    Group::sync();
+    return within.find_within(top_p, total);
   }
   struct Seen {
     uint64_t sum = 0;
