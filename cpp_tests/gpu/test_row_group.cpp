@@ -1,6 +1,7 @@
 // The blocks of a row tell each other sums and maxima (gpu/row_group.cuh), emulated: some of them are late, and what they send too.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include <cpp_tests/gpu/emulation/emulator.hpp>

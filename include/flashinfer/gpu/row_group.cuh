@@ -35,7 +35,7 @@ class RowGroup {
     conditional_t<kSends, Full, Nothing> full;
   };
 
-  /// The blocks meet, when all have begun.
+  /// The blocks meet, when all have begun; the threads of one that is alone as by __syncthreads().
   static __device__ void begin(Smem& smem) {
     if constexpr (kSends) {
       if (threadIdx.x == 0) {

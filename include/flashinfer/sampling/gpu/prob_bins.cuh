@@ -3,8 +3,8 @@
 //
 // A bin is a hundred-and-twenty-eighth of an octave, over the 32 octaves below 2. It adds up the upper bits of the mantissas, so its mass
 // is known far better than its width: the answer is one bin, or two. Where a bin may have thousands of elements, the four bins that a
-// sample says have the boundary, the window, are summed in 2048 finer ones beside. Where blocks share a row, which they hold, another look
-// divides the answer.
+// sample says have the boundary, the window, are summed in 2048 finer ones beside. Where blocks share a row, another look, most often at
+// what shared memory holds, divides the answer.
 #pragma once
 
 #include <flashinfer/core/math.hpp>
@@ -36,7 +36,7 @@ class ProbBins {
     uint64_t above;
     int first, last;
   };
-  struct NotFine {};
+  struct Nothing {};
   struct Told {
     uint64_t above;
     int elements;  // about
@@ -46,8 +46,8 @@ class ProbBins {
     uint32_t octaves[kOctaves], told[kCluster][kOctaves];  // sums, of this block and as those of a cluster tell each other
     uint64_t partial[kWarps];
     int first, last;
-    conditional_t<kFine, Fine, NotFine> window;
-    conditional_t<(kCluster > 1), Told, NotFine> of_first;
+    conditional_t<kFine, Fine, Nothing> window;
+    conditional_t<(kCluster > 1), Told, Nothing> of_first;
   };
   static constexpr uint32_t kNoWindow = 0xc0000000u;  // of negative ones
   /// Of a vocabulary; for the share top_p of the mass. No sum overflows, be it of all elements. `window`: bits of its least element.

@@ -23,7 +23,7 @@ struct RenormKernel {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     static_assert(sizeof(Smem) <= kConfig.split().smem_bytes());
     Filter filter(smem.filter, Reader(smem.reader, Group::rank(), p.vocab_size, int(blockIdx.x) / kCluster), Group(smem.group));
-    Group::sync();  // the barriers of the reader are initialised, and every block has begun
+    Group::begin(smem.group);  // and the barriers of the reader are initialised
     gpu::wait_for_inputs(p.beside);
     const int first = int(blockIdx.x) / kCluster, step = int(gridDim.x) / kCluster, num_rows = int(p.num_rows);
     const auto skips = [&p](int row) { return kConfig.mixed && p.is_topk(p.top_k.at(row, row)); };

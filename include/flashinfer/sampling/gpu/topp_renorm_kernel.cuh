@@ -51,7 +51,7 @@ struct ToppRenormKernel {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     Bins::clear(smem.turn.bins);
     if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
-    Group::sync();  // the sums are empty, and every block has begun
+    Group::begin(smem.group);  // and the sums are empty
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
     ToppRenormKernel(p, smem, int(blockIdx.x) / kCluster).renorm();
