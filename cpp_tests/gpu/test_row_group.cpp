@@ -71,7 +71,9 @@ TEST(RowGroup, TellsAll) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     expect_all_told<1, RowShare::memory>(seed);
     expect_all_told<2, RowShare::rounds>(seed);
+    expect_all_told<3, RowShare::rounds>(seed);
     expect_all_told<4, RowShare::memory>(seed);
+    expect_all_told<6, RowShare::memory>(seed);
     expect_all_told<8, RowShare::rounds>(seed);
   }
 }

@@ -55,7 +55,7 @@ TEST(RaceTuning, FitsEveryGpu) {
                          std::to_string(vocab_size));
             ASSERT_LE(config.smem_bytes(), device.smem_per_block);
             ASSERT_LE(config.blocks * (config.smem_bytes() + 1024), device.smem_per_sm + 1024);
-            ASSERT_TRUE(is_power_of_two(config.cluster) && config.cluster <= (!arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8));
+            ASSERT_LE(config.cluster, !arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8);
             ASSERT_EQ(config.threads % (config.columns * 32), 0);
             const int64_t vecs = vocab_size / (16 / size_of(dtype)) + 2;
             ASSERT_TRUE(config.cluster == 1 || vecs > int64_t(config.cluster) * config.threads);
@@ -83,17 +83,20 @@ TEST(SoftmaxTuning, FitsEveryDevice) {
           ASSERT_TRUE(config.chunks == 0 || resident >= vocab_size + 16 / size_of(dtype) - 1);
         }
   EXPECT_EQ(gpu::tune(gpu::SoftmaxProblem{DType::f32, 512, 128256}, device_info_of({90, 'a'})).blocks, 3);
+  EXPECT_EQ(gpu::tune(gpu::SoftmaxProblem{DType::f32, 16, 128256}, device_info_of({90, 'a'})).cluster, 6);
 }
 
-/// What cudaOccupancyMaxActiveClusters said on an H200.
+/// What cuOccupancyMaxActiveClusters says on an H200.
 TEST(RowTuning, ClustersOfAnH200) {
   const DeviceInfo h200 = device_info_of({90, 'a'});
-  auto at_once = [&](int32_t cluster, int32_t blocks) { return clusters_at_once(cluster, blocks, h200); };
-  EXPECT_EQ(at_once(8, 1), 15);
-  EXPECT_EQ(at_once(8, 2), 30);
-  EXPECT_EQ(at_once(4, 1), 30);
-  EXPECT_LE(at_once(16, 1), 8);
-  EXPECT_EQ(at_once(1, 2), 264);
+  constexpr int32_t kAtOnce[][17] = {{},  // of no, one, two ... blocks an SM: of clusters of 0, 1, 2 ... blocks
+                                     {0, 132, 66, 39, 30, 22, 17, 15, 15, 9, 7, 7, 7, 7, 7, 7, 7},
+                                     {0, 264, 132, 79, 62, 47, 39, 32, 30, 23, 21, 16, 16, 14, 14, 14, 14},
+                                     {0, 396, 198, 124, 92, 69, 62, 47, 45, 37, 30, 28, 28, 23, 21, 21, 21},
+                                     {0, 528, 264, 163, 124, 94, 79, 69, 62, 51, 44, 37, 37, 30, 30, 28, 28}};
+  for (int32_t blocks = 1; blocks <= 4; ++blocks)
+    for (int32_t cluster = 1; cluster <= 16; ++cluster)
+      EXPECT_EQ(clusters_at_once(cluster, blocks, h200), kAtOnce[blocks][cluster]) << blocks << " blocks an SM, clusters of " << cluster;
   const RowSplit one = gpu::split_rows(DType::f32, 1, 128256, h200), many = gpu::split_rows(DType::f32, 512, 128256, h200);
   EXPECT_EQ(one.cluster, 16);
   EXPECT_EQ(many.cluster, 8);
@@ -234,7 +237,7 @@ TEST(ToppRenormTuning, FitsEveryGpu) {
           ASSERT_LE(config.smem_bytes(), device.smem_per_block);
           ASSERT_LE(config.blocks * (config.smem_bytes() + 1024), device.smem_per_sm);
           ASSERT_LT(config.candidates > 0 ? vocab_size / (config.threads / 32) : 0, 1 << 16);
-          ASSERT_TRUE(is_power_of_two(config.cluster) && config.cluster <= (!arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8));
+          ASSERT_LE(config.cluster, !arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8);
           ASSERT_TRUE(config.cluster == 1 || num_rows <= clusters_at_once(config.cluster, 1, device));
           const LaunchShape shape = gpu::cluster_a_row(config, num_rows, true);
           ASSERT_EQ(shape.grid.x, num_rows * config.cluster);
@@ -244,6 +247,8 @@ TEST(ToppRenormTuning, FitsEveryGpu) {
     return gpu::tune_topp({DType::f32, DType::f32, RowValues::probs, false, num_rows, 128256}, device_info_of({90, 'a'}));
   };
   EXPECT_EQ(tuned(1).cluster, 16);
+  EXPECT_EQ(tuned(16).cluster, 6);
+  EXPECT_EQ(tuned(32).cluster, 3);
   EXPECT_EQ(tuned(64).cluster, 2);
   EXPECT_EQ(tuned(128).cluster, 1);
   // Two blocks an SM, with room for one element in eleven; one, where there is no row for the other.

@@ -23,7 +23,7 @@ class RowGroup {
 
  public:
   static constexpr int kWarps = kThreads / kWarpSize;
-  static_assert(kWarps <= kWarpSize && is_power_of_two(kWarps) && kCluster <= kWarpSize && is_power_of_two(kCluster));
+  static_assert(kWarps <= kWarpSize && is_power_of_two(kWarps) && kCluster <= kWarpSize);
 
   struct Nothing {};
   struct Full {

@@ -29,14 +29,16 @@ constexpr DeviceInfo device_info_of(Arch arch) {
   }
 }
 
-/// Clusters of a launch that run at the same time, at least, where `blocks` of them fit on an SM. A cluster lies within a GPC, which has 16
-/// or 18 SMs, but one of an H200's has 8 to 10: measured there, 15 clusters of 8 blocks fit with a block an SM, and 30 of 4; a 16th waits
-/// for another to end, as long as all before it took together. The same on an H100, and with two blocks an SM 62 of 4, 30 of 8, 14 of 16:
-/// none in the small GPC.
+/// Clusters of a launch that run at the same time, at least, where `blocks` of them fit on an SM: one more waits for another to end, as
+/// long as all before it took together. A cluster lies within a GPC. As cuOccupancyMaxActiveClusters has it of an H200 and an H100, two
+/// GPCs have 18 SMs, five 16, one 8, and the rest runs no more than pairs: a block an SM, 30 clusters of 4, 17 of 6, 15 of 8; two blocks
+/// an SM, 79 of 3, 62 of 4, 47 of 5, 39 of 6, 30 of 8, 14 of 16 (none in the small GPC). So clusters of powers of two just miss as many
+/// rows as servers like, which clusters of 3, 5 and 6 have room for.
 constexpr int64_t clusters_at_once(int32_t cluster, int32_t blocks, const DeviceInfo& device) {
   if (cluster <= 2) return int64_t(device.num_sms) * blocks / cluster;
-  const int64_t whole = max((device.num_sms - 10) / 17, 1), rest = device.num_sms >= 34 && cluster <= 8 ? 8 : 0;
-  return max(whole * (16 * blocks / cluster) + rest * blocks / cluster, int64_t(1));
+  const int64_t gpcs = max((device.num_sms - 10) / 17, 1), larger = device.num_sms == 132 ? 2 : 0;
+  const int64_t rest = device.num_sms >= 34 && cluster <= 8 ? 8 : 0;
+  return max(larger * (18 * blocks / cluster) + (gpcs - larger) * (16 * blocks / cluster) + rest * blocks / cluster, int64_t(1));
 }
 
 }  // namespace flashinfer

@@ -93,7 +93,7 @@ struct ToppRenormKernel {
   };
   /// What blocks of a cluster have sent each other of their lists, if it is little.
   struct Inbox {
-    static constexpr int kSlots = kThreads / kCluster;  // of each
+    static constexpr int kSlots = kThreads / kCluster / gpu::kWarpSize * gpu::kWarpSize;  // of each: whole warps
     uint64_t ranks[kCluster][kSlots];
     int listed[kCluster];
   };
@@ -415,6 +415,7 @@ struct ToppRenormKernel {
     __syncthreads();  // the list is complete
     const int to = int(threadIdx.x) / Inbox::kSlots, i = int(threadIdx.x) % Inbox::kSlots, own = Group::rank();
     const int listed = int(smem_.listed);
+    if (to >= kCluster) return;
     if (i < listed && listed <= Inbox::kSlots) Group::of(smem_.inbox.ranks[own], to)[i] = smem_.turn.list.ranks[i];
     if (i == 0) Group::of(smem_.inbox.listed, to)[own] = listed;
   }
@@ -422,13 +423,12 @@ struct ToppRenormKernel {
   /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
   static __device__ __noinline__ bool choose(Smem& smem, List& list, Weight weight, uint64_t needed, uint64_t surely, uint64_t above) {
     // Whole warps for each block's list: one block after another took 500 clocks each.
-    constexpr int kReaders = kThreads / kCluster;
-    static_assert(kReaders % gpu::kWarpSize == 0);
+    constexpr int kReaders = Inbox::kSlots;
     const int lane = int(threadIdx.x) % gpu::kWarpSize, rank = int(threadIdx.x) / kReaders;
     const int listed = lane < kCluster ? listed_by(smem, lane) : 0, count = gpu::warp_sum(listed);
     if (count > kListed || needed <= above) return false;  // nobody reads on
     const int first = gpu::warp_sum(lane < rank ? listed : 0), of_rank = __shfl_sync(0xffffffffu, listed, rank);
-    const uint64_t* const from = list_of(smem, list, rank, of_rank);
+    const uint64_t* const from = list_of(smem, list, min(rank, kCluster - 1), of_rank);
     const auto mass = [&](uint64_t rank) { return mass_of(weight(value_of_order_key<float>(key_of_rank(rank)))); };
     const auto ends_with = [&](uint64_t rank, uint64_t before, uint64_t own) {
       if (rank && before < needed && before + own >= surely) smem.prefix = {rank, before + own};

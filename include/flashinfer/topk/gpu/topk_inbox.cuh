@@ -71,8 +71,7 @@ struct TopkInbox {
   template <int kAtOnce, class F>
   __device__ void for_each(uint64_t* list, int slots, const F& f) const {
     // As many threads for each block's as there are: what is fetched takes 500 clocks a turn.
-    constexpr int kReaders = max(kThreads / kCluster, kWarpSize);
-    static_assert(kReaders % kWarpSize == 0);
+    constexpr int kReaders = max(kThreads / kCluster / kWarpSize, 1) * kWarpSize;
 #pragma unroll 1
     for (int rank = int(threadIdx.x) / kReaders; rank < kCluster; rank += kThreads / kReaders) {
       const int count = int(counts[rank]), first = int(threadIdx.x) % kReaders, lane = int(threadIdx.x) % kWarpSize;

@@ -87,7 +87,7 @@ class TopkSample {
     if (kCluster > 1 || chunks_ > kSamples) {
       // The sample's share of the chosen, and four standard deviations more. Where rows are few and so little is wanted that places are
       // counted, fewer: in one row in a thousand that is not enough for one of the blocks, which costs 30 us (four cost 0.5 always).
-      const bool less = kCluster >= 8 && wanted_ <= kFewRanks<kThreads> / 2;
+      const bool less = kCluster > 4 && wanted_ <= kFewRanks<kThreads> / 2;
       const float deviations = less ? 3.5f : 4.0f;
       const int more = less ? 4 : 5;
       const float share = float(wanted_) * float(sampled * kWarpSize * kVec) * ptx::rcp(float(row_.length));

@@ -21,6 +21,15 @@ constexpr int topk_capacity(const TopkProblem& problem, const DeviceInfo& device
   return capacity;
 }
 
+/// Clusters for few rows, so many blocks on an SM, with room for as many rows when one launch runs, or two: what does not begin with the
+/// rest begins when all of that has ended. H200, us of joint sampling, `top_k` 64 and masks: 16 rows by clusters of 6 10.6, 9.5 and 10.0,
+/// of 8 12.0, 10.3 and 10.7; 32 rows by clusters of 6 13.9, 12.1 and 13.3, of 4 15.8, 14.0 and 16.3, of 3 14.5, 13.2 and 16.3; 20 rows by
+/// clusters of 4 with an SM for each block 11.9, 10.7 and 11.9, of 5 11.7, 10.4 and 11.2, of 6 13.1, 11.3 and 12.1.
+struct TopkSplit {
+  int32_t cluster, blocks, launches = 1;
+};
+constexpr TopkSplit kTopkSplits[] = {{8, 2, 2}, {6, 2, 2}, {8, 1}, {4, 1}, {6, 2}, {4, 2}, {2, 1}};
+
 constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) {
   TopkConfig config{.input = problem.input};
   const auto holds = [&](int32_t threads, int32_t stages) {
@@ -30,14 +39,14 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   };
   // Two blocks of 512 threads an SM have room for rings of four stages, if not for a large k.
   const bool pairs = holds(512, 4) && device.arch.number >= 80;
-  // Few rows: as many blocks share each as there are SMs, while there are some elements for every thread; four as long as two of them fit
-  // on an SM (H100, samplers at 40 and 48 rows 15.1 and 15.9 us, by two of 1024 threads 15.5 and 16.9, masks 22 and 25, 26 and 28).
   const int64_t least = 8192;
-  const auto fits = [&](int32_t cluster) {
-    return problem.num_rows * cluster <= device.num_sms || (pairs && cluster == 4 && problem.num_rows <= clusters_at_once(4, 2, device));
-  };
   if (device.arch.number >= 90)
-    while (config.cluster < 8 && fits(2 * config.cluster) && problem.width >= least * config.cluster * 2) config.cluster *= 2;
+    for (const TopkSplit& s : kTopkSplits)
+      if (s.blocks <= (pairs ? 2 : 1) && problem.num_rows * s.launches <= clusters_at_once(s.cluster, s.blocks, device) &&
+          problem.width >= least * s.cluster) {
+        config.cluster = s.cluster;
+        break;
+      }
   // Very few: sixteen, whose registers hold the row, up to 256 K floats, which are read once. Clusters of more than 8 are not on every GPU,
   // and few at a time; from sm_100 on 128 registers are not enough for what holds a row.
   if (config.cluster == 8 && device.arch.number < 100 && problem.num_rows <= clusters_at_once(16, 1, device) &&
@@ -67,7 +76,7 @@ template <class Visit>
 constexpr void for_each_tuned_topk(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (int64_t num_rows : {1, 16, 32, 48, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
+    for (int64_t num_rows : {1, 12, 16, 24, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
 }
 
 }  // namespace flashinfer::gpu
