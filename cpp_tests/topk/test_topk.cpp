@@ -170,6 +170,7 @@ TEST(TopKLaunch, AClusterARow) {
   const LaunchShape thirty = launched({90, 'a'}, 30, 128256, 65), sixty = launched({90, 'a'}, 60, 128256, 65);
   EXPECT_EQ(thirty.cluster.x, 4u);
   EXPECT_GT(thirty.smem_bytes, 8 * 512 * 16);
+  EXPECT_EQ(launched({90, 'a'}, 19, 128256, 65).cluster.x, 4u);
   EXPECT_EQ(launched({90, 'a'}, 32, 128256, 65).cluster.x, 6u);
   EXPECT_EQ(sixty.cluster.x, 4u);  // as many as run at the same time
   EXPECT_EQ(sixty.block.x, 512u);

@@ -21,14 +21,15 @@ constexpr int topk_capacity(const TopkProblem& problem, const DeviceInfo& device
   return capacity;
 }
 
-/// Clusters for few rows, so many blocks on an SM, with room for as many rows when one launch runs, or two: what does not begin with the
-/// rest begins when all of that has ended. H200, us of joint sampling, `top_k` 64 and masks: 16 rows by clusters of 6 10.6, 9.5 and 10.0,
-/// of 8 12.0, 10.3 and 10.7; 32 rows by clusters of 6 13.9, 12.1 and 13.3, of 4 15.8, 14.0 and 16.3, of 3 14.5, 13.2 and 16.3; 20 rows by
-/// clusters of 4 with an SM for each block 11.9, 10.7 and 11.9, of 5 11.7, 10.4 and 11.2, of 6 13.1, 11.3 and 12.1.
+/// Clusters for as many rows as run at once with so many blocks on an SM: what does not begin with the rest begins when all of that has
+/// ended, and so do those of the next launch, which begin early where each launch has one of two blocks on an SM. H200, us of joint
+/// sampling, `top_k` 64 and masks: 16 rows by clusters of 6 10.6, 9.5 and 10.0, of 8 12.0, 10.3 and 10.7; 19 rows by 4 11.4, 10.5 and 11.9,
+/// by 6 11.9, 10.9 and 11.7; 32 rows by 6 13.9, 12.1 and 13.3, by 4 15.8, 14.0 and 16.3, by 3 14.5, 13.2 and 16.3; 39 rows by 6 15.0, 13.8
+/// and 14.5, by 4 15.0, 14.1 and 17.0.
 struct TopkSplit {
-  int32_t cluster, blocks, launches = 1;
+  int32_t cluster, blocks;
 };
-constexpr TopkSplit kTopkSplits[] = {{8, 2, 2}, {6, 2, 2}, {8, 1}, {4, 1}, {6, 2}, {4, 2}, {2, 1}};
+constexpr TopkSplit kTopkSplits[] = {{8, 1}, {6, 1}, {4, 1}, {6, 2}, {4, 2}, {2, 1}};
 
 constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) {
   TopkConfig config{.input = problem.input};
@@ -42,7 +43,7 @@ constexpr TopkConfig tune(const TopkProblem& problem, const DeviceInfo& device) 
   const int64_t least = 8192;
   if (device.arch.number >= 90)
     for (const TopkSplit& s : kTopkSplits)
-      if (s.blocks <= (pairs ? 2 : 1) && problem.num_rows * s.launches <= clusters_at_once(s.cluster, s.blocks, device) &&
+      if (s.blocks <= (pairs ? 2 : 1) && problem.num_rows <= clusters_at_once(s.cluster, s.blocks, device) &&
           problem.width >= least * s.cluster) {
         config.cluster = s.cluster;
         break;
