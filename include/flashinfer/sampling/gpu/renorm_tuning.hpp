@@ -77,7 +77,7 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
 template <class Visit>
 constexpr void for_each_tuned_renorm(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
-  for (int64_t num_rows : {1, 16, 256}) {
+  for (int64_t num_rows : {1, 8, 16, 256}) {
     const auto tuned = [&](DType dtype, RowValues values, bool mixed) {
       const RenormProblem problem{dtype, dtype, values, mixed, num_rows, 128256};
       visit(tune(problem, device));

@@ -141,8 +141,8 @@ template <class Visit>
 constexpr void for_each_tuned_sampling(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   constexpr int64_t kVocabSize = 128256;
-  for (int64_t num_rows : {1, 16, 40, 128, 256}) {
-    const bool races_alone = num_rows == 40 || num_rows == 128;  // rows that only races spread otherwise than 1, 16 or 256
+  for (int64_t num_rows : {1, 8, 16, 40, 128, 256}) {
+    const bool races_alone = num_rows == 40 || num_rows == 128;  // rows that only races spread otherwise than 1, 8, 16 or 256
     const auto tuned = [&](DType dtype, RowValues values) {
       visit(tune(RaceProblem{dtype, values, false, false, num_rows, kVocabSize}, device));
       if (dtype == DType::f32) {

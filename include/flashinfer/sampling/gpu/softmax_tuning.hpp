@@ -55,7 +55,7 @@ constexpr void for_each_tuned_softmax(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   for (DType input : {DType::f32, DType::bf16})
     for (int64_t vocab_size : {128256, 151936})
-      for (int64_t num_rows : {1, 16, 256}) visit(tune(SoftmaxProblem{input, num_rows, vocab_size}, device));
+      for (int64_t num_rows : {1, 8, 16, 256}) visit(tune(SoftmaxProblem{input, num_rows, vocab_size}, device));
 }
 
 }  // namespace flashinfer::gpu

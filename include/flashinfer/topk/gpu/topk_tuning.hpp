@@ -77,7 +77,7 @@ template <class Visit>
 constexpr void for_each_tuned_topk(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (int64_t num_rows : {1, 12, 16, 24, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
+    for (int64_t num_rows : {1, 8, 16, 24, 48, 64, 128, 512}) visit(tune(TopkProblem{dtype, num_rows, 131072, 64}, device));
 }
 
 }  // namespace flashinfer::gpu
