@@ -35,7 +35,7 @@ def test_softmax(rows, nans, check, device, dtype, kind, vocab_size):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shift", [0.0, 1000.0, -30.0])
-@pytest.mark.parametrize("num_rows", [1, 20, 70])  # on a GPU clusters of every kind, which take rows in turn
+@pytest.mark.parametrize("num_rows", [1, 16, 20, 70])  # on a GPU clusters of every kind, which take rows in turn
 def test_softmax_of_what_a_sample_misses(rows, check, generator, device, dtype, shift, num_rows):
     """Weights are relative to a sample of the row: a few elements stand above all others, or the others are masked."""
     vocab_size = 32003
@@ -99,6 +99,16 @@ def test_top_p_renorm_of_many_rows(rows, generator, device, kind, num_rows):
     out = flashinfer.top_p_renorm_probs(probs, top_p.to(device))
     assert torch.equal(out.cpu(), flashinfer.top_p_renorm_probs(probs.cpu(), top_p))
     compare(out[:4], probs[:4], top_p=top_p[:4])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_rows", [8, 16, 20, 32, 60])  # by clusters of 8, 6, 4 or 5, 6 or 3, 4 or 2 blocks
+def test_both_devices_filter_the_same(rows, kind, num_rows):
+    probs, logits = rows(kind, num_rows, 70001), rows(kind, num_rows, 70001, probs=False)
+    for op, values, parameter in ((flashinfer.top_p_renorm_probs, probs, 0.8), (flashinfer.top_k_renorm_probs, probs, 70),
+                                  (flashinfer.top_k_mask_logits, logits, 70), (flashinfer.softmax, logits, 0.7)):
+        assert torch.equal(op(values, parameter).cpu(), op(values.cpu(), parameter)), op.__name__
 
 
 def compare(out, probs, bound=2e-6, **filters):

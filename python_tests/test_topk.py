@@ -89,10 +89,10 @@ def test_top_k(rows, kind, dtype, width, k):
     check_top_k(x, k, True, TopKTieBreak.LARGE)
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 16, 17, 60, 130, 270])
+@pytest.mark.parametrize("num_rows", [1, 2, 16, 17, 32, 60, 130, 270])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_and_clusters(rows, num_rows, dtype):
-    x = rows("normal", num_rows, 33000, dtype)
+    x = rows("normal", num_rows, 50001, dtype)
     values, indices = flashinfer.top_k(x, 50, sorted=num_rows % 2 == 0)
     some = sorted({0, num_rows // 2, num_rows - 1})
     assert torch.equal(indices[some].cpu(), reference(x[some], 50, "value"))
@@ -102,7 +102,7 @@ def test_rows_and_clusters(rows, num_rows, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_rows,width,k", [(1, 128256, 64), (20, 128256, 64), (40, 128256, 64), (100, 128256, 64), (300, 128256, 64), (1, 1 << 20, 2048), (200, 131072, 2048), (2, 131072, 4096)])
+@pytest.mark.parametrize("num_rows,width,k", [(1, 128256, 64), (16, 128256, 64), (20, 128256, 64), (32, 128256, 300), (40, 128256, 64), (100, 128256, 64), (300, 128256, 64), (1, 1 << 20, 2048), (16, 131072, 2048), (32, 131072, 1000), (200, 131072, 2048), (2, 131072, 4096)])
 def test_large_rows(rows, kind, num_rows, width, k):
     x = rows(kind, num_rows, width)
     values, indices = flashinfer.top_k(x, k)
