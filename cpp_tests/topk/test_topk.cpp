@@ -188,7 +188,7 @@ TEST(TopKLaunch, AClusterARow) {
 TEST(TopKTuning, EveryConfigFits) {
   for (int number : {75, 80, 86, 90, 100, 110, 120})
     for (DType dtype : {DType::f32, DType::bf16})
-      for (int64_t num_rows : {1, 8, 20, 60, 132, 100000})
+      for (int64_t num_rows : {1, 8, 16, 20, 32, 60, 132, 100000})
         for (int32_t width : {0, 1, 5000, 128256, 1 << 20})
           for (int32_t k : {1, 64, 257, 2048, 100000}) {
             const DeviceInfo device = device_info_of({int16_t(number), 0});
