@@ -83,7 +83,13 @@ TEST(SoftmaxTuning, FitsEveryDevice) {
           ASSERT_TRUE(config.chunks == 0 || resident >= vocab_size + 16 / size_of(dtype) - 1);
         }
   EXPECT_EQ(gpu::tune(gpu::SoftmaxProblem{DType::f32, 512, 128256}, device_info_of({90, 'a'})).blocks, 3);
-  EXPECT_EQ(gpu::tune(gpu::SoftmaxProblem{DType::f32, 16, 128256}, device_info_of({90, 'a'})).cluster, 6);
+  const auto cluster = [](int64_t num_rows, int64_t vocab_size) {
+    return gpu::tune(gpu::SoftmaxProblem{DType::f32, num_rows, vocab_size}, device_info_of({90, 'a'})).cluster;
+  };
+  EXPECT_EQ(cluster(15, 128256), 8);
+  EXPECT_EQ(cluster(16, 128256), 6);
+  EXPECT_EQ(cluster(19, 128256), 8);
+  EXPECT_EQ(cluster(16, 1000), 1);
 }
 
 /// What cuOccupancyMaxActiveClusters says on an H200.

@@ -39,7 +39,8 @@ constexpr SoftmaxConfig tune(const SoftmaxProblem& problem, const DeviceInfo& de
   // Six leave room for those of the next launch with more rows: 16 rows take 8.8 us on an H200, in the way of many 10.1; 19 rows, which do
   // not have an SM for each block, 12.9 and 10.1.
   const SoftmaxConfig six = holding_a_row({problem.input, false, 512, 6, 0, 2});
-  if (problem.num_rows > clusters_at_once(8, 1, device) && problem.num_rows <= clusters_at_once(6, 1, device) && fits(six)) return six;
+  const bool long_rows = problem.vocab_size >= 6 * 8192, late = problem.num_rows > clusters_at_once(8, 1, device);
+  if (long_rows && late && problem.num_rows <= clusters_at_once(6, 1, device) && fits(six)) return six;
   if (config.cluster == 1 || problem.num_rows <= clusters_at_once(config.cluster, 1, device)) return config;
   // H200, 128256 floats, us at 16 / 32 / 64 / 128 / 512 rows: three blocks of 256 threads an SM 10.0 / 15.3 / 28.6 / 43.4 / 157, two
   // 10.0 / 19.1 / 28.8 / 60 / 195, two of 512 10.9 / 20.7 / 30.6 / 52.5 / 181, four of 256 in clusters of 16 11 / 20.3 / 31.4 / 53.8 / 196.
