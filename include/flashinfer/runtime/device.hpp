@@ -30,10 +30,10 @@ constexpr DeviceInfo device_info_of(Arch arch) {
 }
 
 /// Clusters of a launch that run at the same time, at least, where `blocks` of them fit on an SM: one more waits for another to end, as
-/// long as all before it took together. A cluster lies within a GPC. As cuOccupancyMaxActiveClusters has it of an H200 and an H100, two
-/// GPCs have 18 SMs, five 16, one 8, and the rest runs no more than pairs: a block an SM, 30 clusters of 4, 17 of 6, 15 of 8; two blocks
-/// an SM, 79 of 3, 62 of 4, 47 of 5, 39 of 6, 30 of 8, 14 of 16 (none in the small GPC). So clusters of powers of two just miss as many
-/// rows as servers like, which clusters of 3, 5 and 6 have room for.
+/// long as all before it took together. A cluster lies within a GPC. As cuOccupancyMaxActiveClusters has it of an H200, and what is known
+/// of an H100 is the same, two GPCs have 18 SMs, five 16, one 8, and the rest runs no more than pairs: a block an SM, 30 clusters of 4, 17
+/// of 6, 15 of 8; two blocks an SM, 79 of 3, 62 of 4, 47 of 5, 39 of 6, 30 of 8, 14 of 16 (none in the small GPC). So clusters of powers of
+/// two just miss as many rows as servers like, which clusters of 3, 5 and 6 have room for.
 constexpr int64_t clusters_at_once(int32_t cluster, int32_t blocks, const DeviceInfo& device) {
   if (cluster <= 2) return int64_t(device.num_sms) * blocks / cluster;
   const int64_t gpcs = max((device.num_sms - 10) / 17, 1), larger = device.num_sms == 132 ? 2 : 0;

@@ -51,6 +51,7 @@ struct RaceProblem {
 /// Blocks of so many threads, in clusters, and so many on an SM. Good for as many rows as have room when one launch runs, or two.
 struct RaceSplit {
   int32_t threads, cluster, blocks, launches = 1;
+  bool for_all = true;  // else for rows of floats that nothing filters
 };
 
 /// How a GPU with room for large clusters is filled, by the number of rows: what does not begin with the rest begins when all of that has
@@ -58,8 +59,8 @@ struct RaceSplit {
 /// 8.1 / 9.2 / 11.8 / 15.0 / 19.5 / 26.0 / 34.6; by as large clusters as leave an SM for every block 5.8 / 7.7 / 10.5 / 9.2 / 13.4 / 15.0 /
 /// 22.0 / 26.0 / 37.9; of logits, of 16 bits, and with filters alike. Clusters of 6 where nothing filters (H200, 16 and 32 rows 6.8 and
 /// 10.4, by the splits after them 7.3 and 11.0; with top_p 13.7 and 19.0 instead of 13.1 and 17.6).
-constexpr RaceSplit kRaceSplits[] = {{256, 16, 3, 2}, {512, 8, 2, 2}, {512, 6, 2, 2}, {256, 16, 3}, {512, 4, 2, 2},
-                                     {512, 6, 2},     {256, 8, 3},    {512, 2, 2, 2}, {256, 4, 3}};
+constexpr RaceSplit kRaceSplits[] = {{256, 16, 3, 2},       {512, 8, 2, 2}, {512, 6, 2, 2, false}, {256, 16, 3}, {512, 4, 2, 2},
+                                     {512, 6, 2, 1, false}, {256, 8, 3},    {512, 2, 2, 2},        {256, 4, 3}};
 
 constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) {
   RaceConfig config{.input = problem.input, .values = problem.values, .top_p = problem.top_p, .min_p = problem.min_p};
@@ -79,11 +80,11 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
       // Where each launch has as many blocks on an SM; otherwise 19 rows by clusters of 6 took 9.7 us, by 16 7.5, though 39 fit at once.
       const int64_t rows = s.blocks % s.launches == 0 ? clusters_at_once(s.cluster, s.blocks / s.launches, device)
                                                       : clusters_at_once(s.cluster, s.blocks, device) / s.launches;
-      return num_rows <= rows && vecs > int64_t(s.cluster) * s.threads;
+      return num_rows <= rows && vecs > int64_t(s.cluster) * s.threads && (s.for_all || !(filters || wide));
     };
     if (large_clusters && few && vecs > 16 * 512) return {512, 16, 2};
     for (const RaceSplit& s : kRaceSplits) {
-      if (!large_clusters || !fits(s) || (s.cluster == 6 && (filters || wide))) continue;
+      if (!large_clusters || !fits(s)) continue;
       if (again && s.cluster < 8) break;
       return s;
     }

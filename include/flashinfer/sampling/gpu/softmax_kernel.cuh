@@ -6,9 +6,9 @@
 //           that some copy and write while others wait for their clusters.
 // Memory:   a slice in shared memory, where its weights take the place of its elements, with room for those of 16-bit rows if there is.
 // Method:   every block looks at the same sample of the row, elements weigh what that says as they arrive (softmax_params.hpp), and the
-//           blocks meet once, for the sum. As a vector is written, the same vector of the next row is copied. H200, us at 1 / 16 / 128 /
-//           512 rows: 5.2 / 10.0 / 43 / 157; by the row's maximum, with another pass and barrier, and copies that begin when the block has
-//           written, 5.7 / 10.6 / 54 / 194.
+//           blocks meet once, for the sum. As a vector is written, the same vector of the next row is copied. H200, us at 1 / 128 / 512
+//           rows: 5.2 / 43 / 157; by the row's maximum, with another pass and barrier, and copies that begin when the block has written,
+//           5.7 / 54 / 194.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>

@@ -4,8 +4,8 @@
 // topk_selection.cuh reads the row once and leaves the first k in the first block of the row's cluster. Meanwhile the others fill the row
 // with what is not kept, over which the first writes the k. Where the output is the input, or a row has one block, all of them take the k
 // from the first when it knows them, and each fills its slice and writes those that lie there.
-// Bound by: memory, a read and a write. H200, us of a mask of 1 / 16 / 64 rows: 6.2 / 10.5 / 24.6, where rows are filled when the k are
-//           known 7.4 / 12.6 / 26.3.
+// Bound by: memory, a read and a write. H200, us of a mask of 1 / 64 rows: 6.2 / 24.6, where rows are filled when the k are known
+//           7.4 / 26.3.
 #pragma once
 
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
