@@ -68,6 +68,19 @@ TEST(RaceTuning, FitsEveryGpu) {
   }
 }
 
+/// Clusters of 6 where a launch of 8 or 4 blocks a row leaves rows over, but not with filters, nor where two launches do not fit.
+TEST(RaceTuning, SixBlocksARow) {
+  const auto cluster = [](int64_t num_rows, bool top_p, DType dtype = DType::f32) {
+    return gpu::tune(gpu::RaceProblem{dtype, RowValues::probs, top_p, false, num_rows, 128256}, device_info_of({90, 'a'})).cluster;
+  };
+  EXPECT_EQ(cluster(15, false), 8);
+  EXPECT_EQ(cluster(16, false), 6);
+  EXPECT_EQ(cluster(32, false), 6);
+  EXPECT_NE(cluster(19, false), 6);
+  EXPECT_NE(cluster(16, true), 6);
+  EXPECT_NE(cluster(16, false, DType::bf16), 6);
+}
+
 TEST(SoftmaxTuning, FitsEveryDevice) {
   for (Arch arch : kArchs)
     for (DType dtype : {DType::f32, DType::bf16})
