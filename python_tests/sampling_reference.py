@@ -83,12 +83,12 @@ def chi_square(tokens, probs):
     return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / (2 / (9 * freedom)) ** 0.5
 
 
-def philox(counter, key):
-    """Philox4x32-7 of counters [..., 4], uint64 arrays below 2^32."""
+def philox(counter, key, rounds):
+    """Philox4x32 of counters [..., 4], uint64 arrays below 2^32."""
     mask = np.uint64(0xFFFFFFFF)
     c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
     k0, k1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
-    for _ in range(7):
+    for _ in range(rounds):
         a, b = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
         c0, c1, c2, c3 = (b >> np.uint64(32)) ^ c1 ^ k0, b & mask, (a >> np.uint64(32)) ^ c3 ^ k1, a & mask
         k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
@@ -97,11 +97,16 @@ def philox(counter, key):
 
 def race(weights, seed, offset, draw, step=0):
     """The token that wins with these float64 weights [vocab_size]."""
-    vocab_size = len(weights)
-    blocks = np.arange((vocab_size + 3) // 4, dtype=np.uint64)
-    counter = np.zeros((len(blocks), 4), dtype=np.uint64)
-    counter[:, 0] = blocks | np.uint64(step << 24)
+    tokens = np.arange(len(weights), dtype=np.uint64)
+    counter = np.zeros((len(weights), 4), dtype=np.uint64)
+    counter[:, 0] = tokens // 256 * 32 + tokens % 128 // 4 + np.uint64(step << 24)
     counter[:, 1], counter[:, 2], counter[:, 3] = draw, offset & 0xFFFFFFFF, offset >> 32
-    bits = philox(counter, (seed & (2**64 - 1)) ^ 0x666C617368696E66).reshape(-1)[:vocab_size]
+
+    def bits_of(rounds):  # 16 of each token
+        words = philox(counter, (seed & (2**64 - 1)) ^ 0x666C617368696E66, rounds)
+        word = np.take_along_axis(words, (tokens // 128 % 2 * 2 + tokens % 4 // 2).astype(np.int64)[:, None], -1)[:, 0]
+        return word >> (tokens % 2 * 16) & np.uint64(0xFFFF)
+
+    bits = bits_of(7) << np.uint64(16) | bits_of(10)
     noise = -np.log1p(-(bits.astype(np.float64) + 0.5) / 2**32)
     return int(np.argmax(np.asarray(weights) / noise))

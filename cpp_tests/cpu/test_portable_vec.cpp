@@ -41,19 +41,18 @@ TEST(PhiloxVec, BitsInTheOrderOfCounters) {
   for (IsaLevel level : kLevels) {
     if (level > best_isa()) continue;
     dispatch_isa(level, [&]<class Isa>(Isa) FLASHINFER_INLINE {
-      constexpr int kWords = 4 * PhiloxVec<Isa>::kCounters;
-      uint32_t bits[kWords];
-      float upper[kWords];
+      constexpr int kParts = 4 * PhiloxVec<Isa>::kCounters;
+      float first[kParts], last[kParts];
       for (uint32_t i = 0; i < 100; ++i) {
         const Philox counter{{i * 77 | i << 25, ~i, i * i, 5 * i}};
         const uint64_t key = 0x123456789abcdef0ull * i;
-        PhiloxVec<Isa>::run(counter, key, bits, upper);
-        for (int j = 0; j < kWords; ++j) {
+        PhiloxVec<Isa>::run(counter, key, first, last);
+        for (int j = 0; j < kParts; ++j) {
           Philox one = counter;
           one.word[0] += uint32_t(j / 4);
-          const uint32_t expected = philox(one, key).word[j % 4];
-          EXPECT_EQ(bits[j], expected) << name_of(level) << " word " << j;
-          EXPECT_EQ(upper[j], float(int32_t(expected >> 1)));
+          const Philox random = philox(one, key);
+          EXPECT_EQ(first[j], float(random.word[j % 4 / 2] >> (j % 2 * 16) & 0xffff)) << name_of(level) << " part " << j;
+          EXPECT_EQ(last[j], float(random.word[2 + j % 4 / 2] >> (j % 2 * 16) & 0xffff)) << name_of(level) << " part " << j;
         }
       }
     });

@@ -114,6 +114,15 @@ TEST(RaceKernel, ListsWhatMayBeKept) {
       expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 4, .candidates = 256}>(9, 1500, seed, 1, 1, sum);
 }
 
+/// What a sample says is not kept does not race at first. Where it is kept, for the row does not sum to one, all race.
+TEST(RaceKernel, LeavesOutWhatASampleSays) {
+  for (uint32_t seed = 1; seed <= (kSanitized ? 2 : 8); ++seed)
+    for (float sum : {1.0f, 0.9f, 0.6f, 0.3f}) {
+      expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8, .candidates = 8}>(9, 9001, seed, 1, 1, sum);
+      expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2, .candidates = 8}>(9, 9001, seed, 1, 0.8f, sum);
+    }
+}
+
 /// One warp meets more than it has room for, where no sample looks; what is listed weighs enough, but does not come first.
 TEST(RaceKernel, ListsNothingIfAWarpHasNoRoom) {
   const auto edit = [](Rows<float>& rows) {

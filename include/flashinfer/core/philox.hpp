@@ -1,4 +1,4 @@
-// Philox4x32-7 (Salmon et al., SC'11): random bits as a function of a counter and a key. There is no state to keep, so what is
+// Philox4x32-7 and -10 (Salmon et al., SC'11): random bits as a function of a counter and a key. There is no state to keep, so what is
 // drawn does not depend on the number of threads, their order or the launch: the same bits on the CPU and the GPU.
 #pragma once
 
@@ -17,7 +17,7 @@ struct WideProduct {
 
 /// Seven rounds pass BigCrush in the authors' tests, with counters and keys that count up as ours do. Ten, their default, are a margin that
 /// would cost every token of a vocabulary: three rounds are a tenth of what sampling by top_p executes.
-inline constexpr int kPhiloxRounds = 7;
+inline constexpr int kPhiloxRounds = 7, kMostPhiloxRounds = 10;
 
 /// The keys of the rounds, for those who draw often with one key.
 struct PhiloxKeys {
@@ -64,6 +64,21 @@ FLASHINFER_HOST_DEVICE constexpr Philox philox(uint32_t first, const PhiloxStart
 template <class Product = WideProduct>
 FLASHINFER_HOST_DEVICE constexpr Philox philox(const Philox& counter, uint64_t key, const Product& product = {}) {
   return philox(counter.word[0], PhiloxStart(counter, key, product), PhiloxKeys(key), product);
+}
+
+/// What Philox4x32-10 makes of a counter of which Philox4x32-7 has made this: as many bits again, for three rounds more. `low`, `high`: the
+/// two words of the key.
+template <class Product = WideProduct>
+FLASHINFER_HOST_DEVICE constexpr Philox philox_further(Philox random, uint32_t low, uint32_t high, const Product& product = {}) {
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+  for (uint32_t round = kPhiloxRounds; round < kMostPhiloxRounds; ++round) {
+    const uint64_t a = product(random.word[0], 0xd2511f53u), b = product(random.word[2], 0xcd9e8d57u);
+    random = {{uint32_t(b >> 32) ^ random.word[1] ^ (low + round * 0x9e3779b9u), uint32_t(b),
+               uint32_t(a >> 32) ^ random.word[3] ^ (high + round * 0xbb67ae85u), uint32_t(a)}};
+  }
+  return random;
 }
 
 }  // namespace flashinfer

@@ -1,4 +1,4 @@
-// Host only. Philox of neighbouring counters in the lanes of vectors: the bits of core/philox.hpp, in the order of the counters.
+// Host only. Philox of neighbouring counters in the lanes of vectors: the bits of core/philox.hpp, 16 to a float.
 #pragma once
 
 #include <flashinfer/core/philox.hpp>
@@ -12,16 +12,17 @@
 
 namespace flashinfer::cpu {
 
-/// bits[4 i + j] is word j of philox({counter.word[0] + i, counter.word[1], ...}, key), upper[...] its upper 31 bits as a float.
+/// Of philox({counter.word[0] + i, counter.word[1], ...}, key): first[4 i + j] is the j-th part of 16 bits, as a float, last[4 i + j] the
+/// (4 + j)-th. The lower half of a word is the first of its two parts.
 template <class Isa>
 struct PhiloxVec {
   static constexpr int kCounters = 4;
-  static void run(Philox counter, uint64_t key, uint32_t* bits, float* upper) {
+  static void run(Philox counter, uint64_t key, float* first, float* last) {
     for (int i = 0; i < kCounters; ++i, ++counter.word[0]) {
       const Philox random = philox(counter, key);
       for (int j = 0; j < 4; ++j) {
-        bits[4 * i + j] = random.word[j];
-        upper[4 * i + j] = float(int32_t(random.word[j] >> 1));
+        first[4 * i + j] = float(int32_t(random.word[j / 2] >> (j % 2 * 16) & 0xffff));
+        last[4 * i + j] = float(int32_t(random.word[2 + j / 2] >> (j % 2 * 16) & 0xffff));
       }
     }
   }
@@ -29,14 +30,14 @@ struct PhiloxVec {
 
 #if defined(__x86_64__)
 
-// Lane l holds the counter that makes the transpose at the end, which works within 128 bits, leave the counters in order.
+// Lane l holds the counter that makes the interleaving at the end, which works within 128 bits, leave the counters in order.
 
 template <>
 struct PhiloxVec<Avx2> {
   static constexpr int kCounters = 8;
 
-  FLASHINFER_AVX2 static void run(const Philox& counter, uint64_t key, uint32_t* bits, float* upper) {
-    const __m256i lanes = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+  FLASHINFER_AVX2 static void run(const Philox& counter, uint64_t key, float* first, float* last) {
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);
     __m256i c0 = _mm256_add_epi32(_mm256_set1_epi32(int(counter.word[0])), lanes), c1 = _mm256_set1_epi32(int(counter.word[1]));
     __m256i c2 = _mm256_set1_epi32(int(counter.word[2])), c3 = _mm256_set1_epi32(int(counter.word[3]));
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
@@ -50,10 +51,8 @@ struct PhiloxVec<Avx2> {
       c3 = a_low;
       k0 += 0x9e3779b9u, k1 += 0xbb67ae85u;
     }
-    const __m256i a = _mm256_unpacklo_epi32(c0, c1), b = _mm256_unpacklo_epi32(c2, c3);
-    const __m256i c = _mm256_unpackhi_epi32(c0, c1), d = _mm256_unpackhi_epi32(c2, c3);
-    store(0, _mm256_unpacklo_epi64(a, b), bits, upper), store(1, _mm256_unpackhi_epi64(a, b), bits, upper);
-    store(2, _mm256_unpacklo_epi64(c, d), bits, upper), store(3, _mm256_unpackhi_epi64(c, d), bits, upper);
+    store(_mm256_unpacklo_epi32(c0, c1), first), store(_mm256_unpackhi_epi32(c0, c1), first + 16);
+    store(_mm256_unpacklo_epi32(c2, c3), last), store(_mm256_unpackhi_epi32(c2, c3), last + 16);
   }
 
  private:
@@ -63,9 +62,9 @@ struct PhiloxVec<Avx2> {
     low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
     high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
   }
-  FLASHINFER_AVX2 static void store(int i, const __m256i& words, uint32_t* bits, float* upper) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bits + 8 * i), words);
-    _mm256_storeu_ps(upper + 8 * i, _mm256_cvtepi32_ps(_mm256_srli_epi32(words, 1)));
+  FLASHINFER_AVX2 static void store(const __m256i& words, float* to) {
+    _mm256_storeu_ps(to, _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(words))));
+    _mm256_storeu_ps(to + 8, _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1))));
   }
 };
 
@@ -73,8 +72,8 @@ template <>
 struct PhiloxVec<Avx512> {
   static constexpr int kCounters = 16;
 
-  FLASHINFER_AVX512 static void run(const Philox& counter, uint64_t key, uint32_t* bits, float* upper) {
-    const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  FLASHINFER_AVX512 static void run(const Philox& counter, uint64_t key, float* first, float* last) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
     __m512i c0 = _mm512_add_epi32(_mm512_set1_epi32(int(counter.word[0])), lanes), c1 = _mm512_set1_epi32(int(counter.word[1]));
     __m512i c2 = _mm512_set1_epi32(int(counter.word[2])), c3 = _mm512_set1_epi32(int(counter.word[3]));
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
@@ -88,10 +87,8 @@ struct PhiloxVec<Avx512> {
       c3 = a_low;
       k0 += 0x9e3779b9u, k1 += 0xbb67ae85u;
     }
-    const __m512i a = _mm512_unpacklo_epi32(c0, c1), b = _mm512_unpacklo_epi32(c2, c3);
-    const __m512i c = _mm512_unpackhi_epi32(c0, c1), d = _mm512_unpackhi_epi32(c2, c3);
-    store(0, _mm512_unpacklo_epi64(a, b), bits, upper), store(1, _mm512_unpackhi_epi64(a, b), bits, upper);
-    store(2, _mm512_unpacklo_epi64(c, d), bits, upper), store(3, _mm512_unpackhi_epi64(c, d), bits, upper);
+    store(_mm512_unpacklo_epi32(c0, c1), first), store(_mm512_unpackhi_epi32(c0, c1), first + 32);
+    store(_mm512_unpacklo_epi32(c2, c3), last), store(_mm512_unpackhi_epi32(c2, c3), last + 32);
   }
 
  private:
@@ -101,9 +98,9 @@ struct PhiloxVec<Avx512> {
     low = _mm512_mask_shuffle_epi32(even, 0xaaaa, odd, _MM_PERM_CCAA);
     high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
   }
-  FLASHINFER_AVX512 static void store(int i, const __m512i& words, uint32_t* bits, float* upper) {
-    _mm512_storeu_si512(bits + 16 * i, words);
-    _mm512_storeu_ps(upper + 16 * i, _mm512_cvtepi32_ps(_mm512_srli_epi32(words, 1)));
+  FLASHINFER_AVX512 static void store(const __m512i& words, float* to) {
+    _mm512_storeu_ps(to, _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(words))));
+    _mm512_storeu_ps(to + 16, _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(words, 1))));
   }
 };
 

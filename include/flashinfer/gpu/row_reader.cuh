@@ -23,10 +23,11 @@ struct RowVectors {
   int begin, count;  // the slice: vectors [begin, begin + count)
 
   RowVectors() = default;
-  __device__ RowVectors(const T* row, int length, int blocks, int rank) : length(length) {
+  /// A slice begins at a multiple of `together` vectors.
+  __device__ RowVectors(const T* row, int length, int blocks, int rank, int together = 1) : length(length) {
     skip = kAnywhere ? 0 : int(uintptr_t(row) % 16 / sizeof(T));
     base = row - skip;
-    const int total = ceil_div(length + skip, kVec), share = ceil_div(total, blocks);
+    const int total = ceil_div(length + skip, kVec), share = round_up(ceil_div(total, blocks), together);
     begin = min(rank * share, total);
     count = min(share, total - begin);
   }
@@ -72,16 +73,16 @@ struct RowVectors {
     for (int i = 0; i < kCount; ++i)
       if (!is_whole(first + i * step)) held[i] = load_part(first + i * step);
   }
+  /// Whether vectors are copied word by word.
+  __device__ bool needs_words() const { return kAnywhere && uintptr_t(base) % 16 != 0; }
   /// A vector that lies within the row, or zeros, to this thread's own place in shared memory: where there is cp.async, by a copy that the
   /// caller commits, or one for each word.
-  static __device__ void copy(unsigned char* to, const T* from, bool valid) {
-    const bool by_words = kAnywhere && uintptr_t(from) % 16 != 0;
+  static __device__ void copy(unsigned char* to, const T* from, bool valid, bool by_words = false) {
     if constexpr (ptx::kHasCpAsync) {
       if (!by_words) {
         ptx::cp_async_16(ptx::smem_address(to), from, valid);
       } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) ptx::cp_async_4(ptx::smem_address(to + 4 * j), from + j * kVec / 4, valid);
+        copy_words(ptx::smem_address(to), from, valid);
       }
     } else {
       Vector v = Vector::zero();
@@ -91,6 +92,11 @@ struct RowVectors {
   }
 
  private:
+  /// Not where vectors are copied: these instructions would be issued for every one, with predicates that are off.
+  static __device__ __noinline__ void copy_words(uint32_t to, const T* from, bool valid) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) ptx::cp_async_4(to + 4 * j, from + j * kVec / 4, valid);
+  }
   /// Element by element; rare, and there once.
   static __device__ __noinline__ Vec<T, kVec> load_part(const T* row, int first, int length, uint32_t padding) {
     Vec<T, kVec> v;

@@ -102,7 +102,7 @@ class RowRing {
   __device__ const T* address_of(int vec) const { return row_.base + (int64_t(row_.begin) + first_whole_ + vec) * kVec; }
   /// A whole vector, or zeros. What is behind the end of the pass leaves its slot as it is.
   __device__ void copy(int slot, int vec, const T* from, bool needed) const {
-    if (uint32_t(vec) < whole_) Row::copy(own_ + slot, from, needed);
+    if (uint32_t(vec) < whole_) Row::copy(own_ + slot, from, needed, row_.needs_words());
     if constexpr (ptx::kHasCpAsync) ptx::cp_async_commit();
   }
 };

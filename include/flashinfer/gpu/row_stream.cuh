@@ -9,66 +9,105 @@
 
 namespace flashinfer::gpu {
 
-template <class T, int kThreads, int kStages, bool kAnywhere = false>
+/// kApart: with every vector comes another, so many behind it. The ring has place for kStages, which need not be a power of two.
+template <class T, int kThreads, int kStages, bool kAnywhere = false, int kApart = 0>
 struct RowStream {
   using Row = RowVectors<T, kAnywhere>;
   using Vector = typename Row::Vector;
-  static constexpr int kVec = Row::kVec;
+  static constexpr int kVec = Row::kVec, kTogether = kApart > 0 ? 2 : 1;
 
   struct Smem {
     alignas(16) unsigned char ring[kStages * kThreads * 16];
   };
 
-  /// f(vector, index of its first element, which may be negative or behind the end) for the vectors `first`, first + step, ... of the row's
-  /// slice, `count` of them; what lies outside the row or the slice reads as `padding`.
-  template <class F>
+  /// f(vectors, index of the first one's first element, which may be negative or behind the end) for the vectors `first`, first + step, ...
+  /// of the row's slice, `count` of them; what lies outside the row or the slice reads as `padding`. In fewer registers: of vectors that
+  /// come together kAtOnce are handed out, and kUnit elements of each.
+  template <int kAtOnce = kTogether, int kUnit = kVec, class F>
   __device__ static void for_each(Smem& smem, const Row& row, int first, int step, int count, uint32_t padding, const F& f) {
     start(smem, row, first, step);
-    for_each_started(smem, row, first, step, count, padding, f);
+    for_each_started<kAtOnce, kUnit>(smem, row, first, step, count, padding, f);
   }
 
-  /// The same in two parts: the first vectors, one less than the ring holds, are on their way while something else is done.
+  /// The same in two parts: the first vectors, a step's less than the ring holds, are on their way while something else is done.
   __device__ static void start(Smem& smem, const Row& row, int first, int step) {
     const Copies copies(smem, row);
 #pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) copies.copy(s * kSlot, row.index_of(first + s * step));
+    for (int s = 0; s < kSteps - 1; ++s) copies.copy(s * kSlot, row.index_of(first + s * step));
   }
-  template <class F>
+  template <int kAtOnce = kTogether, int kUnit = kVec, class F>
   __device__ static void for_each_started(Smem& smem, const Row& row, int first, int step, int count, uint32_t padding, const F& f) {
     // What a vector costs beside f is counted in instructions: its index says whether it is whole, and where it and the next to copy lie.
     const Copies copies(smem, row);
-    const int elements = step * kVec, ahead = (kStages - 1) * elements;
+    constexpr int kParts = kTogether / kAtOnce * (kVec / kUnit);
+    const int elements = step * kVec, ahead = (kSteps - 1) * elements;
     int index = row.index_of(first);
     uint32_t slot = 0;
 #pragma unroll 1
     for (; count > 0; --count) {
-      ptx::cp_async_wait<kStages - 2>();
-      Vector v = Vector::load(reinterpret_cast<const T*>(copies.own + slot));
-      copies.copy((slot + kRing - kSlot) % kRing, index + ahead);
-      if (uint32_t(index) >= copies.end) v = row.load_part((index + row.skip) / kVec - row.begin, padding);
-      f(v, index);
-      index += elements, slot = (slot + kSlot) % kRing;
+      ptx::cp_async_wait<kSteps - 2>();
+      copies.copy(slot_after<kSteps - 1>(slot), index + ahead);
+      T* const own = reinterpret_cast<T*>(copies.own + slot);
+      const auto part_at = [&](int at) { return row.load_part((at + row.skip) / kVec - row.begin, padding); };
+      if constexpr (kTogether == 1) {
+        static_assert(kUnit == kVec);
+        Vector v[1] = {Vector::load(own)};
+        if (uint32_t(index) >= copies.end) v[0] = part_at(index);
+        f(v, index);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          const int at = index + i * kApart * kVec;
+          if (uint32_t(at) >= copies.end) part_at(at).store(own + i * kThreads * kVec);
+        }
+#pragma unroll 1  // there is one copy of f
+        for (int part = 0; part < kParts; ++part) {
+          const int vec = part / (kVec / kUnit) * kAtOnce, unit = part % (kVec / kUnit) * kUnit;
+          Vec<T, kUnit> v[kAtOnce];
+#pragma unroll
+          for (int i = 0; i < kAtOnce; ++i) v[i] = Vec<T, kUnit>::load(own + (vec + i) * kThreads * kVec + unit);
+          f(v, index + vec * kApart * kVec + unit);
+        }
+      }
+      index += elements, slot = slot_after<1>(slot);
     }
     ptx::cp_async_wait<0>();  // zeros for what lay behind the end are on their way to where the next call copies
   }
 
  private:
-  static constexpr uint32_t kSlot = kThreads * 16, kRing = kStages * kSlot;
-  static_assert((kStages & (kStages - 1)) == 0 && (kThreads & (kThreads - 1)) == 0);
+  static constexpr int kSteps = kStages / kTogether;
+  static constexpr uint32_t kVecBytes = kThreads * 16, kSlot = kTogether * kVecBytes, kRing = kSteps * kSlot;
+  static_assert(kSteps >= 2 && kSteps * kTogether == kStages && (kThreads & (kThreads - 1)) == 0);
+  template <int kBy>
+  __device__ static uint32_t slot_after(uint32_t slot) {
+    constexpr uint32_t by = kBy * kSlot;
+    if constexpr (is_power_of_two(kSteps)) return (slot + by) % kRing;
+    return slot + by >= kRing ? slot + by - kRing : slot + by;
+  }
 
   /// Of this thread's vectors.
   struct Copies {
     unsigned char* own;
     const T* row;
     uint32_t end;  // vectors of an index below that is not negative lie within the row; others are put together when they are needed
+    bool by_words;
 
     __device__ Copies(Smem& smem, const Row& row)
         : own(held_smem(smem.ring + threadIdx.x * 16)),
           row(ptx::opaque(row.base + row.skip)),
-          end(uint32_t(max(row.index_of(row.end_whole()), 0))) {}
+          end(uint32_t(max(row.index_of(row.end_whole()), 0))),
+          by_words(row.needs_words()) {}
 
     __device__ void copy(uint32_t to, int index) const {
-      Row::copy(own + to, row + index, uint32_t(index) < end);
+      const auto copy_all = [&](bool words) {
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i)
+          Row::copy(own + to + i * kVecBytes, row + index + i * kApart * kVec, uint32_t(index + i * kApart * kVec) < end, words);
+      };
+      if (by_words) [[unlikely]]
+        copy_all(true);
+      else
+        copy_all(false);
       if constexpr (ptx::kHasCpAsync) ptx::cp_async_commit();
     }
   };

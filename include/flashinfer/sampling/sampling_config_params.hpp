@@ -62,7 +62,7 @@ struct TopkSamplingConfig {
 struct RaceConfig {
   static constexpr const char *kName = "RaceConfig", *kKernel = "RaceKernel", *kHeader = "sampling/gpu/race_kernel.cuh";
 
-  static constexpr int32_t kStages = 4;  // vectors of a thread in its ring; a power of two
+  static constexpr int32_t kStages = 6;  // vectors of a thread in its ring: three pairs
 
   DType input = DType::f32;
   RowValues values = RowValues::logits;

@@ -102,19 +102,33 @@ FLASHINFER_HOST_DEVICE float least_prob(float min_p, float max) { return min_p >
 
 /// Philox's key of a seed: another one than torch's kernels make of the same seed, whose bits ours shall not repeat.
 FLASHINFER_HOST_DEVICE constexpr uint64_t philox_key(uint64_t seed) { return seed ^ 0x666c617368696e66ull; }
-/// The random bits of a draw from `token`'s race. Four neighbouring tokens share one Philox: philox_of_tokens(...).word[token % 4].
+/// The random bits of a draw from `token`'s race: 16 upper ones, by Philox4x32-7, which tell of almost all tokens that they do not win, and
+/// 16 lower ones, by Philox4x32-10 of the same counter, which hardly any token needs. A counter serves eight tokens: four, and the four
+/// that lie kTokensApart behind them, which the same thread of a warp reads with its next vector.
 ///   draw  the row of the outputs; 0 where every row has its own seed, so that its place in the batch does not count
 ///   step  0; speculative sampling: the position within the chain, below 128
-FLASHINFER_HOST_DEVICE constexpr Philox counter_of_tokens(uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
-  return {{token / 4 | step << 24, draw, uint32_t(offset), uint32_t(offset >> 32)}};
+inline constexpr uint32_t kTokensApart = 128;
+/// The group of eight that a token belongs to.
+FLASHINFER_HOST_DEVICE constexpr uint32_t group_of_token(uint32_t token) {
+  return token / (2 * kTokensApart) * (kTokensApart / 4) + token % kTokensApart / 4;
 }
+static_assert(group_of_token(uint32_t(kMaxVocabSize)) < 1u << 24);
+FLASHINFER_HOST_DEVICE constexpr Philox counter_of_token(uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
+  return {{group_of_token(token) | step << 24, draw, uint32_t(offset), uint32_t(offset >> 32)}};
+}
+/// A token's 16 bits of its group's 128.
+FLASHINFER_HOST_DEVICE constexpr uint32_t bits_of_group(const Philox& group, uint32_t token) {
+  const uint32_t first = token & 2 ? group.word[1] : group.word[0], apart = token & 2 ? group.word[3] : group.word[2];
+  return ((token & kTokensApart ? apart : first) >> (token % 2 * 16)) & 0xffffu;
+}
+/// All 32 of them, of a group of which upper bits are known.
 template <class Product = WideProduct>
-FLASHINFER_HOST_DEVICE constexpr Philox philox_of_tokens(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0,
-                                                         const Product& product = {}) {
-  return philox(counter_of_tokens(offset, draw, token, step), philox_key(seed), product);
+FLASHINFER_HOST_DEVICE constexpr uint32_t noise_bits(const Philox& upper, uint64_t key, uint32_t token, const Product& product = {}) {
+  const Philox lower = philox_further(upper, uint32_t(key), uint32_t(key >> 32), product);
+  return bits_of_group(upper, token) << 16 | bits_of_group(lower, token);
 }
 FLASHINFER_HOST_DEVICE constexpr uint32_t noise_bits(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
-  return philox_of_tokens(seed, offset, draw, token, step).word[token % 4];
+  return noise_bits(philox(counter_of_token(offset, draw, token, step), philox_key(seed)), philox_key(seed), token);
 }
 /// Uniform in [0, 1), of 24 bits: whether speculative sampling accepts the token of a step. Shares no bits with the races.
 FLASHINFER_HOST_DEVICE constexpr float accept_uniform(uint64_t seed, uint64_t offset, uint32_t draw, uint32_t step) {
@@ -122,7 +136,7 @@ FLASHINFER_HOST_DEVICE constexpr float accept_uniform(uint64_t seed, uint64_t of
          5.9604644775390625e-8f;
 }
 /// IEEE division: not approximate on any machine. Since exponential_noise(bits) >= (bits + 1/2) / 2^32 but for a rounding, an element
-/// whose weight * 2^32 / (bits + 1/2) is, say, a millionth below the best score so far need not compute the noise.
+/// whose weight * 2^16 / (its upper bits) is, say, a millionth below the best score so far needs neither lower bits nor the noise.
 FLASHINFER_HOST_DEVICE float race_score(float weight, uint32_t bits) { return weight / exponential_noise(bits); }
 
 /// ln of f's share of a mass; at most 0.

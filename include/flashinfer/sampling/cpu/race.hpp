@@ -16,47 +16,54 @@ class Race {
 
   /// One token; tokens enter in rising order.
   void enter(int64_t token, float weight) {
-    if (token / 4 != block_) {
-      block_ = token / 4;
-      bits_ = philox_of_tokens(seed_, offset_, draw_, uint32_t(token), step_);
-    }
-    run(token, weight, bits_.word[token % 4]);
+    const uint32_t group = group_of_token(uint32_t(token));
+    if (int64_t(group) != group_) group_ = group, upper_ = philox(counter(uint32_t(token)), philox_key(seed_));
+    if (has_chance(weight, float(int32_t(bits_of_group(upper_, uint32_t(token)))))) run(token, weight, upper_);
   }
 
-  /// Tokens first to first + count - 1; `first` is a multiple of 4.
+  /// Tokens first to first + count - 1; `first` is a multiple of kRun.
   template <class Isa>
   FLASHINFER_INLINE void enter(int64_t first, const float* weights, int64_t count) {
-    constexpr int kTokens = 4 * PhiloxVec<Isa>::kCounters;
-    uint32_t bits[kTokens];
-    float upper[kTokens];
-    for (int64_t i = 0; i < count; i += kTokens) {
-      const Philox counter{{uint32_t((first + i) / 4) | step_ << 24, draw_, uint32_t(offset_), uint32_t(offset_ >> 32)}};
-      PhiloxVec<Isa>::run(counter, philox_key(seed_), bits, upper);
-      uint32_t records = 0;
-      const typename Isa::F bound = Isa::set(best_ * kUnit), margin = Isa::set(kMargin);
-      const int64_t here = count - i < kTokens ? count - i : kTokens;
-      for_each_vec<Isa>(here, [&](int64_t j, auto... rest) FLASHINFER_INLINE {
-        records |= Isa::bits(Isa::less(bound * Isa::load(upper + j, rest...), Isa::load(weights + i + j, rest...) * margin));
-      });
-      if (records)
-        for (int64_t j = 0; j < here; ++j) run(first + i + j, weights[i + j], bits[j]);
+    constexpr int kPart = 64;  // tokens that are looked at one by one if one of them has a chance
+    float upper[kRun];
+    for (int64_t i = 0; i < count; i += kRun) {
+      Philox groups = counter(uint32_t(first + i));
+      for (int at = 0; at < int(kTokensApart); at += 4 * PhiloxVec<Isa>::kCounters, groups.word[0] += PhiloxVec<Isa>::kCounters)
+        PhiloxVec<Isa>::run(groups, philox_key(seed_), upper + at, upper + kTokensApart + at);
+      const int64_t here = count - i < kRun ? count - i : kRun;
+      for (int64_t begin = 0; begin < here; begin += kPart) {
+        uint32_t chances = 0;
+        const typename Isa::F bound = Isa::set(best_ * kUnit), margin = Isa::set(kMargin);
+        const int64_t of_part = here - begin < kPart ? here - begin : kPart;
+        for_each_vec<Isa>(of_part, [&](int64_t j, auto... rest) FLASHINFER_INLINE {
+          chances |=
+              Isa::bits(Isa::less(bound * Isa::load(upper + begin + j, rest...), Isa::load(weights + i + begin + j, rest...) * margin));
+        });
+        if (chances)
+          for (int64_t j = begin; j < begin + of_part; ++j) {
+            const int64_t token = first + i + j;
+            if (has_chance(weights[i + j], upper[j])) run(token, weights[i + j], philox(counter(uint32_t(token)), philox_key(seed_)));
+          }
+      }
     }
   }
 
  private:
-  // The noise is not below bits / 2^32 but for roundings: few tokens have to compute it.
-  static constexpr float kMargin = 1.000002f, kUnit = 4.6566128730773926e-10f;  // 2^-31
+  static constexpr int kRun = 2 * int(kTokensApart);
+  // The noise is not below its upper bits / 2^16 but for roundings: few tokens have to compute it.
+  static constexpr float kMargin = 1.000002f, kUnit = 1.52587890625e-5f;  // 2^-16
 
-  FLASHINFER_INLINE void run(int64_t token, float weight, uint32_t bits) {
-    if (!(weight * kMargin > best_ * kUnit * float(int32_t(bits >> 1)))) return;
-    const float score = race_score(weight, bits);
+  Philox counter(uint32_t token) const { return counter_of_token(offset_, draw_, token, step_); }
+  FLASHINFER_INLINE bool has_chance(float weight, float upper) const { return weight * kMargin > best_ * kUnit * upper; }
+  FLASHINFER_INLINE void run(int64_t token, float weight, const Philox& upper) {
+    const float score = race_score(weight, noise_bits(upper, philox_key(seed_), uint32_t(token)));
     if (score > best_) best_ = score, token_ = token;
   }
 
   uint64_t seed_, offset_;
   uint32_t draw_, step_;
-  int64_t block_ = -1, token_ = -1;
-  Philox bits_{};
+  int64_t group_ = -1, token_ = -1;
+  Philox upper_{};
   float best_ = 0;
 };
 

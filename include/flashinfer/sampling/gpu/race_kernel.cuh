@@ -1,10 +1,10 @@
 // Draws a token from each row of logits or probabilities, of all or of what top_p and min_p keep, reading the row as it comes.
 // Called by sampling/gpu/sampling.hpp; twin of sampling/cpu/sampling.hpp: the same token wins, bit for bit.
 //
-// Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 90 instructions for four
-//           elements, a third of them Philox, hide behind the loads (H100, 512 rows: 91 us, the read 87); with min_p most vectors need none
-//           of them. Counting what elements weigh, for top_p, takes 30 more (96 us, of logits 105), and then a launch waits for the row
-//           that is refused most often (108, of logits 121).
+// Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 130 instructions for eight
+//           elements, a quarter of them Philox, hide behind the loads (H200, 512 rows: 62 us, 4.3 TB/s); with min_p most vectors need none
+//           of them. Counting what elements weigh, for top_p, takes 50 more; with a sample before the row and a search after it 512 take
+//           82 us, and as a launch waits for the row that is refused most often, 87 (of logits 101).
 // Threads:  a cluster of blocks a row, each with a slice of it (race_slice.cuh).
 // Memory:   where rows are few and min_p filters, shared memory holds the slice. (Not where rows are many: a cluster of 8 takes 15 us, half
 //           of them without a load on its way, and 512 rows with top_p 216 us instead of 170.)
@@ -15,14 +15,15 @@
 //           winner that it does not keep in the end was early in the row; then those that it keeps race again. Of a slice that is held the
 //           maximum is found first.
 //           Where rows are many, a sample tells whether what top_p may keep is few, as a language model's mostly is: then that is listed
-//           and races alone (race_list.cuh). Else nobody looks for the boundary of top_p: the token that wins without it also wins with it
-//           if the mass before it is less than top_p wants (race_row.cuh); else neither it nor anything after it is kept, and those before
-//           it race again. A row takes 1 + ln(1 / top_p) races in the mean, whatever its shape; where rows are many, counts tell all that
-//           is not kept, and no row races more often than twice; in larger clusters, whose rounds cost more, one message says who wins,
-//           whether it is kept, and who is next. Columns, parts of a block, race for themselves. If the best of a column is kept, it is the
-//           best of all that it has and is kept; so only those race again whose best is not kept and better than the best that is: mostly
-//           one, a warp's share. Where a thread has a few vectors only, there is one column a block: every column has its first elements to
-//           look at.
+//           and races alone (race_list.cuh). Else what the sample says is not kept does not win at first, which would be refused (128 and
+//           512 rows 33 and 91 us without that), and nobody looks for the boundary of top_p: the token that wins without it also wins with
+//           it if the mass before it is less than top_p wants (race_row.cuh); else neither it nor anything after it is kept, and those
+//           before it race again. A row takes 1 + ln(1 / top_p) races in the mean, whatever its shape; where rows are many, counts tell all
+//           that is not kept, and no row races more often than twice; in larger clusters, whose rounds cost more, one message says who
+//           wins, whether it is kept, and who is next. Columns, parts of a block, race for themselves. If the best of a column is kept, it
+//           is the best of all that it has and is kept; so only those race again whose best is not kept and better than the best that is:
+//           mostly one, a warp's share. Where a thread has a few vectors only, there is one column a block: every column has its first
+//           elements to look at.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
@@ -56,11 +57,13 @@ struct RaceKernel {
   using Weight = gpu::RaceWeight<kConfig.values>;
   using Prefix = gpu::RowPrefix;
   using Noise = gpu::RaceNoise<!kConfig.min_p>;  // with min_p few vectors race
+  using FewNoise = gpu::RaceNoise<false>;
   static constexpr bool kLogits = kConfig.values == RowValues::logits;
   static constexpr bool kCounts = Row::kCounts, kEdges = Row::kEdges, kAsks = Row::kAsks, kLists = Row::kLists;
   static constexpr bool kWeighs = kCounts && kLogits;           // all logits are weighed to be counted, and race by these weights
   static constexpr float kNever = kLogits ? -kInfinity : 0.0f;  // elements that are not greater are never drawn
   static constexpr int kVec = Slice::kVec, kColumns = Slice::kColumns;
+  static constexpr int kAgain = kAsks ? kVec : 4;        // elements that race again together; else registers are not enough for more
   static constexpr bool kKnows = kColumns > 1 || kAsks;  // columns know their best
 
   struct Smem {
@@ -68,6 +71,7 @@ struct RaceKernel {
     unsigned long long column[kColumns];  // its best, as Scores::best, if it knows it
     uint32_t best[kColumns];              // key_of its best score so far, or of the weight to have a chance beside it
     uint32_t most;                        // min_p: order_key of the block's largest element so far
+    float below;                          // what a sample says is not kept: elements that are not greater do not race at first
   };
   /// What a thread has seen.
   struct Scores {
@@ -96,24 +100,22 @@ struct RaceKernel {
     const Noise noise(p_.seed.at(index_, index_), p_.offset.at(index_, index_), p_.draw(index_));
     const float top_p = kConfig.top_p ? p_.top_p.at(index_, p_.input_row(index_)) : 1.0f;
     uint64_t winner = 0;
-    if (!race_listed(noise, top_p, winner)) {
-      winner = race(noise);
-      if constexpr (kConfig.top_p) {
-        if (winner && !(top_p >= 1)) winner = kept_winner(noise, winner, top_p);
-      }
-    }
+    if (!race_listed(noise.sparse(), top_p, winner)) winner = kept_winner(noise, top_p);
     if (Group::rank() != 0 || threadIdx.x != 0) return;
     write_token(p_, index_, winner ? int32_t(index_of_rank(winner)) : 0);
     if (p_.valid) p_.valid[index_] = winner != 0;
   }
   /// The winner among what top_p keeps, if that is few, or 0; false: the whole row must race, of which the first look has begun if
   /// `begun_`.
-  __device__ bool race_listed(const Noise& noise, float top_p, uint64_t& winner) {
+  __device__ bool race_listed(const FewNoise& noise, float top_p, uint64_t& winner) {
     if constexpr (kLists) {
+      if (threadIdx.x == 0) smem_.below = 0;
       if (top_p >= 1) return false;
       typename Row::List list = row_.list();
       begun_ = true;
-      if (!list.begin(fmaxf(top_p, 0.0f))) return false;
+      const bool few = list.begin(fmaxf(top_p, 0.0f));
+      if (kEdges && threadIdx.x == 0 && !few) smem_.below = list.low();
+      if (!few) return false;
       begun_ = false;
       if (!list.list(top_p, row_.roundings())) return false;
       if (list.most() == ~0u || !row_.weight.set(value_of_order_key<float>(list.most()), 1)) return true;
@@ -127,20 +129,32 @@ struct RaceKernel {
     }
     return false;
   }
-  /// The winner among what top_p keeps, where this one wins without it.
-  __device__ uint64_t kept_winner(const Noise& noise, uint64_t winner, float top_p) {
-    if constexpr (kAsks) {
-      return judge(noise, winner, top_p);
-    } else {
-      uint64_t refused = 0;
-      if constexpr (kEdges) refused = row_.find_edges(top_p, p_.vocab_size);
-      while (winner && !row_.keeps(rank_of(winner), top_p)) {
-        row_.slice.prefetch_column_of(index_of_rank(winner));  // it races again in any case, and the others wait for it
-        winner = race_again(noise, max(rank_of(winner), refused) + 1);
-      }
-      return winner;
+  /// The winner of the row among what top_p and min_p keep.
+  __device__ uint64_t kept_winner(const Noise& noise, float top_p) {
+    Rest rest;
+    uint64_t winner = race(noise, rest), refused = 0;
+    top_p = gpu::ptx::opaque(top_p);  // or what follows from it is known beforehand, and spills
+    const FewNoise few = noise.sparse();
+    if constexpr (kEdges) {
+      if (rest.valid && !(top_p >= 1)) refused = row_.find_edges(top_p, p_.vocab_size);
+      // Where the sample was wrong, all race.
+      if (rest.valid && below() > kNever && (uint64_t(order_key(below())) << 32 | 0xffffffffu) > refused) rest.races = rest.all = true;
+    }
+    for (;;) {
+      if (rest.races) winner = race_again(few, rest);  // one copy
+      if (!kConfig.top_p || !winner || top_p >= 1) return winner;
+      if constexpr (kAsks) return judge(few, winner, top_p);
+      if (row_.keeps(rank_of(winner), top_p)) return winner;
+      row_.slice.prefetch_column_of(index_of_rank(winner));  // it races again in any case, and the others wait for it
+      rest = {.valid = true, .races = true, .floor = max(rank_of(winner), refused) + 1};
     }
   }
+  /// What must race again, if the row is valid: the elements from a rank up that have a chance beside another, or beside none; `all` of
+  /// them, or those of columns that are known to have better ones.
+  struct Rest {
+    bool valid = false, races = false, all = false;
+    uint64_t floor = gpu::kLowestRank, other = 0;
+  };
   /// Of the element that has this score.
   __device__ uint64_t rank_of(uint64_t entry) const { return row_.slice.rank_of(index_of_rank(entry)); }
 
@@ -152,7 +166,7 @@ struct RaceKernel {
       return {gpu::warp_sum(too_much), gpu::warp_sum(enough), gpu::warp_max(best), gpu::warp_max(next)};
     }
   };
-  __device__ uint64_t judge(const Noise& noise, uint64_t winner, float top_p) {
+  __device__ uint64_t judge(const FewNoise& noise, uint64_t winner, float top_p) {
     uint64_t floor = gpu::kLowestRank;
     while (winner) {
       const uint64_t best = best_of_lane(), rank = best ? rank_of(best) : 0, rank_of_winner = rank_of(winner);
@@ -188,8 +202,9 @@ struct RaceKernel {
     }
   };
 
-  /// The winner of the row, or of what min_p keeps of it, in every thread: its index is that of the rank. 0 for a row that is not valid.
-  __device__ uint64_t race(const Noise& noise) {
+  /// Who wins the row, or what min_p keeps of it, in every thread, unless the rest races again: its index is that of the rank. 0 for a row
+  /// that is not valid.
+  __device__ uint64_t race(const Noise& noise, Rest& rest) {
     const float min_p = kConfig.min_p ? p_.min_p.at(index_, p_.input_row(index_)) : 0.0f;
     if (threadIdx.x < kColumns) smem_.best[threadIdx.x] = key_of(kNever), smem_.column[threadIdx.x] = 0;
     if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
@@ -207,37 +222,35 @@ struct RaceKernel {
     const Outcome outcome =
         row_.group.all(Outcome{scores.best, Weight::key_of(scores.second), scores.most != scores.most ? ~0u : order_key(scores.most)});
     const uint64_t best = outcome.best;
-    if (outcome.most == ~0u || !row_.weight.set(value_of_order_key<float>(outcome.most), temperature())) return 0;
-    uint64_t floor = gpu::kLowestRank;
+    rest.valid = outcome.most != ~0u && row_.weight.set(value_of_order_key<float>(outcome.most), temperature());
+    if (!rest.valid) return 0;
     if constexpr (kConfig.min_p) {
-      floor = row_.weight.floor(min_p);
-      if (!p_.joint) row_.set_least_in_total(value_of_order_key<float>(key_of_rank(floor)));
-      if (best && rank_of(best) < floor) return race_again(noise, floor);
+      rest.floor = row_.weight.floor(min_p);
+      if (!p_.joint) row_.set_least_in_total(value_of_order_key<float>(key_of_rank(rest.floor)));
+      if (best && rank_of(best) < rest.floor) rest.races = true;
     }
-    if constexpr (kLogits) {
-      if (!(Weight::score_of_key(outcome.second) < bar_beside(best))) return race_again(noise, floor, best);
-    }
+    if (kLogits && !rest.races && !(Weight::score_of_key(outcome.second) < bar_beside(best))) rest.races = true, rest.other = best;
     return best;
   }
 
-  /// The winner among the elements from rank `floor` up, by exact scores; of those that have a chance beside `other`, or beside the best
-  /// that columns know.
-  __device__ uint64_t race_again(const Noise& noise, uint64_t floor, uint64_t other = 0) {
+  /// The winner among these elements, by exact scores; of those that have a chance beside the other, or beside the best that columns know.
+  __device__ uint64_t race_again(const FewNoise& noise, const Rest& rest) {
     if constexpr (kKnows) {
       const uint64_t best = best_of_lane();
-      return race_known(noise, floor, row_.group.max(best && rank_of(best) >= floor ? best : 0));
+      return race_known(noise, rest.floor, row_.group.max(best && !rest.all && rank_of(best) >= rest.floor ? best : 0), rest.all);
     } else {
-      return row_.group.max(race_columns(noise, floor, 1, other, 0));
+      return row_.group.max(race_columns(noise, rest.floor, 1, rest.other, 0));
     }
   }
   /// The same, where the best that columns know of these elements is this, or 0.
-  __device__ uint64_t race_known(const Noise& noise, uint64_t floor, uint64_t known) {
+  __device__ uint64_t race_known(const FewNoise& noise, uint64_t floor, uint64_t known, bool all = false) {
     const uint64_t best = best_of_lane();
+    const auto columns = [&](bool again) { return all ? (1u << kColumns) - 1 : __ballot_sync(0xffffffffu, again); };
     if constexpr (kLogits) {  // known approximately
-      const uint32_t again = __ballot_sync(0xffffffffu, best && !(Weight::score_of_key(key_of_rank(best)) < bar_beside(known)));
+      const uint32_t again = columns(best && !(Weight::score_of_key(key_of_rank(best)) < bar_beside(known)));
       return row_.group.max(race_columns(noise, floor, again, known, 0));
     } else {
-      return row_.group.max(race_columns(noise, floor, __ballot_sync(0xffffffffu, best > known), known, known));
+      return row_.group.max(race_columns(noise, floor, columns(best > known), known, known));
     }
   }
   /// The bar of what may win beside an element with this score, or beside none.
@@ -245,7 +258,7 @@ struct RaceKernel {
   /// Of these columns, each a bit, all that has a chance beside `other` races again from rank `floor` up. The best that this warp has seen,
   /// or `known`. Columns know it if it is better than `other`: a chance is not yet a score, and what had none may be better than what had
   /// one.
-  __device__ uint64_t race_columns(const Noise& noise, uint64_t floor, uint32_t again, uint64_t other, uint64_t known) {
+  __device__ uint64_t race_columns(const FewNoise& noise, uint64_t floor, uint32_t again, uint64_t other, uint64_t known) {
     if (!again) return known;  // for the whole block
     const int lane = int(threadIdx.x) % gpu::kWarpSize;
     const float bar = bar_beside(other);
@@ -280,30 +293,35 @@ struct RaceKernel {
   }
   __device__ void raise_column(int column, uint64_t best) const { atomicMax(&smem_.column[column], static_cast<unsigned long long>(best)); }
   /// Of what this thread reads of a column and has a chance, exactly.
-  __device__ uint64_t best_of_column(int column, const Noise& noise, const Prefix::Test& in_rest, float bar) {
+  __device__ uint64_t best_of_column(int column, const FewNoise& noise, const Prefix::Test& in_rest, float bar) {
+    const gpu::RaceBar race_bar(bar);
     uint64_t best = 0;
-    row_.slice.for_each_of_column(column, [&](const float(&x)[kVec], int first) {
+    row_.slice.template for_each_of_column<kAgain>(column, [&](const float(&x)[kAgain], int first) {
       uint32_t hits = 0;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) hits |= in_rest(x[j], first + j) && row_.slice.has(first + j) ? 1u << j : 0u;
+      for (int j = 0; j < kAgain; ++j) hits |= in_rest(x[j], Slice::template index_of<kAgain>(first, j)) ? 1u << j : 0u;
       if (!hits) return;
-      uint32_t bits[kVec];
-      Slice::noise_of(noise, first, bits);
+      auto bits = row_.slice.template bits_of<kAgain>(noise, first);
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) hits &= row_.weight.has_chance(x[j], bits[j], bar) ? ~0u : ~(1u << j);
-      for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
+      for (int j = 0; j < kAgain; ++j) hits &= row_.weight.has_chance(x[j], bits.upper, j, race_bar) ? ~0u : ~(1u << j);
+      for_each_hit(noise, hits, x, bits, first, [&](float value, uint32_t index, uint32_t own) {
         const float score = race_score(kLogits ? row_.weight(value) : finite_prob(value), own);
-        if (score > 0) best = max(best, gpu::race_entry(score, uint32_t(first + j)));
+        if (score > 0) best = max(best, gpu::race_entry(score, index));
       });
     });
     return best;
   }
 
+  /// Elements that are not greater do not race.
+  __device__ float below() const {
+    if constexpr (kLists) return *static_cast<volatile float*>(&smem_.below);
+    return kNever;
+  }
   /// The best score of this thread's column so far.
   __device__ uint32_t& best_key() const { return smem_.best[int(threadIdx.x) / Slice::kColumnThreads]; }
   /// As that is written.
   __device__ uint32_t key_of(float score) const {
-    if constexpr (kWeighs) return bit_cast<uint32_t>(fminf(gpu::ptx::ex2(Weight::bar_of(score) - row_.anchor() - 32.0f), kLargestFloat));
+    if constexpr (kWeighs) return bit_cast<uint32_t>(fminf(gpu::ptx::ex2(Weight::bar_of(score) - row_.anchor() - 16.0f), kLargestFloat));
     return Weight::key_of(score);
   }
   /// What a chance must reach to be looked at.
@@ -323,18 +341,14 @@ struct RaceKernel {
       scores.second = fmaxf(scores.second, score);
     }
   }
-  /// A first bar: each warp's likely winner of its first vectors. Without it, all of them would need a logarithm.
+  /// A first bar: what each warp's likely winner of its first four scores at least. Without it, all of them would need a logarithm.
   template <class Counts>
-  __device__ void set_bar(const float (&x)[kVec], const uint32_t (&bits)[kVec], int first, const Counts& counts) const {
-    float likeliest = -kInfinity, likely = -kInfinity;
-    uint32_t likely_bits = 0;
+  __device__ void set_bar(const float (&x)[kVec], const gpu::RaceBits<kVec>& upper, const Counts& counts) const {
+    float least = -kInfinity;
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) {
-      const float unit = float(bits[j] | 1u);
-      const float chance = kLogits ? PortableScalar::fma(x[j], row_.weight.scale, -gpu::ptx::lg2(unit)) : x[j] * gpu::ptx::rcp(unit);
-      if (chance > likeliest && counts(x[j], first + j)) likeliest = chance, likely = x[j], likely_bits = bits[j];
-    }
-    const uint32_t key = gpu::warp_max(likeliest > kNever ? key_of(row_.weight.score_of(likely, likely_bits)) : 0u);
+    for (int j = 0; j < 4; ++j)
+      if (counts(x[j])) least = fmaxf(least, row_.weight.least_score(x[j], upper[j]));
+    const uint32_t key = gpu::warp_max(least > kNever ? key_of(least) : 0u);
     if (threadIdx.x % gpu::kWarpSize == 0) atomicMax(&best_key(), key);
   }
 
@@ -363,18 +377,17 @@ struct RaceKernel {
     return kLogits ? logit_exponent(x, finite_logit(most), row_.weight.scale) >= limit : x >= least_prob(limit, finite_prob(most));
   }
 
-  /// f(element, its place in the vector, its random bits) for those whose bit is set: one copy of what few elements need. (By row_hits.cuh,
-  /// instructions in another order, top_p of 512 rows of logits takes 3 % longer on an H100.)
-  template <class F>
-  __device__ static void for_each_hit(uint32_t hits, const float (&x)[kVec], const uint32_t (&bits)[kVec], const F& f) {
+  /// f(element, its index, its random bits) for those whose bit is set: one copy of what few elements need. (By row_hits.cuh, instructions
+  /// in another order, top_p of 512 rows of logits takes 3 % longer on an H100.)
+  template <class AnyNoise, int kCount, class F>
+  __device__ void for_each_hit(const AnyNoise& noise, uint32_t hits, const float (&x)[kCount], typename Slice::template Bits<kCount>& bits,
+                               int first, const F& f) const {
+    if (!hits) return;
+    row_.slice.need_lower(noise, first, bits);
 #pragma unroll 1
     for (; hits; hits &= hits - 1) {
       const int j = __ffs(int(hits)) - 1;
-      float value = x[0];
-      uint32_t own = bits[0];
-#pragma unroll
-      for (int i = 1; i < kVec; ++i) value = i == j ? x[i] : value, own = i == j ? bits[i] : own;
-      f(value, j, own);
+      f(gpu::element_of(x, j), uint32_t(Slice::template index_of<kCount>(first, j)), gpu::bits_at(bits.upper, bits.lower, j));
     }
   }
 
@@ -398,26 +411,24 @@ struct RaceKernel {
         most = raise_most(largest, at_first);
         if (!__any_sync(0xffffffffu, is_likely(largest, most, limit))) return;
       }
-      const auto counts = [&](float value, int index) {
-        return row_.slice.has(index) && (!kConfig.min_p || is_likely(value, most, limit));
-      };
-      uint32_t bits[kVec];
-      Slice::noise_of(noise, first, bits);
-      if (at_first) set_bar(x, bits, first, counts), at_first = false;
-      const float least = bar();
+      const auto counts = [&](float value) { return value > below() && (!kConfig.min_p || is_likely(value, most, limit)); };
+      auto bits = row_.slice.template bits_of<kVec>(noise, first);
+      if (at_first) set_bar(x, bits.upper, counts), at_first = false;
+      const gpu::RaceBar least(bar());
       const auto has_chance = [&](int j) {
-        if constexpr (kWeighs) return weights[j] >= least * float(bits[j]);  // as probabilities have
-        return row_.weight.has_chance(x[j], bits[j], least);
+        if constexpr (kWeighs) return least.is_reached(weights[j], bits.upper, j);  // as probabilities have
+        return row_.weight.has_chance(x[j], bits.upper, j, least);
       };
       bool any = false;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) any |= has_chance(j);
       if (!any) return;
       uint32_t hits = 0;  // none of what is never drawn: where a row is masked but for a few elements, columns have no bar
+      const float never = below();
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) hits |= has_chance(j) && x[j] > kNever ? 1u << j : 0u;
-      for_each_hit(hits, x, bits, [&](float value, int j, uint32_t own) {
-        if (counts(value, first + j)) raise(scores, row_.weight.score_of(value, own), uint32_t(first + j));
+      for (int j = 0; j < kVec; ++j) hits |= has_chance(j) && x[j] > never ? 1u << j : 0u;
+      for_each_hit(noise, hits, x, bits, first, [&](float value, uint32_t index, uint32_t own) {
+        if (counts(value)) raise(scores, row_.weight.score_of(value, own), index);
       });
     });
     return scores;

@@ -26,7 +26,7 @@ class RaceList {
   static constexpr int kOwn = kBins / kThreads, kWarps = kThreads / kWarpSize;
   static_assert(kOwn * kThreads == kBins);
   static constexpr int kVec = Slice::kVec;
-  using Candidates = RowCandidates<kThreads, kRoom, kVec, kVec>;
+  using Candidates = RowCandidates<kThreads, kRoom, 4, Slice::kStep>;
 
  public:
   struct Smem {
@@ -46,11 +46,11 @@ class RaceList {
 
   /// Begins a look at the row, and says whether what top_p may keep seems to be few. The threads meet.
   __device__ bool begin(float top_p) {
-    float x[kVec];
+    float x[Slice::kSampled];
     const float times = slice_.sample(x);
     slice_.begin();
 #pragma unroll
-    for (int j = 0; j < kVec; ++j)
+    for (int j = 0; j < Slice::kSampled; ++j)
       if (x[j] > 0) atomicAdd(&smem_.counts[min(max(int(bit_cast<uint32_t>(x[j]) >> kShift) - kFirst, 0), kBins - 1)], 1u);
     __syncthreads();                         // the counts are complete
     constexpr float kUnit = 17179869184.0f;  // 2^34: masses, with counts in their low bits; no sum of 4096 elements below 2 overflows
@@ -83,21 +83,27 @@ class RaceList {
     float total = 0, most = -kInfinity;
     int place = 0;
     slice_.for_each_begun([&](const float(&x)[kVec], int) {
-      float largest = x[0];
 #pragma unroll
-      for (int j = 1; j < kVec; ++j) largest = ptx::max_or_nan(largest, x[j]);
-      most = ptx::max_or_nan(most, largest);
+      for (int i = 0; i < kVec; i += 4) {
+        const float four[4] = {x[i], x[i + 1], x[i + 2], x[i + 3]};
+        float largest = x[i];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) total += fmaxf(x[j], 0.0f);
-      if (__any_sync(0xffffffffu, largest >= low_)) candidates_.add(x, place, low_);
+        for (int j = 1; j < 4; ++j) largest = ptx::max_or_nan(largest, four[j]);
+        most = ptx::max_or_nan(most, largest);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) total += fmaxf(four[j], 0.0f);
+        if (__any_sync(0xffffffffu, largest >= low_)) candidates_.add(four, place + i, low_);
+      }
       place += kVec;
     });
     float listed = 0;
-    if (candidates_.fit()) candidates_.for_each(slice_.vectors(), [&](float x, int) { listed += x; });
+    if (candidates_.fit()) for_each([&](float x, int) { listed += x; });
     const Seen seen = group_.all(Seen{total, listed, most != most ? ~0u : order_key(most), candidates_.fit() ? 0u : 1u});
     most_ = seen.most, total_ = seen.total;
     return !seen.lost && seen.listed > (fmaxf(top_p, 0.0f) + error) * seen.total;
   }
+  /// What the sample says that top_p surely keeps nothing below of, if the row sums to one; 0: it does not know.
+  __device__ float low() const { return low_; }
   /// order_key of the row's largest element; above all others: there is a NaN.
   __device__ uint32_t most() const { return most_; }
 
@@ -106,10 +112,10 @@ class RaceList {
   __device__ uint64_t race(const Noise& noise, uint64_t floor) {
     uint64_t best = 0;
     const BestScore bar(smem_.bar);
-    candidates_.for_each(slice_.vectors(), [&](float x, int index) {
+    for_each([&](float x, int index) {
       if (order_rank(order_key(x), uint32_t(index)) < floor) return;
       const uint32_t bits = noise.bits_of(uint32_t(index));
-      if (!(x >= bar.bar() * float(bits))) return;
+      if (!(x >= bar.bar() * float(bits >> 16))) return;
       const float score = race_score(finite_prob(x), bits);
       best = max(best, race_entry(score, uint32_t(index)));
       bar.raise(score);
@@ -124,7 +130,7 @@ class RaceList {
   };
   __device__ Share share_before(uint64_t rank) {
     float before = 0;
-    candidates_.for_each(slice_.vectors(), [&](float x, int index) {
+    for_each([&](float x, int index) {
       if (order_rank(order_key(x), uint32_t(index)) > rank) before += x;
     });
     return {group_.all(Sum{before}).mass, total_};
@@ -147,6 +153,11 @@ class RaceList {
     float mass = 0;
     __device__ Sum of_warp() const { return {warp_sum(mass)}; }
   };
+  /// f(element, index) for what this warp has listed.
+  template <class F>
+  __device__ void for_each(const F& f) const {
+    candidates_.for_each([this](int thread, int n, int j) { return slice_.index_of(thread, n, j); }, f);
+  }
   static __device__ float edge(int bin) { return bit_cast<float>(uint32_t(kFirst + bin) << kShift); }
 };
 

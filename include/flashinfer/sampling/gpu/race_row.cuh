@@ -7,6 +7,7 @@
 // counted, are looked at again, first for sums of floats; what these do not decide has exact masses.
 #pragma once
 
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/race_list.cuh>
@@ -30,7 +31,7 @@ class RaceRow {
   using Slice = RaceSlice<kConfig>;
 
  private:
-  static constexpr int kVec = Slice::kVec;
+  static constexpr int kVec = 4;  // elements that another look takes together
   using Counts = WeightCounts<kConfig.values, kConfig.threads, Group, kConfig.cluster, kCounts ? kConfig.count_bits : 7>;
   // Masses in messages: 27 bits behind the point. A thread that does not know says kMost: more than all others say, who know of no more
   // than one for each element, and so that all may say it.
@@ -62,13 +63,13 @@ class RaceRow {
   /// Logits: log2 of what the row seems to weigh, the same in all of its blocks: by a sample, its largest element for itself and the rest
   /// for as many as they are fewer than the row.
   __device__ void set_anchor() {
-    float x[kVec];
+    float x[Slice::kSampled];
     const float times = slice.sample(x);
     Sample sample;  // NaN, of what lies outside, changes nothing
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) x[j] *= weight.scale, sample.exponent = fmaxf(sample.exponent, x[j]);
+    for (int j = 0; j < Slice::kSampled; ++j) x[j] *= weight.scale, sample.exponent = fmaxf(sample.exponent, x[j]);
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) sample.weight += ptx::ex2(fmaxf(x[j] - sample.exponent, -200.0f));
+    for (int j = 0; j < Slice::kSampled; ++j) sample.weight += ptx::ex2(fmaxf(x[j] - sample.exponent, -200.0f));
     sample = group.all_of_block(sample);
     const float exponent = sample.exponent + ptx::lg2(1 + fmaxf(sample.weight - 1, 0.0f) * times);
     constexpr float kMostExact = 8388608.0f;  // an anchor is an integer
@@ -77,7 +78,7 @@ class RaceRow {
   }
   __device__ float anchor() const { return anchor_; }
   /// Of sums of floats, relative to them.
-  __device__ float roundings() const { return fmaxf(1e-4f, 6e-8f * float(slice.chunks() * kVec)); }
+  __device__ float roundings() const { return fmaxf(1e-4f, 6e-8f * float(slice.elements())); }
   /// Counts an element of the row. Returns what it weighs: a probability, or 2^(x * scale - anchor) of a logit.
   __device__ float count(float x) {
     const float own = weigh(x);
@@ -132,7 +133,7 @@ class RaceRow {
     const float winner = weigh(value_of_order_key<float>(key_of_rank(rank))), largest = weigh(weight.max);
     const auto [least, most] = Counts(counts_).above(winner, largest, seen());
     const float unit = kLogits ? 1 / largest : weight.scale, share = fmaxf(top_p, 0.0f);
-    const float total = seen() * unit, own = Group::rank() == 0 && threadIdx.x == 0 ? winner * unit : 0.0f;
+    const float total = ptx::opaque(seen()) * unit, own = Group::rank() == 0 && threadIdx.x == 0 ? winner * unit : 0.0f;
     float too_much = fminf(most * unit, kMost) - own - (share - roundings()) * total;
     float enough = least * unit - (share + roundings()) * total;
     if (!(total < kMost && largest < Counts::kEnd)) too_much = kMost, enough = -kMost;
@@ -195,7 +196,7 @@ class RaceRow {
       sum.add(f, counts, before);
     });
     const auto [total, mass] = group.sum(sum.total(), before.total());
-    return mass < needed_mass(top_p, total);
+    return mass < needed_mass(ptx::opaque(top_p), total);  // not as a double for all looks
   }
 };
 

@@ -1,8 +1,8 @@
 // A block's slice of a row as a race reads it (race_kernel.cuh): once as it comes; backwards; or one column of it, which is what some warps
 // of the block have read.
 //
-// A ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody; or all of the slice, where looks
-// after the first shall cost little.
+// A ring in shared memory that each thread fills and reads for itself, so that nobody waits for anybody, by pairs of vectors whose tokens
+// share their random bits; or all of the slice, where looks after the first shall cost little.
 #pragma once
 
 #include <flashinfer/gpu/ptx/opaque.cuh>
@@ -11,6 +11,7 @@
 #include <flashinfer/gpu/row_stream.cuh>
 #include <flashinfer/gpu/vec.cuh>
 #include <flashinfer/gpu/warp_reduce.cuh>
+#include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
 
 namespace flashinfer::gpu {
@@ -18,13 +19,16 @@ namespace flashinfer::gpu {
 template <RaceConfig kConfig>
 class RaceSlice {
   using T = number_t<kConfig.input>;
-  /// Where most vectors race, those of floats are counted from the row's first element, as random bits are, wherever it lies: a vector has
-  /// one Philox then, and not two. Rows that begin between multiples of 16 bytes took an eighth to a quarter more without (H100).
+  /// Where most vectors race, those of floats are counted from the row's first element, as random bits are, wherever it lies: a pair has
+  /// one Philox then, and not four. Rows that begin between multiples of 16 bytes took an eighth to a quarter more without (H100).
   static constexpr bool kAnywhere = sizeof(T) == 4 && !kConfig.min_p;
+  /// Of vectors kTokensApart elements apart.
+  static constexpr bool kPairs = kConfig.chunks == 0;
   using Row = RowVectors<T, kAnywhere>;
   static constexpr int kThreads = kConfig.threads;
+  static constexpr int kRowVec = Row::kVec, kTogether = kPairs ? 2 : 1, kApart = kPairs ? int(kTokensApart) / kRowVec : 0;
   static constexpr uint32_t kPadding = kConfig.values == RowValues::logits ? Row::kLeast : 0u;  // nothing wins with it
-  using Stream = RowStream<T, kThreads, RaceConfig::kStages, kAnywhere>;
+  using Stream = RowStream<T, kThreads, RaceConfig::kStages, kAnywhere, kApart>;
   struct Streamed {  // every look begins anew
     using Smem = typename Stream::Smem;
     __device__ Streamed(const Smem&, const Row&) {}
@@ -32,30 +36,66 @@ class RaceSlice {
 
  public:
   static constexpr bool kHeld = kConfig.chunks > 0;
-  static constexpr int kVec = Row::kVec, kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
+  /// kVec elements are looked at together: a vector, or four of each of a pair.
+  static constexpr int kVec = kPairs ? 8 : kRowVec, kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
+  static constexpr int kStep = kTogether * kRowVec;  // elements that a thread takes from its ring at a turn
+  static constexpr int kSampled = kRowVec;           // by each thread
   static_assert(kColumnThreads % kWarpSize == 0 && kColumnThreads * kColumns == kThreads && (!kHeld || kColumns == 1));
   using Held = conditional_t<kHeld, RowRing<T, kThreads, max(kConfig.chunks, 1), kPadding, kAnywhere>, Streamed>;
   using Smem = typename Held::Smem;
 
   __device__ RaceSlice(Smem& smem, const void* row, int vocab_size, int rank)
-      : smem_(smem), row_(static_cast<const T*>(row)), slice_(row_, vocab_size, kConfig.cluster, rank), held_(smem, slice_) {}
+      : smem_(smem),
+        row_(static_cast<const T*>(row)),
+        slice_(row_, vocab_size, kConfig.cluster, rank, max(kTogether * kApart, 1)),
+        held_(smem, slice_) {}
 
-  /// Random bits of this thread's elements, the first of which has this index.
-  template <class Noise>
-  __device__ static void noise_of(const Noise& noise, int first, uint32_t (&bits)[kVec]) {
-    noise.template bits_of<kVec, !kAnywhere>(first, bits);
+  /// The index of the j-th of kCount elements that are looked at together, the first of which has this one.
+  template <int kCount>
+  __device__ static int index_of(int first, int j) {
+    return kPairs && kCount > 4 ? first + j % 4 + j / 4 * int(kTokensApart) : first + j;
   }
-  __device__ const Row& vectors() const { return slice_; }
-  /// Whether an element of a vector lies in the slice.
-  __device__ bool has(int index) const { return index >= 0 && index < slice_.length; }
-  /// Vectors of each thread.
-  __device__ int chunks() const { return ceil_div(slice_.count, kThreads); }
+  /// The random bits of elements that are looked at together, or of four neighbours; lower ones when they are needed.
+  template <int kCount>
+  struct Bits {
+    RaceBits<kCount> upper, lower;
+    RaceBits<8> group;  // if one Philox has them all
+  };
+  template <int kCount, class Noise>
+  __device__ Bits<kCount> bits_of(const Noise& noise, int first) const {
+    Bits<kCount> bits;
+    if (is_group<kCount>()) {
+      bits.group = noise.upper_of_group(first);
+      bits.upper = of_group<kCount>(bits.group, first);
+    } else if (!kPairs && slice_.skip == 0) {
+#pragma unroll
+      for (int j = 0; j < kCount; j += 4) {
+        const RaceBits<4> four = of_group<4>(noise.upper_of_group(first + j), first + j);
+        bits.upper.words[j / 2] = four.words[0], bits.upper.words[j / 2 + 1] = four.words[1];
+      }
+    } else {
+      bits.upper = of_groups<kCount>(noise.sparse(), first, false);
+    }
+    return bits;
+  }
+  template <int kCount, class Noise>
+  __device__ void need_lower(const Noise& noise, int first, Bits<kCount>& bits) const {
+    bits.lower =
+        is_group<kCount>() ? of_group<kCount>(noise.lower_of_group(bits.group), first) : of_groups<kCount>(noise.sparse(), first, true);
+  }
+  /// The index of the j-th element that a thread takes from its ring at its n-th turn.
+  __device__ int index_of(int thread, int n, int j) const {
+    const int first = slice_.index_of(vec_of(n * kThreads + thread));
+    return kPairs ? index_of<kVec>(first + j / kVec * 4, j % kVec) : first + j;
+  }
+  /// Of each thread, or one more.
+  __device__ int elements() const { return turns(ptx::opaque(0)) * kStep; }  // once for all looks it would spill
   /// The rank of an element of the row.
   __device__ uint64_t rank_of(uint32_t token) const { return order_rank(order_key(load_float(row_ + token)), token); }
 
   /// A vector of each thread, those of warps spread over the whole row, with NaN for what lies outside. Returns how many times as many the
   /// row has. (Spread by threads they take 3 us of 128 rows more, H100.)
-  __device__ float sample(float (&x)[kVec]) const {
+  __device__ float sample(float (&x)[kSampled]) const {
     constexpr int kWarps = kThreads / kWarpSize;
     const RowVectors<T> whole(row_, slice_.length, 1, 0);
     const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
@@ -65,41 +105,42 @@ class RaceSlice {
 
   /// The first look in two parts: what it begins with is on its way while something else is done.
   __device__ void begin() const {
-    if constexpr (!kHeld) Stream::start(smem_, slice_, ptx::opaque(int(threadIdx.x)), kThreads);
+    if constexpr (!kHeld) start(ptx::opaque(int(threadIdx.x)), kThreads);
   }
   template <class F>
   __device__ void for_each_begun(const F& f) {
     if constexpr (kHeld) {
       for_each(f);
     } else {
-      for_each_started(ptx::opaque(int(threadIdx.x)), kThreads, chunks(), f);
+      for_each_started<kVec>(ptx::opaque(int(threadIdx.x)), kThreads, turns_of_warp(), f);
     }
   }
-  /// f(elements, index of the first, which may be negative) for this thread's vectors, all lanes of a warp together, with -inf, or 0 for a
-  /// probability, for what lies outside the row or the slice.
+  /// f(kVec elements, index of the first, which may be negative) for this thread's elements, all lanes of a warp together, with -inf, or 0
+  /// for a probability, for what lies outside the row or the slice.
   template <class F>
   __device__ void for_each(const F& f) {
-    for_each(int(threadIdx.x), kThreads, chunks(), f);
+    for_each<kVec>(int(threadIdx.x), kThreads, turns_of_warp(), f);
   }
-  /// What was read last may be in L2 still.
+  /// f(four neighbours, index of the first). What was read last may be in L2 still.
   template <class F>
   __device__ void for_each_backwards(const F& f) {
-    for_each((chunks() - 1) * kThreads + int(threadIdx.x), -kThreads, chunks(), f);
+    const int turns = turns_of_warp();
+    for_each<4>((turns - 1) * kThreads + int(threadIdx.x), -kThreads, turns, f);
   }
-  /// By all threads of the block, for this one's share of a column.
-  template <class F>
+  /// The same, kCount elements together, by all threads of the block, for this one's share of a column.
+  template <int kCount, class F>
   __device__ void for_each_of_column(int column, const F& f) {
     const int part = int(threadIdx.x) / kColumnThreads, place = column * kColumnThreads + int(threadIdx.x) % kColumnThreads;
-    for_each(part * kThreads + place, kColumns * kThreads, ceil_div(chunks(), kColumns), f);
+    for_each<kCount>(part * kThreads + place, kColumns * kThreads, ceil_div(turns(0), kColumns), f);
   }
   /// Into L2: the column that an element of the row belongs to, if this block has it.
   __device__ void prefetch_column_of(uint32_t token) const {
     if (kHeld || !slice_.holds(int(token))) return;
-    constexpr int kLine = 8, kLines = kColumnThreads / kLine;  // vectors, of 16 bytes
-    const int column = ((int(token) + slice_.skip) / kVec - slice_.begin) % kThreads / kColumnThreads;
-    for (int i = ptx::opaque(int(threadIdx.x)); i < chunks() * kLines; i += kThreads) {
-      const int vec = i / kLines * kThreads + column * kColumnThreads + i % kLines * kLine;
-      if (slice_.is_whole(vec)) ptx::prefetch_l2(slice_.base + int64_t(slice_.begin + vec) * kVec);
+    constexpr int kLine = 8, kVecs = kTogether * kColumnThreads, kLines = kVecs / kLine;  // vectors, of 16 bytes
+    const int column = ((int(token) + slice_.skip) / kRowVec - slice_.begin) % (kTogether * kThreads) / kVecs;
+    for (int i = ptx::opaque(int(threadIdx.x)); i < turns(0) * kLines; i += kThreads) {
+      const int vec = i / kLines * kTogether * kThreads + column * kVecs + i % kLines * kLine;
+      if (slice_.is_whole(vec)) ptx::prefetch_l2(slice_.base + int64_t(slice_.begin + vec) * kRowVec);
     }
   }
 
@@ -109,23 +150,65 @@ class RaceSlice {
   const Row slice_;
   Held held_;
 
-  template <class F>
-  __device__ void for_each(int start, int step, int count, const F& f) {
-    if constexpr (kHeld) {
-      held_.template for_each<kVec>([](int) { return true; }, [&](const float(&x)[kVec], int index, int) { f(x, index); });
+  /// Whether elements that are looked at together belong to one group of tokens.
+  template <int kCount>
+  __device__ bool is_group() const {
+    return (kPairs || kCount == 4) && (kAnywhere || slice_.skip == 0);
+  }
+  template <int kCount>
+  __device__ static RaceBits<kCount> of_group(const RaceBits<8>& group, int first) {
+    if constexpr (kCount == 8) {
+      return group;
     } else {
-      start = ptx::opaque(start);  // what follows from it would be computed before all passes, and spill
-      Stream::start(smem_, slice_, start, step);
-      for_each_started(start, step, count, f);
+      const bool apart = first & int(kTokensApart);
+      return {{apart ? group.words[2] : group.words[0], apart ? group.words[3] : group.words[1]}};
     }
   }
-  template <class F>
-  __device__ void for_each_started(int start, int step, int count, const F& f) const {
-    Stream::for_each_started(smem_, slice_, start, step, count, kPadding, [&](const typename Stream::Vector& v, int index) {
-      float x[kVec];
-      v.to_float(x);
+  template <int kCount>
+  __device__ static RaceBits<kCount> of_groups(const RaceNoise<false>& noise, int first, bool lower) {
+    RaceBits<kCount> bits;
+#pragma unroll
+    for (int j = 0; j < kCount / 4; ++j) {
+      const RaceBits<4> four = noise.four_of(noise, first + j * (kPairs ? int(kTokensApart) : 4), lower);
+      bits.words[2 * j] = four.words[0], bits.words[2 * j + 1] = four.words[1];
+    }
+    return bits;
+  }
+  /// Vectors, or pairs of them, are counted by `place`: this is the first one's. A warp's pairs lie together.
+  __device__ static int vec_of(int place) { return kPairs ? place + place / kApart * kApart : place; }
+  /// Places of the slice from this one on, of every kThreads-th.
+  __device__ int turns(int place) const {
+    const int count = slice_.count, places = kPairs ? count / (2 * kApart) * kApart + min(count % (2 * kApart), kApart) : count;
+    return places > place ? (places - place - 1) / kThreads + 1 : 0;
+  }
+  __device__ int turns_of_warp() const { return turns(ptx::opaque(int(threadIdx.x)) / kWarpSize * kWarpSize); }
+
+  __device__ void start(int place, int step) const { Stream::start(smem_, slice_, vec_of(place), kTogether * step); }
+  template <int kCount, class F>
+  __device__ void for_each(int place, int step, int count, const F& f) {
+    if constexpr (kHeld) {
+      held_.template for_each<kCount>([](int) { return true; }, [&](const float(&x)[kCount], int index, int) { f(x, index); });
+    } else {
+      place = ptx::opaque(place);  // what follows from it would be computed before all passes, and spill
+      start(place, step);
+      for_each_started<kCount>(place, step, count, f);
+    }
+  }
+  template <int kCount, class F>
+  __device__ void for_each_started(int place, int step, int count, const F& f) const {
+    constexpr int kAtOnce = kPairs && kCount > 4 ? 2 : 1, kUnit = kCount / kAtOnce;
+    const auto hand_out = [&](const Vec<T, kUnit>(&v)[kAtOnce], int index) {
+      float x[kCount];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        float y[kUnit];
+        v[i].to_float(y);
+#pragma unroll
+        for (int j = 0; j < kUnit; ++j) x[i * kUnit + j] = y[j];
+      }
       f(x, index);
-    });
+    };
+    Stream::template for_each_started<kAtOnce, kUnit>(smem_, slice_, vec_of(place), kTogether * step, count, kPadding, hand_out);
   }
 };
 

@@ -7,9 +7,9 @@
 
 namespace flashinfer::gpu {
 
-/// A warp has room for kRoom of them, and 2^16 elements at most. It meets vectors of kRowVec elements a lane in the order of the row, kVec
-/// of each at a time. (Places of each thread's own take fewer instructions where elements are met, but what is done with a list then takes
-/// as long as the longest of a warp's threads: H200, renorm by top_p of 128 / 512 rows 56 / 174 us, so 52 / 173.)
+/// A warp has room for kRoom of them, and 2^16 elements at most. It meets vectors of kRowVec elements a lane, kVec of each at a time.
+/// (Places of each thread's own take fewer instructions where elements are met, but what is done with a list then takes as long as the
+/// longest of a warp's threads: H200, renorm by top_p of 128 / 512 rows 56 / 174 us, so 52 / 173.)
 template <int kThreads, int kRoom, int kVec, int kRowVec>
 class RowCandidates {
   static constexpr int kWarps = kThreads / kWarpSize;
@@ -41,14 +41,16 @@ class RowCandidates {
       count_ += __popc(lanes);
     }
   }
-  /// f(element, index) for those of this warp, which fit.
-  template <class Row, class F>
-  __device__ void for_each(const Row& row, const F& f) const {
+  /// f(element, index) for those of this warp, which fit; index_of(thread, n, j): of the j-th element of the n-th vector that a thread has
+  /// met.
+  template <class IndexOf, class F>
+  __device__ void for_each(const IndexOf& index_of, const F& f) const {
     __syncwarp();
-    const int first = int(threadIdx.x) / kWarpSize * kWarpSize;
+    const int warp = int(threadIdx.x) / kWarpSize * kWarpSize;
+#pragma unroll 1  // mostly a few turns, and registers are few
     for (int i = int(threadIdx.x) % kWarpSize; i < count_; i += kWarpSize) {
-      const int place = places_[i], vec = place / (kWarpSize * kRowVec);
-      f(values_[i], row.index_of(vec * kThreads + first) + place % (kWarpSize * kRowVec));
+      const int place = places_[i], lane = place / kRowVec % kWarpSize;
+      f(values_[i], index_of(warp + lane, place / (kWarpSize * kRowVec), place % kRowVec));
     }
   }
   /// Writes f(element, index) where there are candidates, 0 elsewhere. A warp's next candidates are put where they lie in its next vectors,

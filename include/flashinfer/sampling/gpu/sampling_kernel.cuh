@@ -170,14 +170,13 @@ struct SamplingKernel {
     __syncthreads();
     filter_.first_of_thread([&](const float(&x)[kVec], int first) {
       // A first bar: each warp's likely winner of its first vectors. Without it, all of them would need a logarithm.
-      uint32_t bits[kVec];
-      noise.bits_of(first, bits);
+      const gpu::RaceBits<kVec> upper = noise.template upper_of<kVec>(first);
       float chance = 0, likely = 0;
       uint32_t likely_bits = 0;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        const float c = in_prefix(x[j], first + j) ? about_weight(weight, x[j]) * gpu::ptx::rcp(float(bits[j] | 1u)) : 0.0f;
-        if (c > chance) chance = c, likely = x[j], likely_bits = bits[j];
+        const float c = in_prefix(x[j], first + j) ? about_weight(weight, x[j]) * gpu::ptx::rcp(upper[j] + 0.5f) : 0.0f;
+        if (c > chance) chance = c, likely = x[j], likely_bits = uint32_t(upper[j]) << 16 | 0xffffu;  // it scores this at least
       }
       const float score = chance > 0 ? score_of(weight, likely, likely_bits) : 0.0f;
       const uint32_t most = gpu::warp_max(bit_cast<uint32_t>(score));
@@ -187,14 +186,13 @@ struct SamplingKernel {
     uint64_t best = 0;
     filter_.for_each([&](const float(&x)[kVec], int first) {
       if (!Filter::reaches(x, in_prefix.least)) return;
-      uint32_t bits[kVec];
-      noise.bits_of(first, bits);
-      const float bar = best_score.bar();
-      const uint32_t hits = gpu::hits_of<kVec>([&](int j) { return about_weight(weight, x[j]) >= bar * float(bits[j]); });
+      const gpu::RaceBits<kVec> upper = noise.template upper_of<kVec>(first);
+      const gpu::RaceBar bar(best_score.bar());
+      const uint32_t hits = gpu::hits_of<kVec>([&](int j) { return bar.is_reached(about_weight(weight, x[j]), upper, j); });
       gpu::for_each_hit(hits, [&](int j, uint32_t) {
         const float value = gpu::element_of(x, j);
         if (!in_prefix(value, first + j)) return;
-        const float score = score_of(weight, value, gpu::element_of(bits, j));
+        const float score = score_of(weight, value, noise.bits_of(uint32_t(first + j)));
         if (score > 0) best = max(best, gpu::race_entry(score, uint32_t(first + j)));
         best_score.raise(score);
       });

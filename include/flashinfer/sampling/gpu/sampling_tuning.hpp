@@ -68,8 +68,9 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
   if (problem.top_p && problem.values == RowValues::logits && device.smem_per_sm < (160 << 10)) config.count_bits = 0;
   const int64_t num_rows = problem.num_rows, vecs = problem.vocab_size / (16 / size_of(problem.input)) + 2;
   const bool filters = problem.top_p || problem.min_p, few = num_rows * 32 <= device.num_sms;
-  // Two blocks of 512 threads an SM where 64 registers a thread suffice: not for 16-bit rows, nor where more than the race has to be held.
-  const bool wide = device.arch.number < 90 || problem.input != DType::f32 || (problem.top_p && problem.min_p);
+  // Two blocks of 512 threads an SM where 64 registers a thread suffice: not for filters of 16-bit rows, nor where more than the race has
+  // to be held.
+  const bool wide = device.arch.number < 90 || (problem.input != DType::f32 && filters) || (problem.top_p && problem.min_p);
   const bool narrow = !wide && (problem.values == RowValues::probs || !filters || config.counts());
   // With top_p where weights are not counted all rows are read again.
   const bool again = problem.top_p && !config.counts();
@@ -80,7 +81,7 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
       // Where each launch has as many blocks on an SM; otherwise 19 rows by clusters of 6 took 9.7 us, by 16 7.5, though 39 fit at once.
       const int64_t rows = s.blocks % s.launches == 0 ? clusters_at_once(s.cluster, s.blocks / s.launches, device)
                                                       : clusters_at_once(s.cluster, s.blocks, device) / s.launches;
-      return num_rows <= rows && vecs > int64_t(s.cluster) * s.threads && (s.for_all || !(filters || wide));
+      return num_rows <= rows && vecs > int64_t(s.cluster) * s.threads && (s.for_all || !(filters || wide || problem.input != DType::f32));
     };
     if (large_clusters && few && vecs > 16 * 512) return {512, 16, 2};
     for (const RaceSplit& s : kRaceSplits) {
@@ -95,7 +96,8 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
       if (const RaceSplit pairs = {256, 2, 3}; fits(pairs)) return pairs;
     }
     const int32_t threads = few || (narrow && num_rows * 4 > device.num_sms) ? 512 : 256;
-    const int32_t of_sm = narrow && threads == 512 ? 1024 : wide ? (filters ? 512 : 768) : filters ? 768 : 1280;  // as registers allow
+    const bool many = wide && filters && (device.arch.number < 90 || problem.min_p);  // registers
+    const int32_t of_sm = narrow && threads == 512 ? 1024 : many ? 512 : wide || filters ? 768 : 1280;
     // Pairs of blocks for as many rows as SMs, larger clusters as long as each block has an SM for itself. What is read again is cut into
     // more pieces than run at a time: H100, us at 512 rows in clusters of 1 / 2 / 4 / 8: 250 / 210 / 208 / 245.
     const auto fill = [&](int32_t cluster) {
@@ -109,8 +111,9 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
   }();
   config.threads = split.threads, config.cluster = split.cluster;
   config.blocks = split.threads == 512 && !narrow ? 1 : split.blocks;
-  if (!filters) return config;
   const auto has_room = [&](const RaceConfig& c) { return c.blocks * (c.smem_bytes() + 1024) <= device.smem_per_sm; };
+  while (config.blocks > 1 && !has_room(config)) --config.blocks;  // an SM of 64 or 100 KB
+  if (!filters) return config;
   // Of a peaked row what top_p may keep is listed: one element in ninety, in some warps more. Not in larger clusters, where the sample
   // takes as long as the list saves: H200, 16 rows, peaked 11.1 instead of 12.3, else 15.0 instead of 13.3.
   if (config.counts() && problem.values == RowValues::probs && config.cluster <= 2 && num_rows * 2 > device.num_sms) {

@@ -9,9 +9,9 @@
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
-#include <flashinfer/gpu/ptx/math.cuh>
 #include <flashinfer/gpu/row_group.cuh>
 #include <flashinfer/gpu/vec.cuh>
+#include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
 #include <flashinfer/sampling/speculative_params.hpp>
 
@@ -92,31 +92,39 @@ struct SpeculativeKernel {
     uint64_t best = 0;
     if (threadIdx.x == 0) smem_.best = 0;
     __syncthreads();
-    const int groups = ceil_div(p_.vocab_size, 4);  // of four tokens, which share a Philox
+    const gpu::RaceNoise<false> noise(seed_, offset_, draw, uint32_t(step));
+    const int groups = ceil_div(p_.vocab_size, 2 * int(kTokensApart)) * int(kTokensApart) / 4;  // of tokens that share a Philox
     for (int group = Group::rank() * kThreads + int(threadIdx.x); group < groups; group += kThreads * kCluster) {
-      const int first = group * 4;
-      float w[4] = {}, less[4] = {};
-      if (vectors && first + 4 <= p_.vocab_size) {
-        gpu::Vec<float, 4>::load(q + first).to_float(w);
-        if (p) gpu::Vec<float, 4>::load(p + first).to_float(less);
-      } else {
+      constexpr int kOwn = int(kTokensApart) / 4;
+      const int first = group / kOwn * 2 * int(kTokensApart) + group % kOwn * 4;
+      const gpu::RaceBits<8> upper = noise.upper_of_group(first);
+#pragma unroll
+      for (int part = 0; part < 2; ++part) {
+        const int begin = first + part * int(kTokensApart);
+        if (begin >= p_.vocab_size) break;
+        float w[4] = {}, less[4] = {};
+        if (vectors && begin + 4 <= p_.vocab_size) {
+          gpu::Vec<float, 4>::load(q + begin).to_float(w);
+          if (p) gpu::Vec<float, 4>::load(p + begin).to_float(less);
+        } else {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            if (begin + j >= p_.vocab_size) break;
+            w[j] = q[begin + j];
+            if (p) less[j] = p[begin + j];
+          }
+        }
+        const gpu::BestScore best_score(smem_.best);
+        const gpu::RaceBar bar(best_score.bar());
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          if (first + j >= p_.vocab_size) break;
-          w[j] = q[first + j];
-          if (p) less[j] = p[first + j];
+          const float weight = finite_prob(p ? w[j] - less[j] : w[j]);
+          if (!bar.is_reached(weight, upper, 4 * part + j) || !(weight > 0)) continue;
+          const uint32_t token = uint32_t(begin + j);
+          const float score = race_score(weight, noise.bits_of(token));
+          best = max(best, gpu::race_entry(score, token));
+          best_score.raise(score);
         }
-      }
-      const float bar = bit_cast<float>(*static_cast<volatile uint32_t*>(&smem_.best)) * (0.999995f / 4294967296.0f);
-      const Philox noise = philox_of_tokens(seed_, offset_, draw, uint32_t(first), uint32_t(step), gpu::ptx::MulWide{});
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float weight = finite_prob(p ? w[j] - less[j] : w[j]);
-        // A score is at most weight / u, u = bits / 2^32, but for roundings: most elements need no logarithm.
-        if (!(weight > bar * float(noise.word[j])) || !(weight > 0)) continue;
-        const float score = race_score(weight, noise.word[j]);
-        best = max(best, order_rank(bit_cast<uint32_t>(score), uint32_t(first + j)));
-        atomicMax(&smem_.best, bit_cast<uint32_t>(score));
       }
     }
     return group_.max(best);

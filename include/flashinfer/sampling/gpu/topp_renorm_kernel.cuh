@@ -208,9 +208,10 @@ struct ToppRenormKernel {
     const Bins bins(smem_.found.bins, p_.vocab_size, top_p_);
     Bins::clear(smem_.found.bins);
     __syncthreads();  // the bins are empty
+    const auto index_of = [&](int thread, int vec, int j) { return ring_.row().index_of(vec * kThreads + thread) + j; };
     float own = 0;
     int count = 0;
-    candidates.for_each(ring_.row(), [&](float x, int) {
+    candidates.for_each(index_of, [&](float x, int) {
       bins.add(x, 1);
       if (x >= heavy) own += x, ++count;
     });
@@ -224,7 +225,7 @@ struct ToppRenormKernel {
     List& list = smem_.found.list;
     const float most = value_of_order_key<float>(keys.most), least = value_of_order_key<float>(keys.least);
     uint64_t above = 0, of_heavy = 0;
-    candidates.for_each(ring_.row(), [&](float x, int index) {
+    candidates.for_each(index_of, [&](float x, int index) {
       const uint64_t own = mass_of(weight_(x));
       if (x >= heavy) of_heavy += own;
       if (x > most) {

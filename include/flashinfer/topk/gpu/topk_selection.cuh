@@ -214,7 +214,7 @@ class TopkSelection : TopkSample<kConfig, kMany> {
         const int own = chunks_ > warp ? (chunks_ - warp - 1) / kWarps + 1 : 0;
         if constexpr (kStreams)
           Stream::for_each_started(smem_.stream, row_, vec_of(warp), kStep, own, Row::kNan,
-                                   [&](const Vec& v, int index) { offer(v, index, limits, bound); });
+                                   [&](const Vec(&v)[1], int index) { offer(v[0], index, limits, bound); });
         else
           offer_loaded(vec_of(warp), kStep, own, limits, bound);
       }
