@@ -31,7 +31,7 @@ class RaceRow {
   using Slice = RaceSlice<kConfig>;
 
  private:
-  static constexpr int kVec = 4;  // elements that another look takes together
+  static constexpr int kVec = Slice::kRowVec;  // elements that another look takes together
   using Counts = WeightCounts<kConfig.values, kConfig.threads, Group, kConfig.cluster, kCounts ? kConfig.count_bits : 7>;
   // Masses in messages: 27 bits behind the point. A thread that does not know says kMost: more than all others say, who know of no more
   // than one for each element, and so that all may say it.

@@ -26,7 +26,7 @@ class RaceSlice {
   static constexpr bool kPairs = kConfig.chunks == 0;
   using Row = RowVectors<T, kAnywhere>;
   static constexpr int kThreads = kConfig.threads;
-  static constexpr int kRowVec = Row::kVec, kTogether = kPairs ? 2 : 1, kApart = kPairs ? int(kTokensApart) / kRowVec : 0;
+  static constexpr int kTogether = kPairs ? 2 : 1, kApart = kPairs ? int(kTokensApart) / Row::kVec : 0;
   static constexpr uint32_t kPadding = kConfig.values == RowValues::logits ? Row::kLeast : 0u;  // nothing wins with it
   using Stream = RowStream<T, kThreads, RaceConfig::kStages, kAnywhere, kApart>;
   struct Streamed {  // every look begins anew
@@ -36,6 +36,7 @@ class RaceSlice {
 
  public:
   static constexpr bool kHeld = kConfig.chunks > 0;
+  static constexpr int kRowVec = Row::kVec;
   /// kVec elements are looked at together: a vector, or four of each of a pair.
   static constexpr int kVec = kPairs ? 8 : kRowVec, kColumns = kConfig.columns, kColumnThreads = kThreads / kColumns;
   static constexpr int kStep = kTogether * kRowVec;  // elements that a thread takes from its ring at a turn
@@ -112,26 +113,27 @@ class RaceSlice {
     if constexpr (kHeld) {
       for_each(f);
     } else {
-      for_each_started<kVec>(ptx::opaque(int(threadIdx.x)), kThreads, turns_of_warp(), f);
+      for_each_started<kVec, kTogether>(ptx::opaque(int(threadIdx.x)), kThreads, turns_of_warp(), f);
     }
   }
   /// f(kVec elements, index of the first, which may be negative) for this thread's elements, all lanes of a warp together, with -inf, or 0
   /// for a probability, for what lies outside the row or the slice.
   template <class F>
   __device__ void for_each(const F& f) {
-    for_each<kVec>(int(threadIdx.x), kThreads, turns_of_warp(), f);
+    for_each<kVec, kTogether>(int(threadIdx.x), kThreads, turns_of_warp(), f);
   }
-  /// f(four neighbours, index of the first). What was read last may be in L2 still.
+  /// f(kRowVec neighbours, index of the first). What was read last may be in L2 still.
   template <class F>
   __device__ void for_each_backwards(const F& f) {
     const int turns = turns_of_warp();
-    for_each<4>((turns - 1) * kThreads + int(threadIdx.x), -kThreads, turns, f);
+    for_each<kRowVec, 1>((turns - 1) * kThreads + int(threadIdx.x), -kThreads, turns, f);
   }
-  /// The same, kCount elements together, by all threads of the block, for this one's share of a column.
+  /// The same of kCount elements, four neighbours or as many as are looked at together, by all threads of the block, for this one's share
+  /// of a column.
   template <int kCount, class F>
   __device__ void for_each_of_column(int column, const F& f) {
     const int part = int(threadIdx.x) / kColumnThreads, place = column * kColumnThreads + int(threadIdx.x) % kColumnThreads;
-    for_each<kCount>(part * kThreads + place, kColumns * kThreads, ceil_div(turns(0), kColumns), f);
+    for_each<kCount, (kCount > 4 ? kTogether : 1)>(part * kThreads + place, kColumns * kThreads, ceil_div(turns(0), kColumns), f);
   }
   /// Into L2: the column that an element of the row belongs to, if this block has it.
   __device__ void prefetch_column_of(uint32_t token) const {
@@ -184,19 +186,20 @@ class RaceSlice {
   __device__ int turns_of_warp() const { return turns(ptx::opaque(int(threadIdx.x)) / kWarpSize * kWarpSize); }
 
   __device__ void start(int place, int step) const { Stream::start(smem_, slice_, vec_of(place), kTogether * step); }
-  template <int kCount, class F>
+  /// kCount elements of kAtOnce vectors.
+  template <int kCount, int kAtOnce, class F>
   __device__ void for_each(int place, int step, int count, const F& f) {
     if constexpr (kHeld) {
       held_.template for_each<kCount>([](int) { return true; }, [&](const float(&x)[kCount], int index, int) { f(x, index); });
     } else {
       place = ptx::opaque(place);  // what follows from it would be computed before all passes, and spill
       start(place, step);
-      for_each_started<kCount>(place, step, count, f);
+      for_each_started<kCount, kAtOnce>(place, step, count, f);
     }
   }
-  template <int kCount, class F>
+  template <int kCount, int kAtOnce, class F>
   __device__ void for_each_started(int place, int step, int count, const F& f) const {
-    constexpr int kAtOnce = kPairs && kCount > 4 ? 2 : 1, kUnit = kCount / kAtOnce;
+    constexpr int kUnit = kCount / kAtOnce;
     const auto hand_out = [&](const Vec<T, kUnit>(&v)[kAtOnce], int index) {
       float x[kCount];
 #pragma unroll
