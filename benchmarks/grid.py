@@ -4,9 +4,9 @@
     PYTHONPATH=THEIRS  python benchmarks/grid.py --cases sampling --out peer.json
     python benchmarks/grid.py --merge ours.json peer.json COMMIT > benchmarks/results/GPU/DATE-sampling-grid.json
 
-Two times of a call. In a CUDA graph, which is the GPU's work alone: seeds are given, for FlashInfer's samplers cannot be captured without.
-Sixteen calls, each with an offset of its own: how often a row races again is chance.
-And from Python, as an engine makes it: seeds come from torch's generator. Inputs are several sets larger than twice the L2.
+Two times of a call, of sixteen. In a CUDA graph, which is the GPU's work alone: seeds are given, for FlashInfer's samplers cannot be captured
+without, and offsets, one a call, for how often a row races again is chance. And from Python, as an engine makes it: seeds come from torch's
+generator. Inputs are several sets larger than twice the L2.
 """
 
 import argparse

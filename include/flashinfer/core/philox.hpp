@@ -16,7 +16,7 @@ struct WideProduct {
 };
 
 /// Seven rounds pass BigCrush in the authors' tests, with counters and keys that count up as ours do. Ten, their default, are a margin that
-/// would cost every token of a vocabulary: three rounds are a tenth of what sampling by top_p executes.
+/// would cost every token of a vocabulary; few tokens need the bits that they give besides.
 inline constexpr int kPhiloxRounds = 7, kMostPhiloxRounds = 10;
 
 /// The keys of the rounds, for those who draw often with one key.
@@ -42,24 +42,24 @@ struct PhiloxStart {
   }
 };
 
+/// One round, with its two keys.
+template <class Product>
+FLASHINFER_HOST_DEVICE constexpr Philox philox_round(const Philox& x, uint32_t low, uint32_t high, const Product& product) {
+  const uint64_t a = product(x.word[0], 0xd2511f53u), b = product(x.word[2], 0xcd9e8d57u);
+  return {{uint32_t(b >> 32) ^ x.word[1] ^ low, uint32_t(b), uint32_t(a >> 32) ^ x.word[3] ^ high, uint32_t(a)}};
+}
+
 /// Of a counter whose first word is this.
 template <class Product = WideProduct>
 FLASHINFER_HOST_DEVICE constexpr Philox philox(uint32_t first, const PhiloxStart& start, const PhiloxKeys& keys,
                                                const Product& product = {}) {
-  uint64_t a = product(first, 0xd2511f53u);
-  uint32_t c0 = start.word[0], c1 = start.word[1], c2 = uint32_t(a >> 32) ^ start.word[2], c3 = uint32_t(a);
+  const uint64_t a = product(first, 0xd2511f53u);
+  Philox x{{start.word[0], start.word[1], uint32_t(a >> 32) ^ start.word[2], uint32_t(a)}};
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-  for (int round = 1; round < kPhiloxRounds; ++round) {
-    a = product(c0, 0xd2511f53u);
-    const uint64_t b = product(c2, 0xcd9e8d57u);
-    c0 = uint32_t(b >> 32) ^ c1 ^ keys.word[2 * round];
-    c1 = uint32_t(b);
-    c2 = uint32_t(a >> 32) ^ c3 ^ keys.word[2 * round + 1];
-    c3 = uint32_t(a);
-  }
-  return {{c0, c1, c2, c3}};
+  for (int round = 1; round < kPhiloxRounds; ++round) x = philox_round(x, keys.word[2 * round], keys.word[2 * round + 1], product);
+  return x;
 }
 template <class Product = WideProduct>
 FLASHINFER_HOST_DEVICE constexpr Philox philox(const Philox& counter, uint64_t key, const Product& product = {}) {
@@ -73,11 +73,8 @@ FLASHINFER_HOST_DEVICE constexpr Philox philox_further(Philox random, uint32_t l
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-  for (uint32_t round = kPhiloxRounds; round < kMostPhiloxRounds; ++round) {
-    const uint64_t a = product(random.word[0], 0xd2511f53u), b = product(random.word[2], 0xcd9e8d57u);
-    random = {{uint32_t(b >> 32) ^ random.word[1] ^ (low + round * 0x9e3779b9u), uint32_t(b),
-               uint32_t(a >> 32) ^ random.word[3] ^ (high + round * 0xbb67ae85u), uint32_t(a)}};
-  }
+  for (uint32_t round = kPhiloxRounds; round < kMostPhiloxRounds; ++round)
+    random = philox_round(random, low + round * 0x9e3779b9u, high + round * 0xbb67ae85u, product);
   return random;
 }
 

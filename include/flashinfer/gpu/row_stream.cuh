@@ -20,21 +20,15 @@ struct RowStream {
     alignas(16) unsigned char ring[kStages * kThreads * 16];
   };
 
-  /// f(vectors, index of the first one's first element, which may be negative or behind the end) for the vectors `first`, first + step, ...
-  /// of the row's slice, `count` of them; what lies outside the row or the slice reads as `padding`. In fewer registers: of vectors that
-  /// come together kAtOnce are handed out, and kUnit elements of each.
-  template <int kAtOnce = kTogether, int kUnit = kVec, class F>
-  __device__ static void for_each(Smem& smem, const Row& row, int first, int step, int count, uint32_t padding, const F& f) {
-    start(smem, row, first, step);
-    for_each_started<kAtOnce, kUnit>(smem, row, first, step, count, padding, f);
-  }
-
-  /// The same in two parts: the first vectors, a step's less than the ring holds, are on their way while something else is done.
+  /// The vectors `first`, first + step, ... of the row's slice, in two parts: the first ones, a step's less than the ring holds, are on
+  /// their way while something else is done.
   __device__ static void start(Smem& smem, const Row& row, int first, int step) {
     const Copies copies(smem, row);
 #pragma unroll
     for (int s = 0; s < kSteps - 1; ++s) copies.copy(s * kSlot, row.index_of(first + s * step));
   }
+  /// f(vectors, index of the first one's first element, which may be negative or behind the end) for `count` of them; what lies outside the
+  /// row or the slice reads as `padding`. In fewer registers: of vectors that come together kAtOnce are handed out, kUnit elements of each.
   template <int kAtOnce = kTogether, int kUnit = kVec, class F>
   __device__ static void for_each_started(Smem& smem, const Row& row, int first, int step, int count, uint32_t padding, const F& f) {
     // What a vector costs beside f is counted in instructions: its index says whether it is whole, and where it and the next to copy lie.

@@ -112,7 +112,12 @@ inline constexpr uint32_t kTokensApart = 128;
 FLASHINFER_HOST_DEVICE constexpr uint32_t group_of_token(uint32_t token) {
   return token / (2 * kTokensApart) * (kTokensApart / 4) + token % kTokensApart / 4;
 }
+/// Its first token.
+FLASHINFER_HOST_DEVICE constexpr uint32_t token_of_group(uint32_t group) {
+  return group / (kTokensApart / 4) * (2 * kTokensApart) + group % (kTokensApart / 4) * 4;
+}
 static_assert(group_of_token(uint32_t(kMaxVocabSize)) < 1u << 24);
+static_assert(group_of_token(token_of_group(1234567)) == 1234567 && group_of_token(token_of_group(1234567) + kTokensApart + 3) == 1234567);
 FLASHINFER_HOST_DEVICE constexpr Philox counter_of_token(uint64_t offset, uint32_t draw, uint32_t token, uint32_t step = 0) {
   return {{group_of_token(token) | step << 24, draw, uint32_t(offset), uint32_t(offset >> 32)}};
 }

@@ -53,10 +53,10 @@ class RaceNoise {
   __device__ RaceNoise<false> sparse() const { return {held_key(), step_, start_}; }
 
   /// Upper bits of a group of tokens, the first of which this is: four, and those kTokensApart behind them.
-  __device__ RaceBits<8> upper_of_group(int first) const { return bits_of(of_group(group_of_token(uint32_t(first)))); }
+  __device__ RaceBits<8> upper_of_group(int first) const { return as_bits(of_group(group_of_token(uint32_t(first)))); }
   /// Their lower bits.
   __device__ RaceBits<8> lower_of_group(const RaceBits<8>& upper) const {
-    return bits_of(further({{upper.words[0], upper.words[1], upper.words[2], upper.words[3]}}));
+    return as_bits(further({{upper.words[0], upper.words[1], upper.words[2], upper.words[3]}}));
   }
   /// Upper bits of neighbours, four or eight. Where `first` is no multiple of four, if that may be, they lie in one more group. It may be
   /// negative.
@@ -73,8 +73,7 @@ class RaceNoise {
   }
   /// All 32 of one token.
   __device__ uint32_t bits_of(uint32_t token) const {
-    const Philox upper = of_group(group_of_token(token));
-    return bits_of_group(upper, token) << 16 | bits_of_group(further(upper), token);
+    return noise_bits(of_group(group_of_token(token)), held_key(), token, ptx::MulWide{});
   }
 
  private:
@@ -112,7 +111,7 @@ class RaceNoise {
     for (uint32_t& word : bits.words) word = words[&word - bits.words];
     return bits;
   }
-  static __device__ RaceBits<8> bits_of(const Philox& group) { return {{group.word[0], group.word[1], group.word[2], group.word[3]}}; }
+  static __device__ RaceBits<8> as_bits(const Philox& group) { return {{group.word[0], group.word[1], group.word[2], group.word[3]}}; }
   static __device__ uint32_t opaque(uint32_t x) { return uint32_t(ptx::opaque(int(x))); }
   __device__ uint64_t opaque_key() const { return uint64_t(opaque(uint32_t(key_ >> 32))) << 32 | opaque(uint32_t(key_)); }
   __device__ PhiloxKeys keys() const {

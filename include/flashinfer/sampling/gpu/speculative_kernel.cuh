@@ -93,10 +93,9 @@ struct SpeculativeKernel {
     if (threadIdx.x == 0) smem_.best = 0;
     __syncthreads();
     const gpu::RaceNoise<false> noise(seed_, offset_, draw, uint32_t(step));
-    const int groups = ceil_div(p_.vocab_size, 2 * int(kTokensApart)) * int(kTokensApart) / 4;  // of tokens that share a Philox
+    const int groups = int(group_of_token(uint32_t(round_up(p_.vocab_size, 2 * int(kTokensApart)))));  // of tokens that share a Philox
     for (int group = Group::rank() * kThreads + int(threadIdx.x); group < groups; group += kThreads * kCluster) {
-      constexpr int kOwn = int(kTokensApart) / 4;
-      const int first = group / kOwn * 2 * int(kTokensApart) + group % kOwn * 4;
+      const int first = int(token_of_group(uint32_t(group)));
       const gpu::RaceBits<8> upper = noise.upper_of_group(first);
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
@@ -120,9 +119,8 @@ struct SpeculativeKernel {
         for (int j = 0; j < 4; ++j) {
           const float weight = finite_prob(p ? w[j] - less[j] : w[j]);
           if (!bar.is_reached(weight, upper, 4 * part + j) || !(weight > 0)) continue;
-          const uint32_t token = uint32_t(begin + j);
-          const float score = race_score(weight, noise.bits_of(token));
-          best = max(best, gpu::race_entry(score, token));
+          const float score = race_score(weight, gpu::bits_at(upper, noise.lower_of_group(upper), 4 * part + j));
+          best = max(best, gpu::race_entry(score, uint32_t(begin + j)));
           best_score.raise(score);
         }
       }

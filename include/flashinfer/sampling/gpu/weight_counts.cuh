@@ -10,6 +10,7 @@
 
 #include <flashinfer/core/math.hpp>
 #include <flashinfer/core/number.hpp>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/rank_select.cuh>
 #include <flashinfer/sampling/gpu/octaves.cuh>
 #include <flashinfer/sampling/sampling_config_params.hpp>
