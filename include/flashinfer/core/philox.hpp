@@ -42,10 +42,10 @@ struct PhiloxStart {
   }
 };
 
-/// One round, with its two keys.
+/// One round, with its two keys. (The second product first: in the other order ptxas takes two registers more in the races, and spills.)
 template <class Product>
 FLASHINFER_HOST_DEVICE constexpr Philox philox_round(const Philox& x, uint32_t low, uint32_t high, const Product& product) {
-  const uint64_t a = product(x.word[0], 0xd2511f53u), b = product(x.word[2], 0xcd9e8d57u);
+  const uint64_t b = product(x.word[2], 0xcd9e8d57u), a = product(x.word[0], 0xd2511f53u);
   return {{uint32_t(b >> 32) ^ x.word[1] ^ low, uint32_t(b), uint32_t(a >> 32) ^ x.word[3] ^ high, uint32_t(a)}};
 }
 
