@@ -93,6 +93,23 @@ TEST(RaceKernel, TakesWhatDoesNotSumToOne) {
     for (float sum : {300.0f, 20.0f, 1e-6f})
       expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 4}>(9, 1500, seed, 1, 1, sum);
 }
+/// Probabilities below 0, whose bits are above all others: they weigh nothing, and what they would take from the mass is much.
+TEST(RaceKernel, TakesWhatIsNegative) {
+  const auto edit = [](auto& rows) {
+    using T = std::remove_cvref_t<decltype(*rows.row(0))>;
+    for (int64_t r = 0; r < rows.num_rows; ++r)
+      for (int64_t i = r; i < rows.vocab_size; i += r % 2 ? 41 : 997)
+        rows.row(r)[i] = from_float<T>(r % 3 == 0 ? -0.0f : r % 3 == 1 ? -0.02f : -kInfinity);
+  };
+  for (uint32_t seed = 1; seed <= (kSanitized ? 2 : 4); ++seed) {
+    expect_same_race<RaceConfig{.values = kProbs}>(9, 4099, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8}>(9, 4099, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 4, .columns = 4}>(9, 5001, seed, 1, 0.8f, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2, .candidates = 256}>(9, 9001, seed, 1, 0.5f, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .min_p = true, .cluster = 4, .chunks = 2}>(9, 8002, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kProbs, .top_p = true, .columns = 4}>(9, 3001, seed, 1, 1, 1, edit);
+  }
+}
 
 /// What is listed races, where it fits and weighs enough; else the whole row does.
 TEST(RaceKernel, ListsWhatMayBeKept) {

@@ -31,14 +31,19 @@ struct PhiloxKeys {
   }
 };
 
-/// What the first round makes of the words of a counter but its first: the same for all counters that differ in that alone.
+/// What the first three rounds make of the words of a counter but its first, and of the keys that meet only those: the same for all
+/// counters that differ in the first word alone.
 struct PhiloxStart {
-  uint32_t word[3];
+  uint32_t word[4];
 
   template <class Product = WideProduct>
   FLASHINFER_HOST_DEVICE constexpr PhiloxStart(const Philox& counter, uint64_t key, const Product& product = {}) : word{} {
-    const uint64_t b = product(counter.word[2], 0xcd9e8d57u);
-    word[0] = uint32_t(b >> 32) ^ counter.word[1] ^ uint32_t(key), word[1] = uint32_t(b), word[2] = counter.word[3] ^ uint32_t(key >> 32);
+    const PhiloxKeys keys(key);
+    const uint64_t b = product(counter.word[2], 0xcd9e8d57u);                                     // of the first round
+    const uint64_t a = product(uint32_t(b >> 32) ^ counter.word[1] ^ keys.word[0], 0xd2511f53u);  // of the second
+    word[0] = counter.word[3] ^ keys.word[1];
+    word[1] = uint32_t(b) ^ keys.word[2], word[2] = uint32_t(a >> 32) ^ keys.word[3];
+    word[3] = uint32_t(a) ^ keys.word[5];
   }
 };
 
@@ -53,12 +58,13 @@ FLASHINFER_HOST_DEVICE constexpr Philox philox_round(const Philox& x, uint32_t l
 template <class Product = WideProduct>
 FLASHINFER_HOST_DEVICE constexpr Philox philox(uint32_t first, const PhiloxStart& start, const PhiloxKeys& keys,
                                                const Product& product = {}) {
-  const uint64_t a = product(first, 0xd2511f53u);
-  Philox x{{start.word[0], start.word[1], uint32_t(a >> 32) ^ start.word[2], uint32_t(a)}};
+  const uint64_t a = product(first, 0xd2511f53u), b = product(uint32_t(a >> 32) ^ start.word[0], 0xcd9e8d57u);
+  Philox x{{uint32_t(b >> 32) ^ start.word[1], uint32_t(b), uint32_t(a) ^ start.word[2], start.word[3]}};
+  x = philox_round(x, keys.word[4], 0, product);  // the other key is in word[3]
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-  for (int round = 1; round < kPhiloxRounds; ++round) x = philox_round(x, keys.word[2 * round], keys.word[2 * round + 1], product);
+  for (int round = 3; round < kPhiloxRounds; ++round) x = philox_round(x, keys.word[2 * round], keys.word[2 * round + 1], product);
   return x;
 }
 template <class Product = WideProduct>

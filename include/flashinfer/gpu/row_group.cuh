@@ -6,6 +6,7 @@
 
 #include <flashinfer/core/math.hpp>
 #include <flashinfer/gpu/ptx/cluster_sm90.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/warp_reduce.cuh>
 
 namespace flashinfer::gpu {
@@ -140,7 +141,8 @@ class RowGroup {
   template <class Message, class AnySmem>
   __device__ static Message reduce(AnySmem& smem, int turn, Message x) {
     static_assert(sizeof(Message) <= sizeof(uint64_t) * kWords);
-    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+    const int thread = ptx::opaque(int(threadIdx.x));  // what follows from it would be kept from round to round, and spill
+    const int lane = thread % kWarpSize, warp = thread / kWarpSize;
     x = x.of_warp();
     if (lane == 0) *reinterpret_cast<Message*>(smem.partial[turn & kPartial][warp]) = x;
     __syncthreads();
@@ -158,7 +160,7 @@ class RowGroup {
       };
       const int mail = mail_of(turn);
       ptx::Mbarrier* const full = &smem.full.of_mail[mail];
-      if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(full, uint32_t(kCluster * sizeof(Letter)));
+      if (thread == 0) ptx::mbarrier_arrive_expect(full, uint32_t(kCluster * sizeof(Letter)));
       if (warp == 0 && lane < kCluster) {
         const Words sent = bit_cast<Words>(Letter{x});
         uint64_t* const to = reinterpret_cast<uint64_t*>(smem.mail[mail][rank()]);

@@ -36,11 +36,12 @@ struct RowStream {
     constexpr int kParts = kTogether / kAtOnce * (kVec / kUnit);
     const int elements = step * kVec, ahead = (kSteps - 1) * elements;
     int index = row.index_of(first);
+    const int stop = index + count * elements;
     uint32_t slot = 0;
 #pragma unroll 1
-    for (; count > 0; --count) {
+    while (index != stop) {
       ptx::cp_async_wait<kSteps - 2>();
-      copies.copy(slot_after<kSteps - 1>(slot), index + ahead);
+      copies.copy(before(slot), index + ahead);
       T* const own = reinterpret_cast<T*>(copies.own + slot);
       const auto part_at = [&](int at) { return row.load_part((at + row.skip) / kVec - row.begin, padding); };
       if constexpr (kTogether == 1) {
@@ -49,10 +50,12 @@ struct RowStream {
         if (uint32_t(index) >= copies.end) v[0] = part_at(index);
         f(v, index);
       } else {
+        if (index > copies.last_pair || (!kAnywhere && index < 0)) {  // seldom, and one branch
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          const int at = index + i * kApart * kVec;
-          if (uint32_t(at) >= copies.end) part_at(at).store(own + i * kThreads * kVec);
+          for (int i = 0; i < kTogether; ++i) {
+            const int at = index + i * kApart * kVec;
+            if (uint32_t(at) >= copies.end) part_at(at).store(own + i * kThreads * kVec);
+          }
         }
 #pragma unroll 1  // there is one copy of f
         for (int part = 0; part < kParts; ++part) {
@@ -63,7 +66,7 @@ struct RowStream {
           f(v, index + vec * kApart * kVec + unit);
         }
       }
-      index += elements, slot = slot_after<1>(slot);
+      index += elements, slot = after(slot);
     }
     ptx::cp_async_wait<0>();  // zeros for what lay behind the end are on their way to where the next call copies
   }
@@ -72,24 +75,28 @@ struct RowStream {
   static constexpr int kSteps = kStages / kTogether;
   static constexpr uint32_t kVecBytes = kThreads * 16, kSlot = kTogether * kVecBytes, kRing = kSteps * kSlot;
   static_assert(kSteps >= 2 && kSteps * kTogether == kStages && (kThreads & (kThreads - 1)) == 0);
-  template <int kBy>
-  __device__ static uint32_t slot_after(uint32_t slot) {
-    constexpr uint32_t by = kBy * kSlot;
-    if constexpr (is_power_of_two(kSteps)) return (slot + by) % kRing;
-    return slot + by >= kRing ? slot + by - kRing : slot + by;
+  __device__ static uint32_t after(uint32_t slot) {
+    if constexpr (is_power_of_two(kSteps)) return (slot + kSlot) % kRing;
+    return slot == kRing - kSlot ? 0 : slot + kSlot;
+  }
+  __device__ static uint32_t before(uint32_t slot) {
+    if constexpr (is_power_of_two(kSteps)) return (slot - kSlot) % kRing;
+    return slot == 0 ? kRing - kSlot : slot - kSlot;
   }
 
   /// Of this thread's vectors.
   struct Copies {
     unsigned char* own;
     const T* row;
-    uint32_t end;  // vectors of an index below that is not negative lie within the row; others are put together when they are needed
+    uint32_t end;   // vectors of an index below that is not negative lie within the row; others are put together when they are needed
+    int last_pair;  // so do vectors that come together up to this index
     bool by_words;
 
     __device__ Copies(Smem& smem, const Row& row)
         : own(held_smem(smem.ring + threadIdx.x * 16)),
           row(ptx::opaque(row.base + row.skip)),
           end(uint32_t(max(row.index_of(row.end_whole()), 0))),
+          last_pair(row.index_of(row.end_whole() - kApart) - 1),
           by_words(row.needs_words()) {}
 
     __device__ void copy(uint32_t to, int index) const {

@@ -2,7 +2,7 @@
 //
 // Most elements cannot win, and need neither a logarithm nor an exact weight, nor all of their random bits: a score is at most
 // weight / u, u = the 16 upper bits / 2^16, but for roundings, so what stays below the best score that any thread of the block has seen is
-// dropped after one comparison. What an element costs is then its share of a Philox: 14 products and 14 exclusive-ors for eight tokens.
+// dropped after one comparison. What an element costs is then its share of a Philox: 13 products and 13 exclusive-ors for eight tokens.
 #pragma once
 
 #include <flashinfer/gpu/ptx/math.cuh>
@@ -34,7 +34,7 @@ FLASHINFER_DEVICE uint32_t bits_at(const RaceBits<kCount>& upper, const RaceBits
   return upper.at(j) << 16 | lower.at(j);
 }
 
-/// The random bits of a row's race. `kHeld`: the keys of the rounds, and what the first makes of the row, are held in 15 registers. Else
+/// The random bits of a row's race. `kHeld`: the keys of the rounds, and what the first three make of the row, are held in 13 registers. Else
 /// keys are added up again for every Philox, which is cheaper where few elements race.
 template <bool kHeld>
 class RaceNoise {
@@ -49,7 +49,7 @@ class RaceNoise {
     }
   }
 
-  /// For few tokens: 10 registers less.
+  /// For few tokens: 7 registers less.
   __device__ RaceNoise<false> sparse() const { return {held_key(), step_, start_}; }
 
   /// Upper bits of a group of tokens, the first of which this is: four, and those kTokensApart behind them.

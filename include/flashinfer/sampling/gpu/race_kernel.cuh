@@ -1,9 +1,9 @@
 // Draws a token from each row of logits or probabilities, of all or of what top_p and min_p keep, reading the row as it comes.
 // Called by sampling/gpu/sampling.hpp; twin of sampling/cpu/sampling.hpp: the same token wins, bit for bit.
 //
-// Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 130 instructions for eight
-//           elements, a quarter of them Philox, hide behind the loads (H200, 512 rows: 62 us, 4.3 TB/s); with min_p most vectors need none
-//           of them. Counting what elements weigh, for top_p, takes 50 more; with a sample before the row and a search after it 512 take
+// Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 100 instructions for eight
+//           elements, a fourth of them Philox, hide behind the loads (H200, 512 rows: 62 us, 4.3 TB/s); with min_p most vectors need none
+//           of them. Counting what elements weigh, for top_p, takes 46 more; with a sample before the row and a search after it 512 take
 //           82 us, and as a launch waits for the row that is refused most often, 87 (of logits 101).
 // Threads:  a cluster of blocks a row, each with a slice of it (race_slice.cuh).
 // Memory:   where rows are few and min_p filters, shared memory holds the slice. (Not where rows are many: a cluster of 8 takes 15 us, half
@@ -65,6 +65,7 @@ struct RaceKernel {
   static constexpr int kVec = Slice::kVec, kColumns = Slice::kColumns;
   static constexpr int kAgain = kAsks ? kVec : 4;        // elements that race again together; else registers are not enough for more
   static constexpr bool kKnows = kColumns > 1 || kAsks;  // columns know their best
+  static constexpr uint32_t kBitsOfInfinity = bit_cast<uint32_t>(kInfinity);
 
   struct Smem {
     typename Row::Smem row;
@@ -76,6 +77,7 @@ struct RaceKernel {
   /// What a thread has seen.
   struct Scores {
     float most = -kInfinity;    // the largest element, NaN if there is one
+    uint32_t bits = 0;          // of probabilities, until all have been seen: the greatest bits, in the order of what is not negative
     float second = -kInfinity;  // the best score after the best
     uint64_t best = 0;          // order_rank of the best score's key and the element's index
     __device__ float best_score() const { return Weight::score_of_key(key_of_rank(best)); }
@@ -118,7 +120,7 @@ struct RaceKernel {
       if (!few) return false;
       begun_ = false;
       if (!list.list(top_p, row_.roundings())) return false;
-      if (list.most() == ~0u || !row_.weight.set(value_of_order_key<float>(list.most()), 1)) return true;
+      if (!row_.weight.set(value_of_order_key<float>(list.most()), 1)) return true;
       uint64_t rank = gpu::kLowestRank - 1;
       while ((winner = list.race(noise, rank + 1))) {
         rank = rank_of(winner);
@@ -397,7 +399,12 @@ struct RaceKernel {
     bool at_first = true;
     row_.slice.for_each_begun([&](const float(&x)[kVec], int first) {
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
+      for (int j = 0; j < kVec; j += 2) {
+        if constexpr (kLogits)
+          scores.most = gpu::ptx::max_or_nan(gpu::ptx::max_or_nan(scores.most, x[j]), x[j + 1]);
+        else  // an instruction for two from SM90 on
+          scores.bits = max(scores.bits, max(bit_cast<uint32_t>(x[j]), bit_cast<uint32_t>(x[j + 1])));
+      }
       float weights[kVec];
       if constexpr (kCounts) {
 #pragma unroll
@@ -413,8 +420,7 @@ struct RaceKernel {
       }
       const auto counts = [&](float value) { return value > below() && (!kConfig.min_p || is_likely(value, most, limit)); };
       auto bits = row_.slice.template bits_of<kVec>(noise, first);
-      if (at_first) set_bar(x, bits.upper, counts), at_first = false;
-      const gpu::RaceBar least(bar());
+      gpu::RaceBar least(bar());
       const auto has_chance = [&](int j) {
         if constexpr (kWeighs) return least.is_reached(weights[j], bits.upper, j);  // as probabilities have
         return row_.weight.has_chance(x[j], bits.upper, j, least);
@@ -422,7 +428,11 @@ struct RaceKernel {
       bool any = false;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) any |= has_chance(j);
-      if (!any) return;
+      if (!__any_sync(0xffffffffu, any)) return;
+      if (at_first) {  // all have a chance
+        set_bar(x, bits.upper, counts), at_first = false;
+        least = gpu::RaceBar(bar());
+      }
       uint32_t hits = 0;  // none of what is never drawn: where a row is masked but for a few elements, columns have no bar
       const float never = below();
 #pragma unroll
@@ -431,7 +441,23 @@ struct RaceKernel {
         if (counts(value)) raise(scores, row_.weight.score_of(value, own), index);
       });
     });
+    if constexpr (!kLogits) {
+      scores.most = bit_cast<float>(scores.bits);
+      if (__any_sync(0xffffffffu, scores.bits > kBitsOfInfinity)) see_again(scores);
+    }
     return scores;
+  }
+  /// For a warp that has met a NaN or a negative probability, whose bits are above all others.
+  __device__ void see_again(Scores& scores) {
+    scores.most = -kInfinity;
+    row_.forget();
+    row_.slice.for_each([&](const float(&x)[kVec], int) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
+        row_.see(fmaxf(x[j], 0.0f));
+      }
+    });
   }
 };
 

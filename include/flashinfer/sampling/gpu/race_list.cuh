@@ -78,33 +78,33 @@ class RaceList {
     return low >= 0 && float(low & ((1 << kCountBits) - 1)) * times < 0.7f * float(kRoom * kWarps * kCluster);
   }
 
-  /// Reads the row, after begin(). False: the whole row must race. Else a row that has nothing to weigh, or a NaN, has no mass.
+  /// Reads the row, after begin(). False: the whole row must race, as one with a NaN or a negative element does.
   __device__ bool list(float top_p, float error) {
-    float total = 0, most = -kInfinity;
+    float total = 0;
+    uint32_t most = 0;  // bits, in the order of what is not negative, and all else above
     int place = 0;
     slice_.for_each_begun([&](const float(&x)[kVec], int) {
 #pragma unroll
       for (int i = 0; i < kVec; i += 4) {
         const float four[4] = {x[i], x[i + 1], x[i + 2], x[i + 3]};
-        float largest = x[i];
+        uint32_t largest = 0;
 #pragma unroll
-        for (int j = 1; j < 4; ++j) largest = ptx::max_or_nan(largest, four[j]);
-        most = ptx::max_or_nan(most, largest);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) total += fmaxf(four[j], 0.0f);
-        if (__any_sync(0xffffffffu, largest >= low_)) candidates_.add(four, place + i, low_);
+        for (int j = 0; j < 4; ++j) largest = max(largest, bit_cast<uint32_t>(four[j])), total += four[j];
+        most = max(most, largest);
+        if (__any_sync(0xffffffffu, largest >= bit_cast<uint32_t>(low_))) candidates_.add(four, place + i, low_);
       }
       place += kVec;
     });
     float listed = 0;
     if (candidates_.fit()) for_each([&](float x, int) { listed += x; });
-    const Seen seen = group_.all(Seen{total, listed, most != most ? ~0u : order_key(most), candidates_.fit() ? 0u : 1u});
+    const bool lost = !candidates_.fit() || most > bit_cast<uint32_t>(kInfinity);
+    const Seen seen = group_.all(Seen{total, listed, order_key(bit_cast<float>(most)), lost ? 1u : 0u});
     most_ = seen.most, total_ = seen.total;
     return !seen.lost && seen.listed > (fmaxf(top_p, 0.0f) + error) * seen.total;
   }
   /// What the sample says that top_p surely keeps nothing below of, if the row sums to one; 0: it does not know.
   __device__ float low() const { return low_; }
-  /// order_key of the row's largest element; above all others: there is a NaN.
+  /// order_key of the row's largest element.
   __device__ uint32_t most() const { return most_; }
 
   /// The best of what is listed up to this rank, or 0; by exact scores. The blocks meet.

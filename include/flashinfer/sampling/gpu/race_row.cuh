@@ -82,13 +82,17 @@ class RaceRow {
   /// Counts an element of the row. Returns what it weighs: a probability, or 2^(x * scale - anchor) of a logit.
   __device__ float count(float x) {
     const float own = weigh(x);
-    seen_ += kLogits ? own : x + fabsf(x);
+    see(own);
     Counts(counts_).add(own);
     return own;
   }
+  /// Adds to the mass that this thread has seen; count() takes negative probabilities for what they are, so see() them again after
+  /// forget().
+  __device__ void see(float weight) { seen_ += weight; }
+  __device__ void forget() { seen_ = 0; }
   /// When all have been counted; a round of the group follows.
   __device__ void tell() const {
-    if constexpr (kEdges) Counts(counts_).tell(seen());
+    if constexpr (kEdges) Counts(counts_).tell(seen_);
   }
 
   /// What races if it is few.
@@ -131,9 +135,9 @@ class RaceRow {
   /// to be refused. Sums over the group give the verdict.
   __device__ typename Group::Pair by_counts(uint64_t rank, float top_p) const {
     const float winner = weigh(value_of_order_key<float>(key_of_rank(rank))), largest = weigh(weight.max);
-    const auto [least, most] = Counts(counts_).above(winner, largest, seen());
+    const auto [least, most] = Counts(counts_).above(winner, largest, seen_);
     const float unit = kLogits ? 1 / largest : weight.scale, share = fmaxf(top_p, 0.0f);
-    const float total = ptx::opaque(seen()) * unit, own = Group::rank() == 0 && threadIdx.x == 0 ? winner * unit : 0.0f;
+    const float total = ptx::opaque(seen_) * unit, own = Group::rank() == 0 && threadIdx.x == 0 ? winner * unit : 0.0f;
     float too_much = fminf(most * unit, kMost) - own - (share - roundings()) * total;
     float enough = least * unit - (share + roundings()) * total;
     if (!(total < kMost && largest < Counts::kEnd)) too_much = kMost, enough = -kMost;
@@ -147,7 +151,7 @@ class RaceRow {
   decltype(Smem::counts)& counts_;
   decltype(Smem::list)& list_;
   float anchor_ = 0;                   // of logits that are counted
-  float seen_ = 0;                     // with counts: the mass of what this thread has read; of probabilities twice, NaN with -inf
+  float seen_ = 0;                     // with counts: the mass of what this thread has read
   float least_in_total_ = -kInfinity;  // min_p
   typename Counts::Edges edges_ = {};
 
@@ -160,7 +164,6 @@ class RaceRow {
     }
   };
   __device__ float weigh(float x) const { return kLogits ? ptx::ex2(PortableScalar::fma(x, weight.scale, -anchor_)) : x; }
-  __device__ float seen() const { return kLogits ? seen_ : 0.5f * seen_; }
   __device__ bool in_total(float x) const { return !kConfig.min_p || x >= least_in_total_; }
 
   __device__ Verdict by_edges(uint64_t rank) const {
