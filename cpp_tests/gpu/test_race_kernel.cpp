@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <random>
 
 #include <cpp_tests/gpu/emulation/emulator.hpp>
 #include <cpp_tests/gpu/sampling_rows.hpp>
@@ -228,6 +229,83 @@ TEST(RaceKernel, CountsSayNothingOfWhatASampleMissed) {
           for (int64_t r = 0; r < 3; ++r)
             for (int64_t i = 0; i < kVocab; ++i) rows.row(r)[i] = i / 200 == 3 ? 36 - float((i * 37 + r) % 199) * 0.05f : -kInfinity;
         });
+}
+
+/// Every warp lists what it meets, or knows that there was no room, and writes nowhere else.
+TEST(RowCandidates, ListWhatFits) {
+  constexpr int kThreads = 64, kRoom = 40, kVecs = 9;
+  using Candidates = gpu::RowCandidates<kThreads, kRoom, 4, 8>;
+  struct Smem {
+    typename Candidates::Smem candidates;
+    uint32_t behind[4];
+  };
+  std::mt19937 random(3);
+  int most_listed = 0, least_lost = 1000;
+  for (uint32_t seed = 1; seed <= (kSanitized ? 20 : 120); ++seed) {
+    std::vector<float> x(size_t(kThreads * kVecs * 8));
+    std::uniform_real_distribution<float> uniform(0, 1);
+    const float share = uniform(random) * 0.04f;
+    for (float& element : x) element = uniform(random) < share ? 1 + uniform(random) : 0.0f;
+    std::vector<std::pair<int, float>> expected[2], listed[2];
+    for (int i = 0; i < int(x.size()); ++i)
+      if (x[size_t(i)] >= 1) expected[i / (kVecs * 8) / 32].push_back({i, x[size_t(i)]});
+    bool fit[2] = {};
+    std::vector<uint32_t> behind;
+    emulation::Block::run_grid(1, kThreads, sizeof(Smem), seed, [&] {
+      Smem& smem = *reinterpret_cast<Smem*>(gpu::dynamic_smem());
+      const int thread = int(threadIdx.x), warp = thread / 32;
+      if (thread < 4) smem.behind[thread] = 77;
+      __syncthreads();
+      Candidates candidates(smem.candidates);
+      for (int place = 0; place < kVecs * 8; place += 4) {
+        float four[4];
+        for (int j = 0; j < 4; ++j) four[j] = x[size_t(thread * kVecs * 8 + place + j)];
+        candidates.add(four, place, 1.0f);
+      }
+      fit[warp] = candidates.fit();
+      if (fit[warp])
+        candidates.for_each([&](int of, int vec, int j) { return of * kVecs * 8 + vec * 8 + j; },
+                            [&](float element, int index) { listed[warp].push_back({index, element}); });
+      __syncthreads();
+      if (thread == 0) behind.assign(smem.behind, smem.behind + 4);
+    });
+    EXPECT_EQ(behind, std::vector<uint32_t>(4, 77));
+    for (int warp = 0; warp < 2; ++warp) {
+      const int count = int(expected[warp].size());
+      if (count <= kRoom - 4) EXPECT_TRUE(fit[warp]) << count;
+      if (count > kRoom) EXPECT_FALSE(fit[warp]) << count;
+      if (!fit[warp]) {
+        least_lost = std::min(least_lost, count);
+        continue;
+      }
+      most_listed = std::max(most_listed, count);
+      std::sort(listed[warp].begin(), listed[warp].end());
+      EXPECT_EQ(listed[warp], expected[warp]) << seed;
+    }
+  }
+  EXPECT_GE(most_listed, kRoom - 6);
+  EXPECT_LE(least_lost, kRoom + 6);
+}
+/// Beyond what 32 bits hold of sums.
+TEST(MassSum, AddsUpLongRows) {
+  std::mt19937 random(5);
+  std::vector<float> f(size_t(4 * 1500));
+  for (size_t i = 0; i < f.size(); ++i) f[i] = i % 3 ? float(random()) * 0x1p-32f : 1 - float(random()) * 0x1p-50f;
+  uint64_t expected = 0, expected_part = 0;
+  for (size_t i = 0; i < f.size(); ++i) expected += mass_of(f[i]), expected_part += i % 7 < 3 ? mass_of(f[i]) : 0;
+  uint64_t total = 0, part_total = 0;
+  emulation::Block::run_grid(1, 32, 16, 1, [&] {
+    gpu::MassSum sum, part;
+    for (size_t i = 0; i < f.size(); i += 4) {
+      float four[4];
+      bool counts[4];
+      for (size_t j = 0; j < 4; ++j) four[j] = f[i + j], counts[j] = (i + j) % 7 < 3;
+      sum.add(four, counts, part);
+    }
+    if (threadIdx.x == 0) total = sum.total(), part_total = part.total();
+  });
+  EXPECT_EQ(total, expected);
+  EXPECT_EQ(part_total, expected_part);
 }
 
 /// What a row seems to weigh, as log2: by what the kernel samples, wherever the row begins.

@@ -107,14 +107,12 @@ class MassSum {
   template <int kCount>
   __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
     constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
-    constexpr uint32_t kBits = 0x4b400000u;  // of kMagic
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
-      const uint32_t high_bits = bit_cast<uint32_t>(high) - kBits;
-      const uint32_t low_bits = bit_cast<uint32_t>(PortableScalar::fma(rest, kStep, kMagic)) - kBits;
+      const uint32_t high_bits = bit_cast<uint32_t>(high), low_bits = bit_cast<uint32_t>(PortableScalar::fma(rest, kStep, kMagic));
       high_ += high_bits, low_ += low_bits;
-      if (counts[j]) part.high_ += high_bits, part.low_ += low_bits;
+      if (counts[j]) part.high_ += high_bits - kBits, part.low_ += low_bits - kBits;
     }
     elements_ += kCount;
     if (elements_ == 1024) fold(), part.fold();
@@ -126,11 +124,13 @@ class MassSum {
 
  private:
   uint64_t total_ = 0;
-  uint32_t high_ = 0, low_ = 0;  // integers of either sign
+  static constexpr uint32_t kBits = 0x4b400000u;  // of the float that is added for the rounding, with every element
+  uint32_t high_ = 0, low_ = 0;                   // integers of either sign, and as often these bits as there are elements
   int elements_ = 0;
 
   __device__ void fold() {
-    total_ += uint64_t((int64_t(int32_t(high_)) << 20) + int32_t(low_));
+    const uint32_t bits = uint32_t(elements_) * kBits;
+    total_ += uint64_t((int64_t(int32_t(high_ - bits)) << 20) + int32_t(low_ - bits));
     high_ = low_ = 0, elements_ = 0;
   }
 };
