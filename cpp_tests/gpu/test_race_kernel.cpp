@@ -234,7 +234,7 @@ TEST(RaceKernel, CountsSayNothingOfWhatASampleMissed) {
 /// Every warp lists what it meets, or knows that there was no room, and writes nowhere else.
 TEST(RowCandidates, ListWhatFits) {
   constexpr int kThreads = 64, kRoom = 40, kVecs = 9;
-  using Candidates = gpu::RowCandidates<kThreads, kRoom, 4, 8>;
+  using Candidates = gpu::RowCandidates<kThreads, kRoom, 8>;
   struct Smem {
     typename Candidates::Smem candidates;
     uint32_t behind[4];
@@ -257,10 +257,11 @@ TEST(RowCandidates, ListWhatFits) {
       if (thread < 4) smem.behind[thread] = 77;
       __syncthreads();
       Candidates candidates(smem.candidates);
-      for (int place = 0; place < kVecs * 8; place += 4) {
+      for (int i = 0, place = Candidates::first_place(); i < kVecs * 8; i += 4) {
         float four[4];
-        for (int j = 0; j < 4; ++j) four[j] = x[size_t(thread * kVecs * 8 + place + j)];
+        for (int j = 0; j < 4; ++j) four[j] = x[size_t(thread * kVecs * 8 + i + j)];
         candidates.add(four, place, 1.0f);
+        place = Candidates::next_place<4>(place);
       }
       fit[warp] = candidates.fit();
       if (fit[warp])

@@ -442,7 +442,7 @@ TEST(ToppRenormKernel, RowsOfHalves) {
 }
 /// Rows that keep few elements, told from a sample; others, and those in which a warp has no room, as above.
 TEST(ToppRenormKernel, FewElements) {
-  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 3, .candidates = 64}>(8011, 1);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .candidates = 64}>(8011, 1);
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .candidates = 256}>(30011, 4);
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 3, .candidates = 128}>(
       9003, 1);
@@ -450,8 +450,8 @@ TEST(ToppRenormKernel, FewElements) {
 /// Rows that the one look at few elements must give up or look at again, each with its top_p. The sample are the first 6144 elements.
 TEST(ToppRenormKernel, FewElementsThatMislead) {
   constexpr ToppRenormConfig kConfig{.threads = 512, .chunks = 4, .candidates = 64};
-  constexpr int64_t kRows = 5, kVocabSize = 30011;
-  constexpr float top_p[size_t(kRows)] = {0.5f, 0.9f, 0.5f, 0.5f, 0.9f};
+  constexpr int64_t kRows = 8, kVocabSize = 30011;
+  constexpr float top_p[size_t(kRows)] = {0.5f, 0.9f, 0.5f, 0.5f, 0.9f, 0.9f, 0.9f, 0.9f};
   std::vector<float> x(size_t(kRows * kVocabSize), 1e-9f), twin(x.size(), 5), out(x.size(), 5);
   const auto row = [&](int64_t r) { return x.data() + r * kVocabSize; };
   // More in the 128 elements of one warp than it has room for, though all together fit.
@@ -467,7 +467,10 @@ TEST(ToppRenormKernel, FewElementsThatMislead) {
   for (int64_t i = 0; i < kVocabSize; ++i) row(3)[i] = i < 40 ? 3.4e-11f : 0;
   for (int i = 0; i < 8; ++i) row(3)[100 + i * 37] = 0.125f;
   // As usual: the sample tells, and no list is full.
-  for (int i = 0; i < 200; ++i) row(4)[i * 150] = 0.005f + 1e-6f * float(i);
+  for (int r = 4; r < 8; ++r)
+    for (int i = 0; i < 200; ++i) row(r)[i * 150] = 0.005f + 1e-6f * float(i);
+  // But for what is no probability either, behind the sample.
+  row(5)[29001] = -0.25f, row(6)[29001] = -0.0f, row(7)[29001] = bit_cast<float>(0x7fc00000u);
   RenormParams p;
   p.input = x.data(), p.input_stride = p.output_stride = kVocabSize, p.num_rows = kRows, p.vocab_size = int32_t(kVocabSize);
   p.top_p.values = top_p;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
+#include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/row_reader.cuh>
 
 namespace flashinfer::gpu {
@@ -58,6 +59,44 @@ class RowRing {
         v.to_float(x);
         f(x);
       }
+    }
+  }
+
+  /// The first pass, by eight elements of this thread: f(those of two vectors, or of one of 16-bit numbers), of all lanes of a warp together,
+  /// with padding for what lies outside the row or the slice. What the ring holds after it is lost if it was no whole number of turns:
+  /// restart() it for another.
+  template <class F>
+  __device__ void for_each_eight(const F& f) {
+    constexpr int kVecs = 8 / kVec;
+    static_assert(kChunks % kVecs == 0);
+    const T* const first = ptx::opaque(address_of(0));
+    int slot = 0, vec = int(threadIdx.x) - first_whole_;
+    // Below it all vectors of a turn are whole: else they are put together, or of the next row.
+    const uint32_t whole_turns = whole_ > uint32_t((kVecs - 1) * kThreads) ? whole_ - uint32_t((kVecs - 1) * kThreads) : 0;
+    const int end = vec + round_up(chunks_, kVecs) * kThreads;
+#pragma unroll 1
+    while (vec != end) {
+      ptx::cp_async_wait<kChunks - kVecs>();
+      T* const place = reinterpret_cast<T*>(own_ + slot);
+      if (uint32_t(vec) >= whole_turns) {
+#pragma unroll
+        for (int i = 0; i < kVecs; ++i)
+          if (uint32_t(vec + i * kThreads) >= whole_) row_.load_part(vec + i * kThreads + first_whole_, kPadding).store(place + i * kThreads * kVec);
+      }
+      float x[8];
+#pragma unroll
+      for (int i = 0; i < kVecs; ++i) {
+        float y[kVec];
+        Vector::load(place + i * kThreads * kVec).to_float(y);
+#pragma unroll
+        for (int j = 0; j < kVec; ++j) x[i * kVec + j] = y[j];
+      }
+      f(x);
+      const int next = vec + kChunks * kThreads;
+      const T* const from = first + int64_t(next) * kVec;
+#pragma unroll
+      for (int i = 0; i < kVecs; ++i) copy(slot + i * kSlot, next + i * kThreads, from + i * kThreads * kVec, true);
+      vec += kVecs * kThreads, slot = slot == (kChunks - kVecs) * kSlot ? 0 : slot + kVecs * kSlot;
     }
   }
 

@@ -26,7 +26,7 @@ class RaceList {
   static constexpr int kOwn = kBins / kThreads, kWarps = kThreads / kWarpSize;
   static_assert(kOwn * kThreads == kBins);
   static constexpr int kVec = Slice::kVec;
-  using Candidates = RowCandidates<kThreads, kRoom, 4, Slice::kStep>;
+  using Candidates = RowCandidates<kThreads, kRoom, Slice::kStep>;
 
  public:
   struct Smem {
@@ -82,7 +82,7 @@ class RaceList {
   __device__ bool list(float top_p, float error) {
     float total = 0;
     uint32_t most = 0;  // bits, in the order of what is not negative, and all else above
-    int place = 0;
+    int place = Candidates::first_place();
     slice_.for_each_begun([&](const float(&x)[kVec], int) {
 #pragma unroll
       for (int i = 0; i < kVec; i += 4) {
@@ -93,7 +93,7 @@ class RaceList {
         most = max(most, largest);
         if (__any_sync(0xffffffffu, largest >= bit_cast<uint32_t>(low_))) candidates_.add(four, place + i, low_);
       }
-      place += kVec;
+      place = Candidates::template next_place<kVec>(place);
     });
     float listed = 0;
     if (candidates_.fit()) for_each([&](float x, int) { listed += x; });

@@ -69,7 +69,9 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
       config = one;
   }
   config.chunks = 0;
-  for (ToppRenormConfig larger = config; fits(larger) && larger.chunks <= round_up(needed(), int64_t(2)); ++larger.chunks) config = larger;
+  const int32_t together = config.candidates > 0 ? 2 : 1;
+  for (ToppRenormConfig larger = config; fits(larger) && larger.chunks <= round_up(needed(), int64_t(2)); larger.chunks += together)
+    config = larger;
   return config;
 }
 

@@ -8,33 +8,43 @@
 
 namespace flashinfer::gpu {
 
-/// A warp has room for kRoom of them, and 2^16 elements at most. It meets vectors of kRowVec elements a lane, kVec of each at a time.
+/// A warp has room for kRoom of them, and 2^16 elements at most: it meets vectors of kRowVec elements a lane, whose place is where they come
+/// in all that it meets.
 /// (Places of each thread's own take fewer instructions where elements are met, but what is done with a list then takes as long as the
 /// longest of a warp's threads: H200, renorm by top_p of 128 / 512 rows 56 / 174 us, so 52 / 173.)
-template <int kThreads, int kRoom, int kVec, int kRowVec>
+template <int kThreads, int kRoom, int kRowVec>
 class RowCandidates {
   static constexpr int kWarps = kThreads / kWarpSize;
+  static constexpr int kVec = 4;       // elements that are listed together
+  static constexpr int kTogether = 8;  // and written, by a lane
+  static constexpr int kStride = kWarpSize * kRowVec;  // of places, from a lane's vector to its next one
 
  public:
   struct List {
     float values[max(kRoom, 1)];
-    uint16_t places[max(kRoom, 1)];  // among the elements of the warp
+    uint16_t places[max(kRoom, 1)];
   };
   struct Smem {
     List of_warp[kWarps];
   };
-  /// What a warp writes together, when nothing else needs the place.
+  /// What a warp writes together, when nothing else needs the room.
   struct Window {
-    float elements[kWarps][kWarpSize][kVec];
+    alignas(16) float elements[kWarps][kWarpSize * kTogether];
   };
 
   __device__ explicit RowCandidates(Smem& smem) : list_(smem.of_warp[threadIdx.x / kWarpSize]) {}
 
+  /// Of a lane's first element, and of what comes after kCount elements that have this place.
+  static __device__ int first_place() { return int(threadIdx.x) % kWarpSize * kRowVec; }
+  template <int kCount>
+  static __device__ int next_place(int place) {
+    if constexpr (kCount == kRowVec) return place + kStride;
+    return place + kCount + ((place + kCount) % kRowVec == 0 ? kStride - kRowVec : 0);
+  }
   /// Not if some lane may have put its own in the place of others.
   __device__ bool fit() const { return count_ <= kRoom - kVec; }
-  /// By whole warps: those of a lane's elements, the first of which is its `place`-th, that reach `least`.
+  /// By whole warps: those of neighbours, the first of which has this place, that reach `least`.
   __device__ void add(const float (&x)[kVec], int place, float least) {
-    static_assert(kVec == 4);
     const int lane = int(threadIdx.x) % kWarpSize;
     bool counts[kVec];
     uint32_t lanes[kVec];
@@ -46,13 +56,16 @@ class RowCandidates {
     const uint32_t ones = (of_three ^ lanes[3]) & before, two = of_three & lanes[3] & before;
     const uint32_t twos = ((lanes[0] & lanes[1]) | (lanes[2] & (lanes[0] ^ lanes[1]))) & before;
     const int at = count_ + __popc(ones) + 2 * (__popc(twos) + __popc(two)), begin = min(at, kRoom - kVec);
-    // Both are found once, not again for every store.
-    const int first = ptx::opaque((place / kRowVec * kWarpSize + lane) * kRowVec + place % kRowVec);
+    // What follows is found once, not again for every store.
+    const int first = ptx::opaque(place);
     List& list = *reinterpret_cast<List*>(held_smem(reinterpret_cast<unsigned char*>(&list_)));
     int to = begin;
 #pragma unroll
     for (int j = 0; j < kVec; ++j)
-      if (counts[j]) list.values[to] = x[j], list.places[to] = uint16_t(first + j), ++to;
+      {
+      if (counts[j]) list.values[to] = x[j], list.places[to] = uint16_t(first + j);
+      to += int(counts[j]);
+    }
     count_ = __shfl_sync(0xffffffffu, at + to - begin, kWarpSize - 1);
   }
   /// f(element, index) for those of this warp, which fit; index_of(thread, n, j): of the j-th element of the n-th vector that a thread has
@@ -68,39 +81,38 @@ class RowCandidates {
     }
   }
   /// Writes f(element, index) where there are candidates, 0 elsewhere. A warp's next candidates are put where they lie in its next vectors,
-  /// so that the row is written once: stores of single elements took as long again as those of whole vectors (H100).
+  /// so that the row is written once: stores of single elements took as long again as those of whole vectors (H100). Eight elements of a
+  /// lane together: of sixteen that are hardly more than one, and looking for them takes more instructions than writing.
   template <class T, class Out, class F>
   __device__ void write(const RowVectors<T>& row, const RowWriter<Out, kVec>& writer, Window& window, const F& f) const {
+    constexpr int kVecs = kTogether / kRowVec, kHalf = kVecs == 1 ? kVec : kStride;
     const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-    float(&elements)[kWarpSize][kVec] = window.elements[warp];
+    float* const elements = window.elements[warp];
+    const auto of_lane = [&](int half) { return elements + half * kHalf + lane * kRowVec; };
     int written = 0;
 #pragma unroll 1
-    for (int vec = warp * kWarpSize, before = 0; vec < row.count; vec += kThreads, before += kWarpSize * kRowVec) {
-#pragma unroll 1
-      for (int part = 0; part < kRowVec; part += kVec) {
-        float y[kVec] = {};
-        for (int count = kWarpSize, turn = 0; count == kWarpSize; ++turn) {
-          const int at = written + lane;
-          const int place = at < count_ ? int(list_.places[at]) - before - part : kNone;
-          const bool here = place < kWarpSize * kRowVec - part && place % kRowVec < kVec;
-          count = __popc(__ballot_sync(0xffffffffu, here));
-          if (count == 0) break;
-          if (turn == 0) Vec<float, kVec>::from_float(y).store(elements[lane]);
-          __syncwarp();  // the window is empty, or what was before has been put there
-          if (here) (&elements[0][0])[in_window(uint32_t(place))] = f(list_.values[at], row.index_of(vec) + part + place);
-          __syncwarp();
-          Vec<float, kVec>::load(elements[lane]).to_float(y);
-          written += count;
-        }
-        writer.write(y, (vec + lane) * kRowVec + part - row.skip);
+    for (int vec = warp * kWarpSize, before = 0; vec < row.count; vec += kVecs * kThreads, before += kVecs * kStride) {
+      const int first = row.index_of(vec);
+      float y[2][kVec] = {};
+      for (int count = kWarpSize, turn = 0; count == kWarpSize; ++turn) {
+        const int at = written + lane, place = at < count_ ? int(list_.places[at]) - before : kNone;
+        const bool here = place < kVecs * kStride;
+        count = __popc(__ballot_sync(0xffffffffu, here));
+        if (count == 0) break;
+        if (turn == 0) Vec<float, kVec>::from_float(y[0]).store(of_lane(0)), Vec<float, kVec>::from_float(y[1]).store(of_lane(1));
+        __syncwarp();  // the window is empty, or what was before has been put there
+        if (here) elements[place] = f(list_.values[at], first + place + place / kStride * (kThreads - kWarpSize) * kRowVec);
+        __syncwarp();
+        Vec<float, kVec>::load(of_lane(0)).to_float(y[0]), Vec<float, kVec>::load(of_lane(1)).to_float(y[1]);
+        written += count;
       }
+      const int own = first + lane * kRowVec;
+      writer.write(y[0], own), writer.write(y[1], own + (kVecs == 1 ? kVec : kThreads * kRowVec));
     }
   }
 
  private:
   static constexpr int kNone = 1 << 30;
-  /// Of the elements of a window, the one that lies at this place.
-  __device__ static uint32_t in_window(uint32_t place) { return kVec == kRowVec ? place : place / kRowVec * kVec + place % kRowVec; }
   List& list_;  // of this warp
   int count_ = 0;
 };

@@ -94,28 +94,36 @@ struct RowPrefix {
 };
 
 /// Sums mass_of(f) with two integer additions an element: the integers lie in the low bits of the two floats that mass_of rounds to. Those
-/// of up to 256 vectors of four are summed in 32 bits.
+/// of kAtOnce elements are summed in 32 bits.
 class MassSum {
  public:
+  static constexpr int kAtOnce = 2048;
   template <int kCount>
   __device__ void add(const float (&f)[kCount]) {
-    bool none[kCount] = {};
-    MassSum nothing;
-    add(f, none, nothing);
+    add_few(f);
+    fold_if_full();
+  }
+  /// Where there are no more than kAtOnce in all.
+  template <int kCount>
+  __device__ void add_few(const float (&f)[kCount]) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const Bits bits(f[j]);
+      high_ += bits.high, low_ += bits.low;
+    }
+    elements_ += kCount;
   }
   /// And those that `counts` says to `part` too, which nobody else adds to.
   template <int kCount>
   __device__ void add(const float (&f)[kCount], const bool (&counts)[kCount], MassSum& part) {
-    constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const float high = PortableScalar::fma(f[j], kStep, kMagic), rest = PortableScalar::fma(f[j], kStep, -(high - kMagic));
-      const uint32_t high_bits = bit_cast<uint32_t>(high), low_bits = bit_cast<uint32_t>(PortableScalar::fma(rest, kStep, kMagic));
-      high_ += high_bits, low_ += low_bits;
-      if (counts[j]) part.high_ += high_bits - kBits, part.low_ += low_bits - kBits;
+      const Bits bits(f[j]);
+      high_ += bits.high, low_ += bits.low;
+      if (counts[j]) part.high_ += bits.high - kBits, part.low_ += bits.low - kBits;
     }
     elements_ += kCount;
-    if (elements_ == 1024) fold(), part.fold();
+    if (fold_if_full()) part.fold();
   }
   __device__ uint64_t total() {
     fold();
@@ -123,15 +131,32 @@ class MassSum {
   }
 
  private:
+  static constexpr float kMagic = 12582912.0f, kStep = 1048576.0f;
+  static constexpr uint32_t kBits = bit_cast<uint32_t>(kMagic);  // are added with every element
+  struct Bits {
+    uint32_t high, low;
+    __device__ explicit Bits(float f) {
+      const float rounded = PortableScalar::fma(f, kStep, kMagic), rest = PortableScalar::fma(f, kStep, -(rounded - kMagic));
+      high = bit_cast<uint32_t>(rounded), low = bit_cast<uint32_t>(PortableScalar::fma(rest, kStep, kMagic));
+    }
+  };
   uint64_t total_ = 0;
-  static constexpr uint32_t kBits = 0x4b400000u;  // of the float that is added for the rounding, with every element
-  uint32_t high_ = 0, low_ = 0;                   // integers of either sign, and as often these bits as there are elements
+  uint32_t high_ = 0, low_ = 0;  // the latter of either sign
   int elements_ = 0;
 
+  __device__ bool fold_if_full() {
+    if (elements_ != kAtOnce) return false;
+    fold();
+    return true;
+  }
   __device__ void fold() {
     const uint32_t bits = uint32_t(elements_) * kBits;
-    total_ += uint64_t((int64_t(int32_t(high_ - bits)) << 20) + int32_t(low_ - bits));
+    total_ = folded(total_, high_ - bits, low_ - bits);
     high_ = low_ = 0, elements_ = 0;
+  }
+  /// A call: else ptxas makes instructions of every turn of it, with predicates that are off.
+  static __device__ __noinline__ uint64_t folded(uint64_t total, uint32_t high, uint32_t low) {
+    return total + (uint64_t(high) << 20) + uint64_t(int64_t(int32_t(low)));
   }
 };
 

@@ -75,7 +75,7 @@ struct ToppRenormKernel {
   static constexpr int kPerThread = kListed / kThreads;
   static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
   static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
-  using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, kVec, Row::kVec>;
+  using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, Row::kVec>;
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // chunks
   static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
@@ -194,9 +194,8 @@ struct ToppRenormKernel {
     Candidates candidates(smem_.candidates);
     const float least = value_of_order_key<float>(floor);
     const auto [mass, lost] = list_candidates(candidates, least);
-    if (lost || !(weight_.max <= 1 && weight_.set(weight_.max, 1))) return false;
     // Nobody reads the ring any more.
-    const bool kept = keep_candidates(candidates, least, mass);
+    const bool kept = !lost && weight_.set(weight_.max, 1) && keep_candidates(candidates, least, mass);
     if (!kept) ring_.restart();
     return kept;
   }
@@ -254,24 +253,29 @@ struct ToppRenormKernel {
                      [&](float x, int index) { return is_kept(x, index) ? weight_(x) * scale : 0.0f; });
     return true;
   }
-  /// Lists what reaches a value. Returns the row's mass, where what is heavy weighs one, and more than 0 if there was no room; the maximum
-  /// is left in weight_. The threads meet.
+  /// Lists what reaches a value. Returns the row's mass, where what is heavy weighs one, and more than 0 if there was no room, or something
+  /// that is no probability, whose bits are above those of 1; the maximum is left in weight_. The threads meet.
   __device__ typename Group::Pair list_candidates(Candidates& candidates, float least) {
     const float unit = 1 / heavy_from(least);
     gpu::MassSum sum;
-    float largest = 0;
-    int place = 0;
-    for_each([&](const float(&x)[kVec], int, int) {
-      float f[kVec], most = x[0];
+    uint32_t largest = 0;
+    int place = Candidates::first_place();
+    ring_.for_each_eight([&](const float(&x)[8]) {
+      float f[8];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = gpu::ptx::multiply_saturate(x[j], unit), most = fmaxf(most, x[j]);
-      sum.add(f);
-      largest = fmaxf(largest, most);
-      if (__any_sync(0xffffffffu, most >= least)) candidates.add(x, place, least);
-      place += kVec;
+      for (int j = 0; j < 8; ++j) f[j] = gpu::ptx::multiply_saturate(x[j], unit);
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) largest = max(largest, max(bit_cast<uint32_t>(x[j]), bit_cast<uint32_t>(x[j + 1])));
+      sum.add_few(f);  // no more than a list may be of
+#pragma unroll
+      for (int i = 0; i < 8; i += kVec) {  // hardly ever has a warp none
+        candidates.add({x[i], x[i + 1], x[i + 2], x[i + 3]}, place, least);
+        place = Candidates::template next_place<kVec>(place);
+      }
     });
-    weight_.max = value_of_order_key<float>(uint32_t(group_.max(order_key(largest))));
-    return group_.sum(sum.total(), candidates.fit() ? 0 : 1);
+    largest = uint32_t(group_.max(largest));
+    weight_.max = bit_cast<float>(largest);
+    return group_.sum(sum.total(), candidates.fit() && largest <= bit_cast<uint32_t>(1.0f) ? 0 : 1);
   }
   /// By a look that needs no shared memory: one row in a thousand.
   __device__ uint64_t exact_mass() {
