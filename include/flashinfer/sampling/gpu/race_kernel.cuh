@@ -420,7 +420,8 @@ struct RaceKernel {
       }
       const auto counts = [&](float value) { return value > below() && (!kConfig.min_p || is_likely(value, most, limit)); };
       auto bits = row_.slice.template bits_of<kVec>(noise, first);
-      gpu::RaceBar least(bar());
+      if (at_first) set_bar(x, bits.upper, counts), at_first = false;
+      const gpu::RaceBar least(bar());
       const auto has_chance = [&](int j) {
         if constexpr (kWeighs) return least.is_reached(weights[j], bits.upper, j);  // as probabilities have
         return row_.weight.has_chance(x[j], bits.upper, j, least);
@@ -428,11 +429,7 @@ struct RaceKernel {
       bool any = false;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) any |= has_chance(j);
-      if (!__any_sync(0xffffffffu, any)) return;
-      if (at_first) {  // all have a chance
-        set_bar(x, bits.upper, counts), at_first = false;
-        least = gpu::RaceBar(bar());
-      }
+      if (!any) return;
       uint32_t hits = 0;  // none of what is never drawn: where a row is masked but for a few elements, columns have no bar
       const float never = below();
 #pragma unroll
@@ -447,16 +444,14 @@ struct RaceKernel {
     }
     return scores;
   }
-  /// For a warp that has met a NaN or a negative probability, whose bits are above all others.
+  /// For a warp that has met a NaN or a negative probability, whose bits are above all others. Element by element, in few instructions: it
+  /// is seldom.
   __device__ void see_again(Scores& scores) {
     scores.most = -kInfinity;
     row_.forget();
-    row_.slice.for_each([&](const float(&x)[kVec], int) {
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        scores.most = gpu::ptx::max_or_nan(scores.most, x[j]);
-        row_.see(fmaxf(x[j], 0.0f));
-      }
+    row_.slice.for_each_slowly([&](float x) {
+      scores.most = gpu::ptx::max_or_nan(scores.most, x);
+      row_.see(fmaxf(x, 0.0f));
     });
   }
 };

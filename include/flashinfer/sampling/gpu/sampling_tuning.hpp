@@ -128,9 +128,18 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
       ++finer.count_bits;
       if (has_room(finer)) config = finer;
     }
-  // H100, us at 1 / 16 / 128 / 512 rows with one / four / a warp's columns: top_p 8.8 / 21.6 / 87 / 228, 8.9 / 19.5 / 54 / 154, 9.6 / 19.6
-  // / 50 / 142; min_p 7.8 / 12.8 / 37.8 / 128, 8.6 / 13.9 / 35.6 / 109, 9.1 / 14.3 / 34.4 / 98.
-  if (!few) config.columns = config.cluster < 8 ? config.threads / 32 : 4;
+  // Fewer columns: more races again where one does, and fewer of them have an own record to be raised. H200, us with 2 / 4 / 8 / 16 columns:
+  // top_p of 16 rows (clusters of 16 x 256) 11.6 / 12.0 / 13.3 / -, 24 (4 x 512) - / 13.7 / 14.1 / 15.8, 64 (2 x 512) - / 21.9 / 20.7 /
+  // 21.7, 128 38 / 31.4 / 29.0 / 30.9, 512 94 / 85.5 / 83.9 / 88.2; of logits 64 - / 27.9 / 25.5 / 25.7, 512 146 / 114 / 102 / 98; min_p
+  // of 24 - / 12.4 / 12.4 / 13.2, 64 - / 17.9 / 17.0 / 16.8, 512 87 / 79 / 76 / 72.
+  const auto columns = [&]() -> int32_t {
+    const bool probs = problem.values == RowValues::probs;
+    if (few) return 1;
+    if (config.cluster >= 8) return probs && config.counts() ? 2 : 4;
+    if (config.cluster > 2 && probs) return 4;
+    return config.counts() && (probs || config.cluster > 1) ? 8 : config.threads / 32;
+  };
+  config.columns = min(columns(), config.threads / 32);
   // With min_p shared memory holds the slices of few rows: H100, us at 4 / 8 / 15 / 24 rows 6.6 / 7.9 / 9.3 / 13.1, else 7.5 / 9.7 / 10.8 /
   // 13.5; not with top_p alone, for then columns are worth more (16 rows 15.6, held 19.3).
   const int64_t chunks = round_up(ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(config.threads)), int64_t(2));
