@@ -447,19 +447,26 @@ TEST(ToppRenormKernel, FewElements) {
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 3, .candidates = 128}>(
       9003, 1);
 }
-/// Rows that the one look at few elements must give up or look at again, each with its top_p. The sample are the first 6144 elements.
-TEST(ToppRenormKernel, FewElementsThatMislead) {
-  constexpr ToppRenormConfig kConfig{.threads = 512, .chunks = 4, .candidates = 64};
+TEST(ToppRenormKernel, FewElementsOfClusters) {
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 4, .candidates = 64}>(12011, 3);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 3, .chunks = 2, .candidates = 160}>(kSanitized ? 12001 : 30001, 5);
+  if (!kSanitized)
+    expect_same_topp_renorm<
+        ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .cluster = 2, .chunks = 3, .candidates = 128}>(17003, 7);
+}
+/// Rows that the one look at few elements must give up or look at again, each with its top_p.
+template <ToppRenormConfig kConfig>
+void expect_same_of_misleading_rows() {
   constexpr int64_t kRows = 8, kVocabSize = 30011;
   constexpr float top_p[size_t(kRows)] = {0.5f, 0.9f, 0.5f, 0.5f, 0.9f, 0.9f, 0.9f, 0.9f};
   std::vector<float> x(size_t(kRows * kVocabSize), 1e-9f), twin(x.size(), 5), out(x.size(), 5);
   const auto row = [&](int64_t r) { return x.data() + r * kVocabSize; };
   // More in the 128 elements of one warp than it has room for, though all together fit.
   for (int i = 0; i < 40; ++i) row(0)[i * 150] = 0.007f + 1e-5f * float(i);
-  for (int i = 0; i < 128; ++i) row(0)[128 * 180 + i] = 0.0075f + 1e-6f * float(i * 7 % 128);
-  // The sample is heavy: what it calls light has the boundary.
-  for (int i = 0; i < 20; ++i) row(1)[i * 300] = 0.02f;
-  for (int i = 0; i < 300; ++i) row(1)[7000 + i * 70] = 0.002f + 1e-6f * float(i);
+  for (int i = 0; i < 128; ++i) row(0)[128 * 178 + i] = 0.0075f + 1e-6f * float(i * 7 % 128);
+  // The sample, which are 128 elements of every 624, is heavy: what it calls light has the boundary.
+  for (int i = 0; i < 20; ++i) row(1)[i * 624 + 5] = 0.02f;
+  for (int i = 0; i < 300; ++i) row(1)[i / 7 * 624 + 200 + i % 7 * 50] = 0.002f + 1e-6f * float(i);
   // An element that is no probability, and weighs what it is.
   row(2)[17] = 1.5f;
   for (int i = 0; i < 300; ++i) row(2)[i * 100 + 1] = 0.01f + 1e-5f * float(i % 50);
@@ -470,14 +477,16 @@ TEST(ToppRenormKernel, FewElementsThatMislead) {
   for (int r = 4; r < 8; ++r)
     for (int i = 0; i < 200; ++i) row(r)[i * 150] = 0.005f + 1e-6f * float(i);
   // But for what is no probability either, behind the sample.
-  row(5)[29001] = -0.25f, row(6)[29001] = -0.0f, row(7)[29001] = bit_cast<float>(0x7fc00000u);
+  row(5)[29200] = -0.25f, row(6)[29200] = -0.0f, row(7)[29200] = bit_cast<float>(0x7fc00000u);
   RenormParams p;
   p.input = x.data(), p.input_stride = p.output_stride = kVocabSize, p.num_rows = kRows, p.vocab_size = int32_t(kVocabSize);
   p.top_p.values = top_p;
   p.output = twin.data();
   cpu::renorm(p, RowValues::probs, DType::f32, DType::f32);
   p.output = out.data();
-  emulation::Block::run_grid(unsigned(kRows), kConfig.threads, size_t(kConfig.smem_bytes()), 1, [&] { ToppRenormKernel<kConfig>::run(p); });
+  emulation::Block::run_grid(
+      unsigned(kRows) * kConfig.cluster, kConfig.threads, size_t(kConfig.smem_bytes()), 1, [&] { ToppRenormKernel<kConfig>::run(p); },
+      kConfig.cluster);
   for (int64_t r = 0; r < kRows; ++r) {
     const auto part = [&](const std::vector<float>& rows) {
       return std::vector<float>(rows.begin() + r * kVocabSize, rows.begin() + (r + 1) * kVocabSize);
@@ -486,6 +495,10 @@ TEST(ToppRenormKernel, FewElementsThatMislead) {
   }
   // The twin's own: five of eight.
   EXPECT_EQ(std::count_if(twin.begin() + 3 * kVocabSize, twin.begin() + 4 * kVocabSize, [](float y) { return y > 0; }), 5);
+}
+TEST(ToppRenormKernel, FewElementsThatMislead) {
+  expect_same_of_misleading_rows<ToppRenormConfig{.threads = 512, .chunks = 4, .candidates = 64}>();
+  expect_same_of_misleading_rows<ToppRenormConfig{.threads = 512, .cluster = 2, .chunks = 4, .candidates = 64}>();
 }
 
 /// More chunks than the mask has bits.

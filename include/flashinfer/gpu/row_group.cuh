@@ -97,6 +97,9 @@ class RowGroup {
   __device__ uint64_t max_of_block(uint64_t x) {
     return RowGroup<kThreads, 1, kWords>::template once<Single<Max>>(smem_, turn_ ^= kPartial, {x}).first;
   }
+  __device__ uint64_t sum_of_block(uint64_t x) {
+    return RowGroup<kThreads, 1, kWords>::template once<Single<Sum>>(smem_, turn_ ^= kPartial, {x}).first;
+  }
   template <class Message>
   __device__ Message all_of_block(const Message& message) {
     return RowGroup<kThreads, 1, kWords>::template reduce<Message>(smem_, turn_ ^= kPartial, message);

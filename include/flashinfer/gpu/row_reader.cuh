@@ -73,6 +73,12 @@ struct RowVectors {
     for (int i = 0; i < kCount; ++i)
       if (!is_whole(first + i * step)) held[i] = load_part(first + i * step);
   }
+  /// kCount vectors of this thread, those of a warp side by side and the warps' spread over the slice. NaN outside.
+  template <int kThreads, int kCount>
+  __device__ void load_spread(Vec<T, kVec> (&held)[kCount]) const {
+    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, step = count / (kThreads / kWarpSize * kCount);
+    load(held, step * kCount * warp + lane, step);
+  }
   /// Whether vectors are copied word by word.
   __device__ bool needs_words() const { return kAnywhere && uintptr_t(base) % 16 != 0; }
   /// A vector that lies within the row, or zeros, to this thread's own place in shared memory: where there is cp.async, by a copy that the

@@ -42,26 +42,6 @@ class RowRing {
   /// A copy of this has gone over the row.
   __device__ void turn() { forwards_ = !forwards_; }
 
-  /// f(kUnit elements as floats) for this thread's vectors of the first kCount chunks, before the first pass; zeros for what does not lie
-  /// in the row as a whole vector.
-  template <int kUnit, int kCount, class F>
-  __device__ void sample(const F& f) const {
-    static_assert(kCount <= kChunks);
-    ptx::cp_async_wait<kChunks - kCount>();
-    int vec = int(threadIdx.x) - first_whole_;
-#pragma unroll 1
-    for (int c = 0; c < kCount; ++c, vec += kThreads) {
-#pragma unroll 1
-      for (int j = 0; j < kVec; j += kUnit) {
-        auto v = Vec<T, kUnit>::zero();
-        if (uint32_t(vec) < whole_) v = Vec<T, kUnit>::load(reinterpret_cast<const T*>(own_ + c * kSlot) + j);
-        float x[kUnit];
-        v.to_float(x);
-        f(x);
-      }
-    }
-  }
-
   /// The first pass, by eight elements of this thread: f(those of two vectors, or of one of 16-bit numbers), of all lanes of a warp together,
   /// with padding for what lies outside the row or the slice. What the ring holds after it is lost if it was no whole number of turns:
   /// restart() it for another.

@@ -151,16 +151,16 @@ struct ToppRenormConfig {
   int32_t threads = 1024;
   int32_t cluster = 1;     // blocks that share a row; more than one: SM90 up
   int32_t chunks = 4;      // of one 16-byte vector a thread, in shared memory
-  int32_t candidates = 0;  // elements of a warp that may be kept, in shared memory; one block a row
+  int32_t candidates = 0;  // elements of a warp that may be kept, in shared memory
   int32_t blocks = 1;      // on an SM
 
   /// Whether sums by upper bits have a place of their own: where rows are few there is room.
-  FLASHINFER_HOST_DEVICE constexpr bool bins_apart() const { return cluster > 2; }
+  FLASHINFER_HOST_DEVICE constexpr bool bins_apart() const { return cluster > 2 || (cluster > 1 && candidates > 0); }
   /// Chunks; candidates; lists of elements and what sorts them, or sums, which with candidates lie in the place of both; mail.
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
     const int32_t inbox = cluster > 1 ? threads * 8 + cluster * 4 : 0, bins = bins_apart() ? 17 * 1024 + cluster * 128 + 128 : 0;
-    const int32_t list = 67 * 512, ring = chunks * threads * 16, mail = 2048 + cluster * 64 + inbox;
-    if (candidates > 0) return max(ring, list) + max(threads / 32 * candidates * 6, list) + mail;
+    const int32_t list = 67 * 512, ring = chunks * threads * 16, mail = 2048 + cluster * 64 + inbox + (candidates > 0 ? threads : 0);
+    if (candidates > 0) return bins + max(ring, list) + max(threads / 32 * candidates * 6, list) + mail;
     return ring + bins + list + mail;
   }
   template <class F>

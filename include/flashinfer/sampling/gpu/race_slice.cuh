@@ -97,10 +97,10 @@ class RaceSlice {
   /// A vector of each thread, those of warps spread over the whole row, with NaN for what lies outside. Returns how many times as many the
   /// row has. (Spread by threads they take 3 us of 128 rows more, H100.)
   __device__ float sample(float (&x)[kSampled]) const {
-    constexpr int kWarps = kThreads / kWarpSize;
     const RowVectors<T> whole(row_, slice_.length, 1, 0);
-    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-    whole.load(whole.count / kWarps * warp + lane).to_float(x);
+    typename Row::Vector held[1];
+    whole.template load_spread<kThreads>(held);
+    held[0].to_float(x);
     return float(whole.count) / kThreads;
   }
 

@@ -50,14 +50,15 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
     return c.smem_bytes() <= min(device.smem_per_block, device.smem_per_sm / c.blocks - 1024);
   };
   // Another look at a row that does not stay in shared memory costs as much as the first. A row of 128256 normal logits of deviation 3 has
-  // 6600 candidates under top_p 0.9, 9000 where it is unusual: room for one element in eight, or for one in fourteen. Two blocks an SM,
-  // one of which copies or writes while the other thinks (H200, 512 rows 173 us; one of 512 or 1024 threads 203), where rows are many.
-  const int64_t of_warp = ceil_div(vecs, int64_t(512)) * 32 * (16 / size_of(problem.input));
-  if (config.cluster == 1 && needed() > 8 && of_warp < kMostOfWarp) {
+  // 6600 candidates under top_p 0.9, 9000 where it is unusual: room for one element in eight, or for one in fourteen; where blocks share a
+  // row, which may lie in one of them, for one in four. Two blocks an SM, one of which copies or writes while the other thinks (H200, 512
+  // rows 173 us; one of 512 or 1024 threads 203), where rows are many.
+  const int64_t of_warp = ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(512)) * 32 * (16 / size_of(problem.input));
+  if (config.cluster <= 6 && of_warp > (config.cluster > 1 ? 1024 : 2048) && of_warp < kMostOfWarp) {
     const auto listing = [&](int32_t blocks) {
       ToppRenormConfig c = config;
       c.threads = 512, c.blocks = blocks, c.chunks = 4;
-      c.candidates = int32_t(round_up(of_warp / 8, int64_t(8)));
+      c.candidates = int32_t(round_up(of_warp / (c.cluster > 1 ? 4 : 8), int64_t(8)));
       while (!fits(c) && c.candidates > of_warp / 14) c.candidates -= 8;
       return c;
     };

@@ -49,7 +49,7 @@ struct ToppRenormKernel {
   static __device__ void run(const Params& p) {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
-    Bins::clear(smem.turn.bins);
+    Bins::clear(bins_of(smem.turn, smem));
     if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
     Group::begin(smem.group);  // and the sums are empty
     gpu::ptx::griddep_wait();
@@ -62,12 +62,12 @@ struct ToppRenormKernel {
   using T = number_t<kConfig.input>;
   using Out = number_t<kConfig.output>;
   using Row = gpu::RowVectors<T>;
-  using Group = gpu::RowGroup<kThreads, kCluster>;
+  static constexpr bool kFew = kConfig.candidates > 0;
+  using Group = gpu::RowGroup<kThreads, kCluster, kFew ? 4 : 2>;
   using Weight = gpu::RowWeight<RowValues::probs>;
   using Prefix = gpu::RowPrefix;
   using Ring = gpu::RowRing<T, kThreads, kConfig.chunks>;
-  static constexpr bool kFew = kConfig.candidates > 0;
-  using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew>;
+  using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew && kCluster == 1>;
   using RankBins = gpu::RankBins<kThreads, Group, kCluster>;
   using RankRange = gpu::RankRange;
   static constexpr int kVec = 4;        // elements that a pass looks at together
@@ -76,8 +76,8 @@ struct ToppRenormKernel {
   static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
   static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, Row::kVec>;
-  static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
-  static constexpr int kSampled = 3;                                                              // chunks
+  static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize) * kCluster);  // warps get unequal shares
+  static constexpr int kSampled = 3;                                                                         // vectors of a thread
   static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
   static constexpr float kFewest = 2000;  // candidates: of a peaked row a sample has too few to tell
   static_assert(kPlaces % kThreads == 0);
@@ -106,29 +106,34 @@ struct ToppRenormKernel {
       typename Candidates::Window window;
     };
   };
-  struct Apart {  // the list is begun while other blocks read the bins
+  struct BinsApart {  // where other blocks read them while this one begins a list
     typename Bins::Smem bins;
+  };
+  struct NoBins {};
+  struct Turn {
     union {
       typename RankBins::Smem rank_bins;
       List list;
+      typename Candidates::Window window;
     };
   };
+  using InPlace = conditional_t<kConfig.bins_apart(), Turn, InTurn>;
   struct Whole {
     typename Ring::Smem ring;
-    conditional_t<kConfig.bins_apart(), Apart, InTurn> turn;
+    InPlace turn;
   };
   /// The sums of a sample lie where candidates will; those of the candidates, and the list, where the row was read to.
   struct Few {
     union {
       typename Ring::Smem ring;
-      InTurn found;
+      InPlace found;
     };
     union {
       typename Candidates::Smem candidates;
-      InTurn turn;
+      InPlace turn;
     };
   };
-  struct Smem : conditional_t<kFew, Few, Whole> {
+  struct Smem : conditional_t<kFew, Few, Whole>, conditional_t<kConfig.bins_apart(), BinsApart, NoBins> {
     typename Group::Smem group;
     conditional_t<(kCluster > 1), Inbox, NoInbox> inbox;
     uint64_t partial[kThreads / gpu::kWarpSize];
@@ -137,10 +142,28 @@ struct ToppRenormKernel {
     int found_place;
     uint32_t listed;
   };
+  /// Those that lie in this place, or apart.
+  __device__ static typename Bins::Smem& bins_of(InPlace& place, Smem& smem) {
+    if constexpr (kConfig.bins_apart()) {
+      return smem.bins;
+    } else {
+      return place.bins;
+    }
+  }
+
+  /// Of the whole row, the same in all of its blocks, and asked for before the row's copies, which it would wait for.
+  struct Sample {
+    static constexpr int kVecs = kFew ? kSampled : 0;
+    typename Row::Vector vecs[max(kVecs, 1)];
+    __device__ Sample(const T* row, int vocab_size) {
+      if constexpr (kFew) Row(row, vocab_size, 1, 0).template load_spread<kThreads>(vecs);
+    }
+  };
 
   const Params& p_;
   Smem& smem_;
   const float top_p_;
+  const Sample sample_;
   Ring ring_;
   const gpu::RowWriter<Out, kVec> writer_;
   Group group_;
@@ -152,19 +175,22 @@ struct ToppRenormKernel {
       : p_(p),
         smem_(smem),
         top_p_(p.top_p.at(row, row)),
-        ring_(smem.ring, Row(static_cast<const T*>(p.input) + row * p.input_stride, p.vocab_size, kCluster, Group::rank())),
+        sample_(input(p, row), p.vocab_size),
+        ring_(smem.ring, Row(input(p, row), p.vocab_size, kCluster, Group::rank())),
         writer_(static_cast<Out*>(p.output) + row * p.output_stride, ring_.row()),
         group_(smem.group) {}
+  __device__ static const T* input(const Params& p, int row) { return static_cast<const T*>(p.input) + row * p.input_stride; }
 
   __device__ void renorm() {
+    typename Bins::Smem& bins = bins_of(smem_.turn, smem_);
     if constexpr (kFew) {
-      if (top_p_ < 1 && keep_few(Bins(smem_.turn.bins, p_.vocab_size, top_p_))) return;
+      if (top_p_ < 1 && keep_few(Bins(bins, p_.vocab_size, top_p_))) return;
       __syncthreads();  // all threads have seen why not
-      Bins::clear(smem_.turn.bins), Bins::clear_window(smem_.turn.bins);
+      Bins::clear(bins), Bins::clear_window(bins);
       if (threadIdx.x == 0) smem_.listed = 0;
       __syncthreads();
     }
-    const typename Bins::Keys keys = look(Bins(smem_.turn.bins, p_.vocab_size, top_p_, window_));
+    const typename Bins::Keys keys = look(Bins(bins, p_.vocab_size, top_p_, window_));
     const bool valid = weight_.set(weight_.max, 1);
     Prefix prefix{gpu::kLowestRank, 0};
     if (valid) prefix = keep(keys);
@@ -172,53 +198,75 @@ struct ToppRenormKernel {
     write(valid, prefix);
   }
 
-  /// Keeps what top_p keeps, with one look at the row, if that is few elements. False: nothing has been written.
+  /// Keeps what top_p keeps, with one look at the row, if that is few elements. False, in every block: nothing has been written.
   __device__ bool keep_few(const Bins& sample) {
-    static_assert(kCluster == 1);
     // What is light weighs in the whole row what it does in the sample, in proportion: most of what top_p leaves out is such.
     float sum = 0;
-    ring_.template sample<kVec, kSampled>([&](const float(&x)[kVec]) {
+#pragma unroll 1
+    for (int i = 0; i < kSampled; ++i) {
+      float x[Row::kVec];
+      gpu::element_of(sample_.vecs, i).to_float(x);
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) sum += x[j] + fabsf(x[j]);
-      sample.add(x);
-    });
-    const uint64_t seen = group_.sum(Bins::fixed(0.5f * sum));
-    const float share = fminf(float(kSampled * kThreads * Ring::kVec) / float(p_.vocab_size), 1.0f);
+      for (int j = 0; j < Row::kVec; j += kVec) {
+        const float four[kVec] = {x[j], x[j + 1], x[j + 2], x[j + 3]};
+#pragma unroll
+        for (float y : four) sum += fmaxf(y, 0.0f);
+        sample.add(four);
+      }
+    }
+    const uint64_t seen = group_.sum_of_block(Bins::fixed(sum));
+    const float share = fminf(float(kSampled * kThreads * Row::kVec) / float(p_.vocab_size), 1.0f);
     const auto [floor, count] = sample.reach(seen - min(seen, Bins::fixed(kLight * (1 - top_p_) * share)), int(share * kFewest));
     if (float(count) > share * kRoom) {
-      window_ = sample.window(top_p_, seen);
+      if constexpr (kCluster == 1) window_ = sample.window(top_p_, seen);
       return false;
     }
     __syncthreads();  // the sample's bins have been read: the candidates lie there
 
     Candidates candidates(smem_.candidates);
     const float least = value_of_order_key<float>(floor);
-    const auto [mass, lost] = list_candidates(candidates, least);
-    // Nobody reads the ring any more.
-    const bool kept = !lost && weight_.set(weight_.max, 1) && keep_candidates(candidates, least, mass);
-    if (!kept) ring_.restart();
-    return kept;
+    if (keep_candidates(candidates, least, list_candidates(candidates, least))) return true;
+    Group::sync();  // nobody reads what this block holds any more
+    ring_.restart();
+    return false;
   }
   /// What weighs at least this power of two is heavy: it is listed, as all that reaches `least`.
   __device__ static float heavy_from(float least) { return bit_cast<float>((bit_cast<uint32_t>(least) | 0x7fffffu) + 1); }
-  /// Of a row that list_candidates() gives this mass.
-  __device__ bool keep_candidates(const Candidates& candidates, float floor, uint64_t mass) {
+  /// What threads have met of a row: its mass, where what is heavy weighs one; the bits of the largest, which of what is no probability are
+  /// above those of 1; whether there was no room for some; and the mass and number of what is heavy.
+  struct Listed {
+    uint64_t mass = 0, heavy = 0;
+    uint32_t largest = 0, lost = 0, num_heavy = 0;
+    __device__ Listed of_warp() const {
+      return {gpu::warp_sum(mass), gpu::warp_sum(heavy), gpu::warp_max(largest), gpu::warp_max(lost), gpu::warp_sum(num_heavy)};
+    }
+  };
+  /// Of a row of which list_candidates() says this of what the thread has met. The blocks meet.
+  __device__ bool keep_candidates(const Candidates& candidates, float floor, Listed listed) {
     const float heavy = heavy_from(floor);
-    const Bins bins(smem_.found.bins, p_.vocab_size, top_p_);
-    Bins::clear(smem_.found.bins);
+    typename Bins::Smem& smem = bins_of(smem_.found, smem_);
+    const Bins bins(smem, p_.vocab_size, top_p_);
+    __syncthreads();  // nobody reads the ring any more
+    Bins::clear(smem);
     __syncthreads();  // the bins are empty
     const auto index_of = [&](int thread, int vec, int j) { return ring_.row().index_of(vec * kThreads + thread) + j; };
     float own = 0;
-    int count = 0;
-    candidates.for_each(index_of, [&](float x, int) {
-      bins.add(x, 1);
-      if (x >= heavy) own += x, ++count;
-    });
-    const auto [heavy_sum, num_heavy] = group_.sum(Bins::fixed(own), uint64_t(count));  // and the bins are full
+    if (!listed.lost) {
+      candidates.for_each(index_of, [&](float x, int) {
+        bins.add(x, 1);
+        if (x >= heavy) own += x, ++listed.num_heavy;
+      });
+    }
+    listed.heavy = Bins::fixed(own);
+    bins.tell();
+    listed = group_.all(listed);  // and the bins are full
+    weight_.max = bit_cast<float>(listed.largest);
+    if (listed.lost || listed.largest > bit_cast<uint32_t>(1.0f) || !weight_.set(weight_.max, 1)) return false;
     // The rest is known but for half a unit an element: what is heavy is one.
-    const double light = double(mass - (num_heavy << 40)), roundings = double(p_.vocab_size / 2 + 1), unit = double(heavy) * 0x1p-40;
-    const typename Bins::Keys keys = bins.find(top_p_, heavy_sum + uint64_t(light * unit * double(uint64_t(1) << Bins::kPoint)));
-    __syncthreads();  // the bins have been read: the list lies there
+    const double light = double(listed.mass - (uint64_t(listed.num_heavy) << 40)), roundings = double(p_.vocab_size / 2 + 1);
+    const double unit = double(heavy) * 0x1p-40;
+    const typename Bins::Keys keys = bins.find(top_p_, listed.heavy + uint64_t(light * unit * double(uint64_t(1) << Bins::kPoint)));
+    __syncthreads();  // the bins have been read: the list may lie there
     if (keys.least < order_key(floor)) return false;
 
     List& list = smem_.found.list;
@@ -233,8 +281,10 @@ struct ToppRenormKernel {
         append(list, order_rank(order_key(x), uint32_t(index)));
       }
     });
+    if constexpr (kCluster > 1) send(list);
     const auto [mass_above, mass_of_heavy] = group_.sum(above, of_heavy);
-    if (smem_.listed > kListed) return false;
+    const int lane = int(threadIdx.x) % gpu::kWarpSize, of_lane = lane < kCluster ? listed_by(smem_, lane) : 0;
+    if (gpu::warp_sum(of_lane) > kListed) return false;
     // What is light weighs, in units of the largest element, this but for the roundings of products and masses. Where they matter, exactly,
     // by another look: one row in a thousand.
     const double scale_of_light = unit * double(weight_.scale) * 0x1p40, relative = 7e-8;
@@ -247,15 +297,18 @@ struct ToppRenormKernel {
       if (needed == surely) return false;
       needed = surely = needed_mass(top_p_, exact_mass());
     }
+    if constexpr (kCluster > 1) {
+      if (__any_sync(0xffffffffu, of_lane > Inbox::kSlots)) Group::sync();  // others have fetched this block's list
+      gpu::ptx::cluster_arrive_relaxed();                         // what they hold has been read
+    }
     const Prefix::Test is_kept = smem_.prefix.test();
     const float scale = 1.0f / weight_of_mass(smem_.prefix.mass);
     candidates.write(ring_.row(), writer_, smem_.found.window,
                      [&](float x, int index) { return is_kept(x, index) ? weight_(x) * scale : 0.0f; });
     return true;
   }
-  /// Lists what reaches a value. Returns the row's mass, where what is heavy weighs one, and more than 0 if there was no room, or something
-  /// that is no probability, whose bits are above those of 1; the maximum is left in weight_. The threads meet.
-  __device__ typename Group::Pair list_candidates(Candidates& candidates, float least) {
+  /// Lists what reaches a value.
+  __device__ Listed list_candidates(Candidates& candidates, float least) {
     const float unit = 1 / heavy_from(least);
     gpu::MassSum sum;
     uint32_t largest = 0;
@@ -273,9 +326,7 @@ struct ToppRenormKernel {
         place = Candidates::template next_place<kVec>(place);
       }
     });
-    largest = uint32_t(group_.max(largest));
-    weight_.max = bit_cast<float>(largest);
-    return group_.sum(sum.total(), candidates.fit() && largest <= bit_cast<uint32_t>(1.0f) ? 0 : 1);
+    return {sum.total(), 0, largest, candidates.fit() ? 0u : 1u, 0};
   }
   /// By a look that needs no shared memory: one row in a thousand.
   __device__ uint64_t exact_mass() {
@@ -398,7 +449,7 @@ struct ToppRenormKernel {
       });
       __syncwarp();  // or lanes that had none go on alone
     });
-    if constexpr (kCluster > 1) send();
+    if constexpr (kCluster > 1) send(smem_.turn.list);
     return group_.sum(sum.total(), sum_above.total());
   }
   /// Of hits that the list has no room for, what else is to be known, of all at once: their extremes, and where they are. False: that is
@@ -416,12 +467,12 @@ struct ToppRenormKernel {
     return true;
   }
   /// What this block has listed, if it is little, to every block: they need not fetch it when they have met.
-  __device__ void send() {
+  __device__ void send(const List& list) {
     __syncthreads();  // the list is complete
     const int to = int(threadIdx.x) / Inbox::kSlots, i = int(threadIdx.x) % Inbox::kSlots, own = Group::rank();
     const int listed = int(smem_.listed);
     if (to >= kCluster) return;
-    if (i < listed && listed <= Inbox::kSlots) Group::of(smem_.inbox.ranks[own], to)[i] = smem_.turn.list.ranks[i];
+    if (i < listed && listed <= Inbox::kSlots) Group::of(smem_.inbox.ranks[own], to)[i] = list.ranks[i];
     if (i == 0) Group::of(smem_.inbox.listed, to)[own] = listed;
   }
 
