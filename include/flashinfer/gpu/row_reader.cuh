@@ -73,11 +73,16 @@ struct RowVectors {
     for (int i = 0; i < kCount; ++i)
       if (!is_whole(first + i * step)) held[i] = load_part(first + i * step);
   }
-  /// kCount vectors of this thread, those of a warp side by side and the warps' spread over the slice. NaN outside.
+  /// kCount vectors of this thread, those of a warp side by side and the warps' spread over the slice, and where the i-th of them lies. NaN
+  /// outside.
   template <int kThreads, int kCount>
   __device__ void load_spread(Vec<T, kVec> (&held)[kCount]) const {
-    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, step = count / (kThreads / kWarpSize * kCount);
-    load(held, step * kCount * warp + lane, step);
+    load(held, spread_to<kThreads, kCount>(0), spread<kThreads, kCount>());
+  }
+  template <int kThreads, int kCount>
+  __device__ int spread_to(int i) const {
+    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+    return spread<kThreads, kCount>() * (kCount * warp + i) + lane;
   }
   /// Whether vectors are copied word by word.
   __device__ bool needs_words() const { return kAnywhere && uintptr_t(base) % 16 != 0; }
@@ -98,6 +103,10 @@ struct RowVectors {
   }
 
  private:
+  template <int kThreads, int kCount>
+  __device__ int spread() const {
+    return count / (kThreads / kWarpSize * kCount);
+  }
   /// Not where vectors are copied: these instructions would be issued for every one, with predicates that are off.
   static __device__ __noinline__ void copy_words(uint32_t to, const T* from, bool valid) {
 #pragma unroll

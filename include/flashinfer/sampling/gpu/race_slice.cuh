@@ -122,14 +122,22 @@ class RaceSlice {
   __device__ void for_each(const F& f) {
     for_each<kVec, kTogether>(int(threadIdx.x), kThreads, turns_of_warp(), f);
   }
-  /// f(element) for those of this thread that for_each() has.
+  /// f(element) for those of this thread that for_each() has, and perhaps padding. In few instructions.
   template <class F>
-  __device__ void for_each_slowly(const F& f) const {
-    const int thread = ptx::opaque(int(threadIdx.x)), count = turns(thread) * kStep;
+  __device__ void for_each_slowly(const F& f) {
+    if constexpr (kHeld) {
+      for_each([&](const float(&x)[kVec], int) {
+#pragma unroll
+        for (float y : x) f(y);
+      });
+    } else {
+      const int thread = ptx::opaque(int(threadIdx.x)), count = turns(thread) * kStep;
 #pragma unroll 1
-    for (int i = 0; i < count; ++i)
-      if (const int index = index_of(thread, i / kStep, i % kStep); uint32_t(index) < uint32_t(slice_.length) && slice_.holds(index))
-        f(load_float(row_ + index));
+      for (int i = 0; i < count; ++i) {
+        const int index = index_of(thread, i / kStep, i % kStep);
+        if (uint32_t(index) < uint32_t(slice_.length) && slice_.holds(index)) f(load_float(row_ + index));
+      }
+    }
   }
   /// f(kRowVec neighbours, index of the first). What was read last may be in L2 still.
   template <class F>

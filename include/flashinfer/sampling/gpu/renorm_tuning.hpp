@@ -54,7 +54,7 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
   // row, which may lie in one of them, for one in four. Two blocks an SM, one of which copies or writes while the other thinks (H200, 512
   // rows 173 us; one of 512 or 1024 threads 203), where rows are many.
   const int64_t of_warp = ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(512)) * 32 * (16 / size_of(problem.input));
-  if (config.cluster <= 6 && of_warp > (config.cluster > 1 ? 1024 : 2048) && of_warp < kMostOfWarp) {
+  if (config.cluster <= 2 && of_warp > (config.cluster > 1 ? 1024 : 2048) && of_warp < kMostOfWarp) {
     const auto listing = [&](int32_t blocks) {
       ToppRenormConfig c = config;
       c.threads = 512, c.blocks = blocks, c.chunks = 4;

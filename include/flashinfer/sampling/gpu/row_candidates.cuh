@@ -8,15 +8,14 @@
 
 namespace flashinfer::gpu {
 
-/// A warp has room for kRoom of them, and 2^16 elements at most: it meets vectors of kRowVec elements a lane, whose place is where they come
-/// in all that it meets.
-/// (Places of each thread's own take fewer instructions where elements are met, but what is done with a list then takes as long as the
-/// longest of a warp's threads: H200, renorm by top_p of 128 / 512 rows 56 / 174 us, so 52 / 173.)
+/// A warp has room for kRoom of them, and 2^16 elements at most: it meets vectors of kRowVec elements a lane, whose place is where they
+/// come in all that it meets. (Places of each thread's own take fewer instructions where elements are met, but what is done with a list
+/// then takes as long as the longest of a warp's threads: H200, renorm by top_p of 128 / 512 rows 56 / 174 us, so 52 / 173.)
 template <int kThreads, int kRoom, int kRowVec>
 class RowCandidates {
   static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kVec = 4;       // elements that are listed together
-  static constexpr int kTogether = 8;  // and written, by a lane
+  static constexpr int kVec = 4;                       // elements that are listed together
+  static constexpr int kTogether = 8;                  // and written, by a lane
   static constexpr int kStride = kWarpSize * kRowVec;  // of places, from a lane's vector to its next one
 
  public:
@@ -61,8 +60,7 @@ class RowCandidates {
     List& list = *reinterpret_cast<List*>(held_smem(reinterpret_cast<unsigned char*>(&list_)));
     int to = begin;
 #pragma unroll
-    for (int j = 0; j < kVec; ++j)
-      {
+    for (int j = 0; j < kVec; ++j) {
       if (counts[j]) list.values[to] = x[j], list.places[to] = uint16_t(first + j);
       to += int(counts[j]);
     }
@@ -80,39 +78,38 @@ class RowCandidates {
       f(list_.values[i], index_of(warp + lane, place / (kWarpSize * kRowVec), place % kRowVec));
     }
   }
-  /// Writes f(element, index) where there are candidates, 0 elsewhere. A warp's next candidates are put where they lie in its next vectors,
-  /// so that the row is written once: stores of single elements took as long again as those of whole vectors (H100). Eight elements of a
-  /// lane together: of sixteen that are hardly more than one, and looking for them takes more instructions than writing.
-  template <class T, class Out, class F>
-  __device__ void write(const RowVectors<T>& row, const RowWriter<Out, kVec>& writer, Window& window, const F& f) const {
-    constexpr int kVecs = kTogether / kRowVec, kHalf = kVecs == 1 ? kVec : kStride;
-    const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-    float* const elements = window.elements[warp];
-    const auto of_lane = [&](int half) { return elements + half * kHalf + lane * kRowVec; };
+  /// Writes this warp's part of a row, of so many elements from one on: f(element, index) where there are candidates, 0 elsewhere. The next
+  /// of them are put where they lie in the next vectors, so that the row is written once: stores of single elements took as long again as
+  /// those of whole vectors (H100). Eight elements of a lane together: of sixteen that are hardly more than one, and looking for them takes
+  /// more instructions than writing.
+  template <class Out, class F>
+  __device__ void write(int begin, int length, const RowWriter<Out, kVec>& writer, Window& window, const F& f) const {
+    constexpr int kPlaces = kTogether * kWarpSize, kVecs = kTogether / kRowVec, kHalf = kVecs == 1 ? kVec : kStride;
+    const int lane = int(threadIdx.x) % kWarpSize, own = lane * kRowVec;
+    float* const elements = window.elements[threadIdx.x / kWarpSize];
     int written = 0;
 #pragma unroll 1
-    for (int vec = warp * kWarpSize, before = 0; vec < row.count; vec += kVecs * kThreads, before += kVecs * kStride) {
-      const int first = row.index_of(vec);
+    for (int before = 0; before < length; before += kPlaces) {
+      const int first = begin + before;
       float y[2][kVec] = {};
       for (int count = kWarpSize, turn = 0; count == kWarpSize; ++turn) {
-        const int at = written + lane, place = at < count_ ? int(list_.places[at]) - before : kNone;
-        const bool here = place < kVecs * kStride;
+        const int at = written + lane, place = at < count_ ? int(list_.places[at]) - before : kPlaces;
+        const bool here = place < kPlaces;
         count = __popc(__ballot_sync(0xffffffffu, here));
         if (count == 0) break;
-        if (turn == 0) Vec<float, kVec>::from_float(y[0]).store(of_lane(0)), Vec<float, kVec>::from_float(y[1]).store(of_lane(1));
+        if (turn == 0)
+          for (int half = 0; half < 2; ++half) Vec<float, kVec>::from_float(y[half]).store(elements + own + half * kHalf);
         __syncwarp();  // the window is empty, or what was before has been put there
-        if (here) elements[place] = f(list_.values[at], first + place + place / kStride * (kThreads - kWarpSize) * kRowVec);
+        if (here) elements[place] = f(list_.values[at], first + place);
         __syncwarp();
-        Vec<float, kVec>::load(of_lane(0)).to_float(y[0]), Vec<float, kVec>::load(of_lane(1)).to_float(y[1]);
+        for (int half = 0; half < 2; ++half) Vec<float, kVec>::load(elements + own + half * kHalf).to_float(y[half]);
         written += count;
       }
-      const int own = first + lane * kRowVec;
-      writer.write(y[0], own), writer.write(y[1], own + (kVecs == 1 ? kVec : kThreads * kRowVec));
+      for (int half = 0; half < 2; ++half) writer.write(y[half], first + own + half * kHalf);
     }
   }
 
  private:
-  static constexpr int kNone = 1 << 30;
   List& list_;  // of this warp
   int count_ = 0;
 };

@@ -66,7 +66,7 @@ struct ToppRenormKernel {
   using Group = gpu::RowGroup<kThreads, kCluster, kFew ? 4 : 2>;
   using Weight = gpu::RowWeight<RowValues::probs>;
   using Prefix = gpu::RowPrefix;
-  using Ring = gpu::RowRing<T, kThreads, kConfig.chunks>;
+  using Ring = gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kConfig.candidates > 0 ? 8 / Row::kVec : 1)>;
   using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew && kCluster == 1>;
   using RankBins = gpu::RankBins<kThreads, Group, kCluster>;
   using RankRange = gpu::RankRange;
@@ -76,8 +76,8 @@ struct ToppRenormKernel {
   static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
   static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, Row::kVec>;
-  static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize) * kCluster);  // warps get unequal shares
-  static constexpr int kSampled = 3;                                                                         // vectors of a thread
+  static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
+  static constexpr int kSampled = 3;                                                              // vectors of a thread
   static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
   static constexpr float kFewest = 2000;  // candidates: of a peaked row a sample has too few to tell
   static_assert(kPlaces % kThreads == 0);
@@ -151,21 +151,21 @@ struct ToppRenormKernel {
     }
   }
 
-  /// Of the whole row, the same in all of its blocks, and asked for before the row's copies, which it would wait for.
+  /// Where blocks share a row, of the whole of it, the same in all of them: asked for before the row's copies, which it would wait for.
+  static constexpr bool kAsks = kFew && kCluster > 1;
   struct Sample {
-    static constexpr int kVecs = kFew ? kSampled : 0;
-    typename Row::Vector vecs[max(kVecs, 1)];
-    __device__ Sample(const T* row, int vocab_size) {
-      if constexpr (kFew) Row(row, vocab_size, 1, 0).template load_spread<kThreads>(vecs);
-    }
+    typename Row::Vector vecs[kSampled];
+    __device__ Sample(const T* row, int vocab_size) { Row(row, vocab_size, 1, 0).template load_spread<kThreads>(vecs); }
+  };
+  struct NoSample {
+    __device__ NoSample(const T*, int) {}
   };
 
   const Params& p_;
   Smem& smem_;
   const float top_p_;
-  const Sample sample_;
+  const conditional_t<kAsks, Sample, NoSample> sample_;
   Ring ring_;
-  const gpu::RowWriter<Out, kVec> writer_;
   Group group_;
   Weight weight_;
   uint32_t window_ = Bins::kNoWindow;  // of the bins, where the boundary is likely to be
@@ -177,7 +177,6 @@ struct ToppRenormKernel {
         top_p_(p.top_p.at(row, row)),
         sample_(input(p, row), p.vocab_size),
         ring_(smem.ring, Row(input(p, row), p.vocab_size, kCluster, Group::rank())),
-        writer_(static_cast<Out*>(p.output) + row * p.output_stride, ring_.row()),
         group_(smem.group) {}
   __device__ static const T* input(const Params& p, int row) { return static_cast<const T*>(p.input) + row * p.input_stride; }
 
@@ -202,43 +201,70 @@ struct ToppRenormKernel {
   __device__ bool keep_few(const Bins& sample) {
     // What is light weighs in the whole row what it does in the sample, in proportion: most of what top_p leaves out is such.
     float sum = 0;
-#pragma unroll 1
-    for (int i = 0; i < kSampled; ++i) {
-      float x[Row::kVec];
-      gpu::element_of(sample_.vecs, i).to_float(x);
+    for_each_sampled([&](const float(&x)[kVec]) {
 #pragma unroll
-      for (int j = 0; j < Row::kVec; j += kVec) {
-        const float four[kVec] = {x[j], x[j + 1], x[j + 2], x[j + 3]};
-#pragma unroll
-        for (float y : four) sum += fmaxf(y, 0.0f);
-        sample.add(four);
-      }
-    }
+      for (float y : x) sum += fmaxf(y, 0.0f);
+      sample.add(x);
+    });
     const uint64_t seen = group_.sum_of_block(Bins::fixed(sum));
     const float share = fminf(float(kSampled * kThreads * Row::kVec) / float(p_.vocab_size), 1.0f);
     const auto [floor, count] = sample.reach(seen - min(seen, Bins::fixed(kLight * (1 - top_p_) * share)), int(share * kFewest));
-    if (float(count) > share * kRoom) {
+    const float least = value_of_order_key<float>(floor);
+    if (float(kCluster == 1 ? count : most_of_a_block(least)) > share * kRoom) {
       if constexpr (kCluster == 1) window_ = sample.window(top_p_, seen);
       return false;
     }
     __syncthreads();  // the sample's bins have been read: the candidates lie there
 
     Candidates candidates(smem_.candidates);
-    const float least = value_of_order_key<float>(floor);
     if (keep_candidates(candidates, least, list_candidates(candidates, least))) return true;
     Group::sync();  // nobody reads what this block holds any more
     ring_.restart();
     return false;
   }
+  /// f(elements) of the sample: where a row has one block, of what its warps begin with.
+  template <class F>
+  __device__ void for_each_sampled(const F& f) const {
+    if constexpr (kAsks) {
+#pragma unroll 1
+      for (int i = 0; i < kSampled; ++i) {
+        float x[Row::kVec];
+        gpu::element_of(sample_.vecs, i).to_float(x);
+#pragma unroll
+        for (int j = 0; j < Row::kVec; j += kVec) f({x[j], x[j + 1], x[j + 2], x[j + 3]});
+      }
+    } else {
+      ring_.template sample<kVec, kSampled>(f);
+    }
+  }
+  /// How many elements of the sample that reach a value lie in the slice of the block that has most of them.
+  __device__ int most_of_a_block(float least) {
+    static_assert(!kAsks || kCluster == 2);
+    uint64_t counts = 0;  // of both blocks
+    if constexpr (kAsks) {
+      const Row whole(input(p_, int(blockIdx.x) / kCluster), p_.vocab_size, 1, 0);
+#pragma unroll
+      for (int i = 0; i < kSampled; ++i) {
+        float x[Row::kVec];
+        sample_.vecs[i].to_float(x);
+        uint64_t count = 0;
+#pragma unroll
+        for (float y : x) count += y >= least;
+        counts += whole.template spread_to<kThreads, kSampled>(i) < ceil_div(whole.count, kCluster) ? count : count << 32;
+      }
+      counts = group_.sum_of_block(counts);
+    }
+    return int(max(uint32_t(counts), uint32_t(counts >> 32)));
+  }
   /// What weighs at least this power of two is heavy: it is listed, as all that reaches `least`.
   __device__ static float heavy_from(float least) { return bit_cast<float>((bit_cast<uint32_t>(least) | 0x7fffffu) + 1); }
-  /// What threads have met of a row: its mass, where what is heavy weighs one; the bits of the largest, which of what is no probability are
-  /// above those of 1; whether there was no room for some; and the mass and number of what is heavy.
+  /// What threads have met of a row: its mass, where what is heavy weighs one; the bits of the largest, above those of 1 where something is
+  /// no probability, or there was no room; and the mass and number of what is heavy.
   struct Listed {
     uint64_t mass = 0, heavy = 0;
-    uint32_t largest = 0, lost = 0, num_heavy = 0;
+    uint32_t largest = 0, num_heavy = 0;
     __device__ Listed of_warp() const {
-      return {gpu::warp_sum(mass), gpu::warp_sum(heavy), gpu::warp_max(largest), gpu::warp_max(lost), gpu::warp_sum(num_heavy)};
+      return {gpu::warp_sum(mass), gpu::warp_sum(heavy), gpu::warp_max(largest), gpu::warp_sum(num_heavy)};
     }
   };
   /// Of a row of which list_candidates() says this of what the thread has met. The blocks meet.
@@ -249,19 +275,19 @@ struct ToppRenormKernel {
     __syncthreads();  // nobody reads the ring any more
     Bins::clear(smem);
     __syncthreads();  // the bins are empty
-    const auto index_of = [&](int thread, int vec, int j) { return ring_.row().index_of(vec * kThreads + thread) + j; };
     float own = 0;
-    if (!listed.lost) {
-      candidates.for_each(index_of, [&](float x, int) {
-        bins.add(x, 1);
-        if (x >= heavy) own += x, ++listed.num_heavy;
-      });
+    if (candidates.fit()) {
+      candidates.for_each([](int, int, int) { return 0; },
+                          [&](float x, int) {
+                            bins.add(x, 1);
+                            if (x >= heavy) own += x, ++listed.num_heavy;
+                          });
     }
     listed.heavy = Bins::fixed(own);
     bins.tell();
     listed = group_.all(listed);  // and the bins are full
     weight_.max = bit_cast<float>(listed.largest);
-    if (listed.lost || listed.largest > bit_cast<uint32_t>(1.0f) || !weight_.set(weight_.max, 1)) return false;
+    if (listed.largest > bit_cast<uint32_t>(1.0f) || !weight_.set(weight_.max, 1)) return false;
     // The rest is known but for half a unit an element: what is heavy is one.
     const double light = double(listed.mass - (uint64_t(listed.num_heavy) << 40)), roundings = double(p_.vocab_size / 2 + 1);
     const double unit = double(heavy) * 0x1p-40;
@@ -270,6 +296,10 @@ struct ToppRenormKernel {
     if (keys.least < order_key(floor)) return false;
 
     List& list = smem_.found.list;
+    const int begin = ring_.part_begin();
+    const auto index_of = [begin](int thread, int vec, int j) {
+      return begin + (vec * gpu::kWarpSize + thread % gpu::kWarpSize) * Row::kVec + j;
+    };
     const float most = value_of_order_key<float>(keys.most), least = value_of_order_key<float>(keys.least);
     uint64_t above = 0, of_heavy = 0;
     candidates.for_each(index_of, [&](float x, int index) {
@@ -293,17 +323,17 @@ struct ToppRenormKernel {
                       fmax((light + sign * roundings) * scale_of_light * (1 + sign * relative) + sign * roundings, 0.0));
     };
     uint64_t needed = needed_mass(top_p_, total(-1)), surely = needed_mass(top_p_, total(1));
-    while (!choose(smem_, list, weight_, needed, surely, mass_above)) {
+    while (!choose(smem_, true, weight_, needed, surely, mass_above)) {
       if (needed == surely) return false;
       needed = surely = needed_mass(top_p_, exact_mass());
     }
     if constexpr (kCluster > 1) {
       if (__any_sync(0xffffffffu, of_lane > Inbox::kSlots)) Group::sync();  // others have fetched this block's list
-      gpu::ptx::cluster_arrive_relaxed();                         // what they hold has been read
+      gpu::ptx::cluster_arrive_relaxed();                                   // what they hold has been read
     }
     const Prefix::Test is_kept = smem_.prefix.test();
     const float scale = 1.0f / weight_of_mass(smem_.prefix.mass);
-    candidates.write(ring_.row(), writer_, smem_.found.window,
+    candidates.write(begin, ring_.part_length(), writer(), smem_.found.window,
                      [&](float x, int index) { return is_kept(x, index) ? weight_(x) * scale : 0.0f; });
     return true;
   }
@@ -326,16 +356,16 @@ struct ToppRenormKernel {
         place = Candidates::template next_place<kVec>(place);
       }
     });
-    return {sum.total(), 0, largest, candidates.fit() ? 0u : 1u, 0};
+    return {sum.total(), 0, candidates.fit() ? largest : ~0u, 0};
   }
   /// By a look that needs no shared memory: one row in a thousand.
   __device__ uint64_t exact_mass() {
     constexpr int kLoads = 4;
     gpu::MassSum sum;
 #pragma unroll 1
-    for (int vec = int(threadIdx.x); vec < ring_.row().count; vec += kLoads * kThreads) {
+    for (int vec = int(threadIdx.x); vec < ring_.slice().count; vec += kLoads * kThreads) {
       typename Row::Vector held[kLoads];
-      ring_.row().load(held, vec, kThreads);
+      ring_.slice().load(held, vec, kThreads);
 #pragma unroll
       for (const auto& v : held) {
         float x[Row::kVec], f[4];
@@ -397,21 +427,22 @@ struct ToppRenormKernel {
 
   /// The prefix that top_p keeps of the row.
   __device__ Prefix keep(const typename Bins::Keys& keys) {
-    __syncthreads();               // the bins have been read: the list lies there
-    const bool all = top_p_ >= 1;  // nothing needs listing
+    __syncthreads();                                                          // the bins have been read: the list lies there
+    const auto keeps_all = [this] { return gpu::ptx::opaque(top_p_) >= 1; };  // asked again: kept, it would spill
+    const bool all = keeps_all();                                             // nothing needs listing
     RankRange range{all ? ~uint64_t(0) : order_rank(keys.least, uint32_t(p_.vocab_size - 1)),
                     all ? ~uint64_t(0) : order_rank(keys.most, 0)};
     RankRange listed;
     uint64_t needed = 0;
 #pragma unroll 1
-    for (bool first = true;; first = false) {
+    for (;;) {
       const auto [whole, mass_above] = list(range, listed);
-      if (all) {
+      if (keeps_all()) {
         chunks_ = ~0u;
         return {gpu::kLowestRank, whole};
       }
-      if (first) range.above = mass_above, needed = needed_mass(top_p_, whole);
-      if (choose(smem_, smem_.turn.list, weight_, needed, needed, range.above) || narrow(needed, range, listed)) return smem_.prefix;
+      if (!needed) range.above = mass_above, needed = needed_mass(top_p_, whole);
+      if (choose(smem_, false, weight_, needed, needed, range.above) || narrow(needed, range, listed)) return smem_.prefix;
     }
   }
 
@@ -476,8 +507,16 @@ struct ToppRenormKernel {
     if (i == 0) Group::of(smem_.inbox.listed, to)[own] = listed;
   }
 
+  /// Of few elements, or of a range.
+  static __device__ List& list_in(Smem& smem, bool found) {
+    if constexpr (kFew) {
+      if (found) return smem.found.list;
+    }
+    return smem.turn.list;
+  }
   /// Looks for the boundary in the lists of all blocks, which have met; true: found, in every block. The threads meet.
-  static __device__ __noinline__ bool choose(Smem& smem, List& list, Weight weight, uint64_t needed, uint64_t surely, uint64_t above) {
+  static __device__ __noinline__ bool choose(Smem& smem, bool found, Weight weight, uint64_t needed, uint64_t surely, uint64_t above) {
+    List& list = list_in(smem, found);
     // Whole warps for each block's list: one block after another took 500 clocks each.
     constexpr int kReaders = Inbox::kSlots;
     const int lane = int(threadIdx.x) % gpu::kWarpSize, rank = int(threadIdx.x) / kReaders;
@@ -588,7 +627,7 @@ struct ToppRenormKernel {
   /// The rank of the last tie that is wanted, which lies in this block's slice at the place that was found; to every block. The threads
   /// meet.
   __device__ void find_tie(const RankRange& range, uint64_t wanted, Prefix prefix) {
-    const Row& row = ring_.row();
+    const Row& row = ring_.slice();
     const int first = smem_.found_place << place_shift(), end = min(first + (1 << place_shift()), p_.vocab_size);
     uint64_t before = smem_.before, all;
     for (int start = first; start < end; start += kThreads) {
@@ -603,16 +642,22 @@ struct ToppRenormKernel {
     }
   }
 
+  /// What writes it: held, it would cost registers.
+  __device__ gpu::RowWriter<Out, kVec> writer() const {
+    const int row = int(blockIdx.x) / kCluster;
+    return {static_cast<Out*>(p_.output) + row * p_.output_stride, ring_.slice()};
+  }
   /// This block's slice of the output; zeros where the row has nothing to weigh.
   __device__ void write(bool valid, const Prefix& prefix) {
     const Prefix::Test kept = prefix.test();
     const float scale = 1.0f / weight_of_mass(prefix.mass);
+    const gpu::RowWriter<Out, kVec> writer = this->writer();
     ring_.template for_each<kVec>([this](int chunk) { return (chunks_ >> (chunk & 31) & 1) != 0; },
                                   [&](const float(&x)[kVec], int first, int) {
                                     float y[kVec];
 #pragma unroll
                                     for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
-                                    writer_.write(y, first);
+                                    writer.write(y, first);
                                   });
   }
 
