@@ -114,7 +114,7 @@ class RowGroup {
   static constexpr int kPartial = 1, kMail = 2, kParity = 4;
   __device__ static int mail_of(int turn) { return turn / kMail % 2; }
   __device__ int next_turn() {
-    const int turn = turn_ = ptx::opaque(turn_ ^ (kPartial | kMail));  // or what it will be again is kept beside it
+    const int turn = turn_ ^= kPartial | kMail;
     if constexpr (kSends) turn_ ^= kParity << mail_of(turn);
     return turn;
   }

@@ -76,9 +76,8 @@ class RowRing {
     int slot = 0, vec = part.first;
     // Below it all vectors of a turn are whole: else they are put together, or another warp's.
     const uint32_t whole_turns = uint32_t(max(int(part.whole) - (kVecs - 1) * kWarpSize, 0));
-    const int end = vec + round_up(part.chunks, kVecs) * kWarpSize;
 #pragma unroll 1
-    while (vec != end) {
+    for (int c = 0; c < part.chunks; c += kVecs) {
       ptx::cp_async_wait<kChunks - kVecs>();
       T* const place = reinterpret_cast<T*>(own_ + slot);
       if (uint32_t(vec) >= whole_turns) {
@@ -111,7 +110,7 @@ class RowRing {
   template <int kUnit, class Needs, class F>
   __device__ void for_each(const Needs& needs, const F& f) {
     const Part part = this->part();
-    const int step = forwards_ ? 1 : -1, start = forwards_ ? 0 : part.chunks - 1, stop = forwards_ ? part.chunks : -1;
+    const int step = forwards_ ? 1 : -1, start = forwards_ ? 0 : part.chunks - 1;
     forwards_ = !forwards_;
     int slot = start % kChunks * kSlot;  // of chunk c: c % kChunks, on the way back too
     const int turn = step * kSlot, end = step > 0 ? kChunks * kSlot : -kSlot, again = step > 0 ? 0 : (kChunks - 1) * kSlot;
@@ -120,7 +119,7 @@ class RowRing {
     int vec = start * kWarpSize + part.first;
     const T* const from = address_of(part, 0);
 #pragma unroll 1
-    for (int c = start; c != stop; c += step) {
+    for (int c = start, count = part.chunks; count > 0; --count, c += step) {
       ptx::cp_async_wait<kChunks - 1>();  // a group a chunk, if an empty one: those of the chunks that come after this one may be under way
       T* const place = reinterpret_cast<T*>(own_ + slot);
       if (uint32_t(vec) >= part.whole) load_part(part, vec).store(place);
@@ -150,7 +149,9 @@ class RowRing {
     uint32_t whole;     // vectors from 0 up to this lie within the row; others are put together when they are needed
 
     __device__ explicit Part(const Row& slice) {
-      const int thread = ptx::opaque(int(threadIdx.x)), share = share_of(slice), start = thread / kWarpSize * share;
+      // By a shuffle the compiler sees that it is the same in all lanes, which take as many turns then.
+      const int thread = ptx::opaque(int(threadIdx.x)), warp = __shfl_sync(0xffffffffu, thread / kWarpSize, 0);
+      const int share = share_of(slice), start = warp * share;
       begin = max(start, slice.first_whole());
       first = thread % kWarpSize - (begin - start), chunks = ceil_div(clamp(slice.count - start, 0, share), kWarpSize);
       whole = uint32_t(max(min(start + share, slice.end_whole()) - begin, 0));
