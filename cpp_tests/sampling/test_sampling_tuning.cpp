@@ -276,7 +276,9 @@ TEST(ToppRenormTuning, FitsEveryGpu) {
   EXPECT_GT(tuned(512).candidates * 16 * 11, 128256);
   EXPECT_EQ(tuned(128).blocks, 1);
   EXPECT_GT(tuned(128).candidates, tuned(512).candidates);
-  EXPECT_EQ(tuned(64).candidates, 0);
+  // A block of a pair may have most of what is kept. Larger clusters list nothing.
+  EXPECT_GE(tuned(64).candidates * 16 * 4, 128256 / 2);
+  EXPECT_EQ(tuned(32).candidates, 0);
   // All of the row is in shared memory.
   EXPECT_GE(int64_t(tuned(16).chunks) * tuned(16).threads * tuned(16).cluster, 128256 / 4);
 }

@@ -3,8 +3,8 @@
 //
 // Bound by: memory, one read of the row; for few rows by the chain load, race, one barrier of the cluster. Some 100 instructions for eight
 //           elements, a fourth of them Philox, hide behind the loads (H200, 512 rows: 62 us, 4.3 TB/s); with min_p most vectors need none
-//           of them. Counting what elements weigh, for top_p, takes 46 more; with a sample before the row and a search after it 512 take
-//           82 us, and as a launch waits for the row that is refused most often, 87 (of logits 101), timed when these were 171, not 147.
+//           of them. Counting what elements weigh, for top_p, takes 46 more; with a sample before the row, a search after it, and as a
+//           launch waits for the row that is refused most often, 512 take 83 us (of logits 98).
 // Threads:  a cluster of blocks a row, each with a slice of it (race_slice.cuh).
 // Memory:   where rows are few and min_p filters, shared memory holds the slice. (Not where rows are many: a cluster of 8 takes 15 us, half
 //           of them without a load on its way, and 512 rows with top_p 216 us instead of 170.)

@@ -50,9 +50,10 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
     return c.smem_bytes() <= min(device.smem_per_block, device.smem_per_sm / c.blocks - 1024);
   };
   // Another look at a row that does not stay in shared memory costs as much as the first. A row of 128256 normal logits of deviation 3 has
-  // 6600 candidates under top_p 0.9, 9000 where it is unusual: room for one element in eight, or for one in fourteen; where blocks share a
-  // row, which may lie in one of them, for one in four. Two blocks an SM, one of which copies or writes while the other thinks (H200, 512
-  // rows 173 us; one of 512 or 1024 threads 203), where rows are many.
+  // 6600 candidates under top_p 0.9, 9000 where it is unusual: room for one element in eight, or for one in fourteen; of a pair of blocks,
+  // which may have most of them in one, for one in four. Two blocks an SM, one of which copies or writes while the other thinks (H200, 512
+  // rows 159 us; one of 1024 threads 185), where rows are many. By pairs 64 rows 28.5 us, without lists 38.4, flat ones 52.4 and 50.2; by
+  // clusters of 3 / 6 what is in shared memory is soon looked at again: 22.0 / 17.0 us, without 23.5 / 15.8, flat ones 38 / 26 and 34 / 23.
   const int64_t of_warp = ceil_div(ceil_div(vecs, int64_t(config.cluster)), int64_t(512)) * 32 * (16 / size_of(problem.input));
   if (config.cluster <= 2 && of_warp > (config.cluster > 1 ? 1024 : 2048) && of_warp < kMostOfWarp) {
     const auto listing = [&](int32_t blocks) {
@@ -80,14 +81,15 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
 template <class Visit>
 constexpr void for_each_tuned_renorm(Arch arch, Visit&& visit) {
   const DeviceInfo device = device_info_of(arch);
-  for (int64_t num_rows : {1, 8, 16, 256}) {
+  for (int64_t num_rows : {1, 8, 16, 64, 256}) {
+    visit(tune_topp({DType::f32, DType::f32, RowValues::probs, false, num_rows, 128256}, device));
+    if (num_rows == 64) continue;  // which only this one spreads otherwise than 16 or 256
     const auto tuned = [&](DType dtype, RowValues values, bool mixed) {
       const RenormProblem problem{dtype, dtype, values, mixed, num_rows, 128256};
       visit(tune(problem, device));
       visit(tune_topk(problem, device));
     };
     for (bool mixed : {false, true}) tuned(DType::f32, RowValues::probs, mixed);
-    visit(tune_topp({DType::f32, DType::f32, RowValues::probs, false, num_rows, 128256}, device));
     for (DType dtype : {DType::f32, DType::bf16}) tuned(dtype, RowValues::logits, false);
   }
 }

@@ -128,10 +128,10 @@ constexpr RaceConfig tune(const RaceProblem& problem, const DeviceInfo& device) 
       ++finer.count_bits;
       if (has_room(finer)) config = finer;
     }
-  // Fewer columns: more races again where one does, and fewer of them have an own record to be raised. H200, us with 2 / 4 / 8 / 16 columns:
-  // top_p of 16 rows (clusters of 16 x 256) 11.6 / 12.0 / 13.3 / -, 24 (4 x 512) - / 13.7 / 14.1 / 15.8, 64 (2 x 512) - / 21.9 / 20.7 /
-  // 21.7, 128 38 / 31.4 / 29.0 / 30.9, 512 94 / 85.5 / 83.9 / 88.2; of logits 64 - / 27.9 / 25.5 / 25.7, 512 146 / 114 / 102 / 98; min_p
-  // of 24 - / 12.4 / 12.4 / 13.2, 64 - / 17.9 / 17.0 / 16.8, 512 87 / 79 / 76 / 72.
+  // Fewer columns: more races again where one does, and fewer of them have an own record to be raised. H200, us with 2 / 4 / 8 / 16
+  // columns: top_p of 16 rows (clusters of 16 x 256) 11.6 / 12.0 / 13.3 / -, 24 (4 x 512) - / 13.7 / 14.1 / 15.8, 64 (2 x 512) - / 21.9
+  // / 20.7 / 21.7, 128 38 / 31.4 / 29.0 / 30.9, 512 94 / 85.5 / 83.9 / 88.2; of logits 64 - / 27.9 / 25.5 / 25.7, 512 146 / 114 / 102 / 98;
+  // min_p of 24 - / 12.4 / 12.4 / 13.2, 64 - / 17.9 / 17.0 / 16.8, 512 87 / 79 / 76 / 72.
   const auto columns = [&]() -> int32_t {
     const bool probs = problem.values == RowValues::probs;
     if (few) return 1;

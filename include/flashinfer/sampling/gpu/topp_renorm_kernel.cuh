@@ -7,12 +7,12 @@
 //           step before had its own, or an SM would have no room for two blocks.
 // Method where few elements are kept (keep_few), bound by memory, a read and a write:
 //           1. Sums of probabilities by their upper bits (prob_bins.cuh), of a twentieth of the row, leave a value that the boundary is
-//              hardly below.
+//              hardly below: of what a block's warps begin with, or, where a pair shares the row, of what both read beside it.
 //           2. The row is read: the mass of what is lighter, its maximum, and for each warp a list of the elements that reach that value.
 //           3. Of the lists alone: which bin of such sums has the boundary, the mass above it, the order of what lies in it, the row. What
 //              is listed has exact masses, so that only the roundings of what is lighter are not known; one row in a thousand is looked
 //              at again for them.
-// Else, where clusters share a row, and where the value was too high:
+// Else, where larger clusters share a row, and where the value was too high:
 //           1. The maximum, and sums by upper bits of the whole row: they leave one bin or two for the boundary. Blocks of a cluster tell
 //              each other what octaves weigh, and read of each other the bins of the octave in question. Of flat rows these have some
 //              thousand elements: another look divides them by finer bins, or, where a sample has told that many elements may be kept,
