@@ -11,7 +11,7 @@
 namespace flashinfer::gpu {
 
 /// A chunk is a vector of 16 bytes a thread, and a warp's are neighbours. The ring has place for kChunks. kPadding: what lies outside the
-/// row or the slice. kTogether: chunks that a warp has at least.
+/// row or the slice. A warp has a multiple of kTogether chunks.
 template <class T, int kThreads, int kChunks, uint32_t kPadding = 0, bool kAnywhere = false, int kTogether = 1>
 class RowRing {
   static constexpr int kSlot = kThreads * 16, kWarps = kThreads / kWarpSize;

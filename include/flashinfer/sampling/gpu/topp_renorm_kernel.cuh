@@ -349,7 +349,7 @@ struct ToppRenormKernel {
       for (int j = 0; j < 8; ++j) f[j] = gpu::ptx::multiply_saturate(x[j], unit);
 #pragma unroll
       for (int j = 0; j < 8; j += 2) largest = max(largest, max(bit_cast<uint32_t>(x[j]), bit_cast<uint32_t>(x[j + 1])));
-      sum.add_few(f);  // no more than a list may be of
+      sum.add_few(f);  // a list is of no more than 2^16 elements of a warp
 #pragma unroll
       for (int i = 0; i < 8; i += kVec) {  // hardly ever has a warp none
         candidates.add({x[i], x[i + 1], x[i + 2], x[i + 3]}, place, least);
