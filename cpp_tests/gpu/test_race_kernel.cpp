@@ -307,6 +307,13 @@ TEST(MassSum, AddsUpLongRows) {
   });
   EXPECT_EQ(total, expected);
   EXPECT_EQ(part_total, expected_part);
+  // As many of the largest as are summed in 32 bits.
+  emulation::Block::run_grid(1, 32, 16, 1, [&] {
+    gpu::MassSum sum;
+    for (int i = 0; i < gpu::MassSum::kAtOnce; i += 8) sum.add_few({1, 1, 1, 1, 1, 1, 1, 1});
+    if (threadIdx.x == 0) total = sum.total();
+  });
+  EXPECT_EQ(total, uint64_t(gpu::MassSum::kAtOnce) * mass_of(1.0f));
 }
 
 /// What a row seems to weigh, as log2: by what the kernel samples, wherever the row begins.

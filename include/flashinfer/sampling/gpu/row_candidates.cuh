@@ -97,14 +97,18 @@ class RowCandidates {
         const bool here = place < kPlaces;
         count = __popc(__ballot_sync(0xffffffffu, here));
         if (count == 0) break;
-        if (turn == 0)
+        if (turn == 0) {
+#pragma unroll
           for (int half = 0; half < 2; ++half) Vec<float, kVec>::from_float(y[half]).store(elements + own + half * kHalf);
+        }
         __syncwarp();  // the window is empty, or what was before has been put there
         if (here) elements[place] = f(list_.values[at], first + place);
         __syncwarp();
+#pragma unroll
         for (int half = 0; half < 2; ++half) Vec<float, kVec>::load(elements + own + half * kHalf).to_float(y[half]);
         written += count;
       }
+#pragma unroll
       for (int half = 0; half < 2; ++half) writer.write(y[half], first + own + half * kHalf);
     }
   }
