@@ -154,14 +154,15 @@ class RowGroup {
       if (lane >= kWarps) x = Message{};  // nothing is added twice
       x = x.of_warp();
     }
+    // As whole words: a message that ends with padding is copied byte by byte (renorm by top_p of one row: 2000 clocks).
+    struct alignas(uint64_t) Letter {
+      Message message;
+    };
+    struct Words {
+      uint64_t words[sizeof(Letter) / sizeof(uint64_t)];
+    };
+    const int mail = mail_of(turn);
     if constexpr (kSends) {
-      struct alignas(uint64_t) Letter {
-        Message message;
-      };
-      struct Words {
-        uint64_t words[sizeof(Letter) / sizeof(uint64_t)];
-      };
-      const int mail = mail_of(turn);
       ptx::Mbarrier* const full = &smem.full.of_mail[mail];
       if (thread == 0) ptx::mbarrier_arrive_expect(full, uint32_t(kCluster * sizeof(Letter)));
       if (warp == 0 && lane < kCluster) {
@@ -173,7 +174,7 @@ class RowGroup {
       __syncwarp();
       ptx::cluster_receive(full, uint32_t(turn / kParity >> mail & 1));
     } else if constexpr (kCluster > 1) {
-      if (warp == 0 && lane < kCluster) *reinterpret_cast<Message*>(of(smem.mail[mail_of(turn)][rank()], lane)) = x;
+      if (warp == 0 && lane < kCluster) *of(reinterpret_cast<Words*>(smem.mail[mail][rank()]), lane) = bit_cast<Words>(Letter{x});
       // What the block wrote before it met is released with the mail: in every warp the fence would wait for that warp's stores.
       if (warp == 0) {
         ptx::cluster_arrive();
@@ -183,7 +184,7 @@ class RowGroup {
       ptx::cluster_wait();
     }
     if constexpr (kCluster > 1) {
-      x = *reinterpret_cast<const Message*>(smem.mail[mail_of(turn)][lane % kCluster]);
+      x = bit_cast<Letter>(*reinterpret_cast<const Words*>(smem.mail[mail][lane % kCluster])).message;
       if (lane >= kCluster) x = Message{};
       x = x.of_warp();
     }

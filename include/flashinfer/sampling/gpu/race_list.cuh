@@ -66,8 +66,8 @@ class RaceList {
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const int bin = int(threadIdx.x) * kOwn + i;
-      // What lies below the bin, and its standard deviation some five times, as if all of it were elements as large as the bin's: one
-      // row in 500 that is misjudged races again as a whole (2.5 below: us of 512 rows one of which was, 87.5 and 83.2; of 128 30.3, the same).
+      // What lies below the bin, and its standard deviation some five times: as if all of it were elements as large as the bin's. (A row
+      // that is misjudged races again as a whole: H200, us of 512 rows one of which was so by 2.5 below 87.5, now 83.2; of 128 the same.)
       const float mass = float(below >> kCountBits) * (1 / kUnit) * times, most = times * edge(bin);
       const int others = int((all - below) & ((1 << kCountBits) - 1));
       if (mass + 3.0f * sqrtf(most * fmaxf(mass, most)) <= 1 - top_p) atomicMax(&smem_.low, bin << kCountBits | others);
