@@ -141,6 +141,26 @@ TEST(RaceKernel, LeavesOutWhatASampleSays) {
     }
 }
 
+/// What a sample is not sure of is noted, if it is better than what it is sure of, and wins if it is kept: a third of the mass lies around
+/// the boundary, in elements that differ by less than the sample's error.
+TEST(RaceKernel, NotesWhatASampleIsNotSureOf) {
+  const auto edit = [](Rows<float>& rows) {
+    for (int64_t r = 0; r < rows.num_rows; ++r)
+      for (int64_t i = 0; i < rows.vocab_size; ++i) {
+        const float kind = float((i * 7919 + r) % 100), small = float((i * 104729 + r * 31) % 1009) / 1009;
+        const float x = kind < 30 ? 2.2f + small : kind < 70 ? 0.7f + 0.04f * small * float(r) : 0.01f * small;
+        rows.row(r)[i] = x / (float(rows.vocab_size) * 1.1f);
+      }
+  };
+  for (uint32_t seed = 1; seed <= (kSanitized ? 2 : 12); ++seed) {
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8, .candidates = 8}>(9, 9001, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .threads = 512, .columns = 8, .candidates = 8, .count_bits = 9}>(
+        9, 12001, seed, 1, 0.97f, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2, .columns = 4, .candidates = 8}>(9, 9001, seed, 1, 0.9f, 1,
+                                                                                                               edit);
+  }
+}
+
 /// One warp meets more than it has room for, where no sample looks; what is listed weighs enough, but does not come first.
 TEST(RaceKernel, ListsNothingIfAWarpHasNoRoom) {
   const auto edit = [](Rows<float>& rows) {

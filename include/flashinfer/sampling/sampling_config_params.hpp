@@ -82,7 +82,7 @@ struct RaceConfig {
   FLASHINFER_HOST_DEVICE constexpr bool lists() const { return candidates > 0; }
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
     const int32_t counting = counts() ? (4 * octaves(values) << count_bits) + octaves(values) * 16 + 512 : 0;
-    return (chunks ? chunks : kStages) * threads * 16 + 3072 + counting + (lists() ? threads / 32 * candidates * 6 + 2560 : 0);
+    return (chunks ? chunks : kStages) * threads * 16 + 3072 + counting + (lists() ? threads / 32 * candidates * 6 + 4224 : 0);
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {

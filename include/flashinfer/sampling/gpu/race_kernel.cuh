@@ -67,12 +67,22 @@ struct RaceKernel {
   static constexpr bool kKnows = kColumns > 1 || kAsks;  // columns know their best
   static constexpr uint32_t kBitsOfInfinity = bit_cast<uint32_t>(kInfinity);
 
+  /// Elements of which a sample does not say whether they are kept, those that are not greater than `most`, and that were better than the
+  /// best of their column that surely is: if one of them wins in the end, it is among them, and nobody has to race again.
+  struct Unsure {
+    static constexpr int kRoom = 192;  // normal logits of deviation 3 have 7 in the mean, one row in 300 more than 50
+    float most;
+    uint32_t count;
+    uint64_t entries[kRoom];  // as Scores::best
+  };
+  struct Nothing {};
   struct Smem {
     typename Row::Smem row;
     unsigned long long column[kColumns];  // its best, as Scores::best, if it knows it
     uint32_t best[kColumns];              // key_of its best score so far, or of the weight to have a chance beside it
     uint32_t most;                        // min_p: order_key of the block's largest element so far
     float below;                          // what a sample says is not kept: elements that are not greater do not race at first
+    conditional_t<kLists, Unsure, Nothing> unsure;
   };
   /// What a thread has seen.
   struct Scores {
@@ -111,12 +121,12 @@ struct RaceKernel {
   /// `begun_`.
   __device__ bool race_listed(const FewNoise& noise, float top_p, uint64_t& winner) {
     if constexpr (kLists) {
-      if (threadIdx.x == 0) smem_.below = 0;
+      if (threadIdx.x == 0) smem_.below = smem_.unsure.most = 0, smem_.unsure.count = 0;
       if (top_p >= 1) return false;
       typename Row::List list = row_.list();
       begun_ = true;
       const bool few = list.begin(fmaxf(top_p, 0.0f));
-      if (kEdges && threadIdx.x == 0 && !few) smem_.below = list.low();
+      if (kEdges && threadIdx.x == 0 && !few) smem_.below = list.low(), smem_.unsure.most = list.high();
       if (!few) return false;
       begun_ = false;
       if (!list.list(top_p, row_.roundings())) return false;
@@ -139,8 +149,17 @@ struct RaceKernel {
     const FewNoise few = noise.sparse();
     if constexpr (kEdges) {
       if (rest.valid && !(top_p >= 1)) refused = row_.find_edges(top_p, p_.vocab_size);
+      const auto is_refused = [&](float x) { return (uint64_t(order_key(x)) << 32 | 0xffffffffu) <= refused; };
+      bool right = !(below() > kNever) || is_refused(below());
+      if constexpr (kLists) {
+        // What is not above a value that is refused itself does not matter; if that is kept, what has been noted does.
+        if (rest.valid && right && surely_kept() > below() && !is_refused(surely_kept())) {
+          right = winner && row_.surely_keeps(surely_kept()) && best_of_unsure(winner, refused, top_p);
+          if (right) return winner;
+        }
+      }
       // Where the sample was wrong, all race.
-      if (rest.valid && below() > kNever && (uint64_t(order_key(below())) << 32 | 0xffffffffu) > refused) rest.races = rest.all = true;
+      if (rest.valid && !right) rest.races = rest.all = true;
     }
     for (;;) {
       if (rest.races) winner = race_again(few, rest);  // one copy
@@ -149,6 +168,26 @@ struct RaceKernel {
       if (row_.keeps(rank_of(winner), top_p)) return winner;
       row_.slice.prefetch_column_of(index_of_rank(winner));  // it races again in any case, and the others wait for it
       rest = {.valid = true, .races = true, .floor = max(rank_of(winner), refused) + 1};
+    }
+  }
+  /// Puts what is better and kept, of what the sample is not sure of, in the place of the best that surely is. False: it had no room for
+  /// all of that. The same in all blocks.
+  __device__ bool best_of_unsure(uint64_t& winner, uint64_t refused, float top_p) {
+    constexpr uint64_t kLost = ~uint64_t(0);
+    for (;;) {
+      const int count = int(smem_.unsure.count);
+      uint64_t best = count > Unsure::kRoom ? kLost : 0;
+      if (int(threadIdx.x) < min(count, Unsure::kRoom)) {
+        const uint64_t entry = smem_.unsure.entries[threadIdx.x];
+        if (entry > winner && rank_of(entry) > refused) best = max(best, entry);
+      }
+      best = row_.group.max(best);
+      if (best == kLost) return false;
+      if (!best) return true;
+      refused = rank_of(best);
+      if (!row_.keeps(refused, top_p)) continue;  // nor what comes after it
+      winner = best;
+      return true;
     }
   }
   /// What must race again, if the row is valid: the elements from a rank up that have a chance beside another, or beside none; `all` of
@@ -319,6 +358,11 @@ struct RaceKernel {
     if constexpr (kLists) return *static_cast<volatile float*>(&smem_.below);
     return kNever;
   }
+  /// From which on, but for itself, elements are surely kept, if a sample says so; else what below() is.
+  __device__ float surely_kept() const {
+    if constexpr (kLists) return *static_cast<volatile float*>(&smem_.unsure.most);
+    return below();
+  }
   /// The best score of this thread's column so far.
   __device__ uint32_t& best_key() const { return smem_.best[int(threadIdx.x) / Slice::kColumnThreads]; }
   /// As that is written.
@@ -330,6 +374,16 @@ struct RaceKernel {
   __device__ float bar() const {
     const uint32_t key = *static_cast<volatile uint32_t*>(&best_key());
     return kWeighs ? bit_cast<float>(key) : Weight::bar_of(Weight::score_of_key(key));
+  }
+  __device__ bool is_unsure(float x) const { return kLists && !(x > surely_kept()); }
+  /// Notes an element of which the sample is not sure.
+  __device__ void note(float score, uint32_t index) const {
+    if constexpr (kLists) {
+      if (!(Weight::key_of(score) > *static_cast<volatile uint32_t*>(&best_key()))) return;
+      const uint32_t at = atomicAdd(&smem_.unsure.count, 1u);
+      if (at >= uint32_t(Unsure::kRoom)) return;
+      smem_.unsure.entries[at] = order_rank(Weight::key_of(score), index);
+    }
   }
   __device__ void raise(Scores& scores, float score, uint32_t index) const {
     if (kLogits ? score != score : !(score > 0)) return;
@@ -420,7 +474,7 @@ struct RaceKernel {
       }
       const auto counts = [&](float value) { return value > below() && (!kConfig.min_p || is_likely(value, most, limit)); };
       auto bits = row_.slice.template bits_of<kVec>(noise, first);
-      if (at_first) set_bar(x, bits.upper, counts), at_first = false;
+      if (at_first) set_bar(x, bits.upper, [&](float value) { return counts(value) && !is_unsure(value); }), at_first = false;
       const gpu::RaceBar least(bar());
       const auto has_chance = [&](int j) {
         if constexpr (kWeighs) return least.is_reached(weights[j], bits.upper, j);  // as probabilities have
@@ -435,7 +489,10 @@ struct RaceKernel {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) hits |= has_chance(j) && x[j] > never ? 1u << j : 0u;
       for_each_hit(noise, hits, x, bits, first, [&](float value, uint32_t index, uint32_t own) {
-        if (counts(value)) raise(scores, row_.weight.score_of(value, own), index);
+        if (!counts(value)) return;
+        const float score = row_.weight.score_of(value, own);
+        if (is_unsure(value)) return note(score, index);
+        raise(scores, score, index);
       });
     });
     if constexpr (!kLogits) {

@@ -34,6 +34,7 @@ class RaceList {
     uint32_t counts[kBins];
     uint64_t partial[kWarps];
     int low;       // the bin of the least that is listed, and how many sampled elements are not below it
+    int high;      // the least bin of what is surely kept
     uint32_t bar;  // bits of the best score so far
   };
   __device__ RaceList(Smem& smem, Slice& slice, Group& group) : smem_(smem), slice_(slice), group_(group), candidates_(smem.candidates) {}
@@ -41,7 +42,7 @@ class RaceList {
   /// The threads meet before begin().
   static __device__ void clear(Smem& smem) {
     for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.counts[bin] = 0;
-    if (threadIdx.x == 0) smem.low = -1, smem.bar = 0;
+    if (threadIdx.x == 0) smem.low = -1, smem.high = kBins, smem.bar = 0;
   }
 
   /// Begins a look at the row, and says whether what top_p may keep seems to be few. The threads meet.
@@ -70,12 +71,15 @@ class RaceList {
       // that is misjudged races again as a whole: H200, us of 512 rows one of which was so by 2.5 below 87.5, now 83.2; of 128 the same.)
       const float mass = float(below >> kCountBits) * (1 / kUnit) * times, most = times * edge(bin);
       const int others = int((all - below) & ((1 << kCountBits) - 1));
-      if (mass + 3.0f * sqrtf(most * fmaxf(mass, most)) <= 1 - top_p) atomicMax(&smem_.low, bin << kCountBits | others);
+      const float error = 3.0f * sqrtf(most * fmaxf(mass, most));
+      if (mass + error <= 1 - top_p) atomicMax(&smem_.low, bin << kCountBits | others);
+      // Not where too little is surely kept to be beaten seldom.
+      if (mass - error >= 1 - top_p && mass <= 1 - 0.75f * top_p) atomicMin(&smem_.high, bin);
       below += own[i];
     }
     __syncthreads();
     const int low = smem_.low;
-    low_ = low < 0 ? 0.0f : edge(low >> kCountBits);
+    low_ = low < 0 ? 0.0f : edge(low >> kCountBits), high_ = low < 0 || smem_.high == kBins ? low_ : edge(smem_.high);
     return low >= 0 && float(low & ((1 << kCountBits) - 1)) * times < 0.7f * float(kRoom * kWarps * kCluster);
   }
 
@@ -105,6 +109,8 @@ class RaceList {
   }
   /// What the sample says that top_p surely keeps nothing below of, if the row sums to one; 0: it does not know.
   __device__ float low() const { return low_; }
+  /// From which on it surely keeps all, if the row sums to one; low(): the sample does not know.
+  __device__ float high() const { return high_; }
   /// order_key of the row's largest element.
   __device__ uint32_t most() const { return most_; }
 
@@ -142,7 +148,7 @@ class RaceList {
   Slice& slice_;
   Group& group_;
   Candidates candidates_;
-  float low_ = 0, total_ = 0;
+  float low_ = 0, high_ = 0, total_ = 0;
   uint32_t most_ = 0;
 
   struct Seen {

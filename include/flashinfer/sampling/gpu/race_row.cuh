@@ -112,6 +112,8 @@ class RaceRow {
     if (kLogits && !(weigh(refused) * (1 + Counts::kSlack) < edge)) return 0;  // around a large anchor they are coarse
     return order_rank(order_key(refused), uint32_t(vocab_size - 1)) - 1;
   }
+  /// After find_edges(): whether it surely keeps what is greater than this.
+  __device__ bool surely_keeps(float x) const { return Counts::bin_or_none(weigh(x) * (1 - Counts::kSlack)) > edges_.last; }
   /// Whether top_p of the row keeps an element of this rank, or of what min_p keeps of the row. In all blocks.
   __device__ bool keeps(uint64_t rank, float top_p) {
     Verdict verdict = Verdict::unknown;
