@@ -16,14 +16,15 @@
 //           maximum is found first.
 //           Where rows are many, a sample tells whether what top_p may keep is few, as a language model's mostly is: then that is listed
 //           and races alone (race_list.cuh). Else what the sample says is not kept does not win at first, which would be refused (128 and
-//           512 rows 33 and 91 us without that), and nobody looks for the boundary of top_p: the token that wins without it also wins with
-//           it if the mass before it is less than top_p wants (race_row.cuh); else neither it nor anything after it is kept, and those
-//           before it race again. A row takes 1 + ln(1 / top_p) races in the mean, whatever its shape; where rows are many, counts tell all
-//           that is not kept, and no row races more often than twice; in larger clusters, whose rounds cost more, one message says who
-//           wins, whether it is kept, and who is next. Columns, parts of a block, race for themselves. If the best of a column is kept, it
-//           is the best of all that it has and is kept; so only those race again whose best is not kept and better than the best that is:
-//           mostly one, a warp's share. Where a thread has a few vectors only, there is one column a block: every column has its first
-//           elements to look at.
+//           512 rows 33 and 91 us without that); what it is not sure of does not either, and is noted where it is better: if the best of
+//           all that is kept is such, it has been noted, and no row races again (128 rows 26.8 us, 29.8 without that). Elsewhere nobody
+//           looks for the boundary of top_p: the token that wins without it also wins with it if the mass before it is less than top_p
+//           wants (race_row.cuh); else neither it nor anything after it is kept, and those before it race again. A row takes 1 + ln(1 /
+//           top_p) races in the mean, whatever its shape; where rows are many, counts tell all that is not kept, and no row races more
+//           often than twice; in larger clusters, whose rounds cost more, one message says who wins, whether it is kept, and who is next.
+//           Columns, parts of a block, race for themselves. If the best of a column is kept, it is the best of all that it has and is kept;
+//           so only those race again whose best is not kept and better than the best that is: mostly one, a warp's share. Where a thread
+//           has a few vectors only, there is one column a block: every column has its first elements to look at.
 #pragma once
 
 #include <flashinfer/gpu/dynamic_smem.cuh>
