@@ -166,6 +166,34 @@ TEST(RaceKernel, NotesWhatASampleIsNotSureOf) {
   }
 }
 
+/// Where counts leave open whether it is kept, it is asked once more: by a bin that begins where the sample takes all for kept, for the row
+/// weighs three, and in which the boundary lies; by one of what the sample is not sure of, half of which is kept.
+TEST(RaceKernel, AsksWhereCountsLeaveOpen) {
+  bool above = true;
+  const auto edit = [&above](Rows<float>& rows) {
+    constexpr float kEdge = 1.0f / 4096;  // of a bin of the sample, and of the counts
+    for (int64_t r = 0; r < rows.num_rows; ++r)
+      for (int64_t i = 0; i < rows.vocab_size; ++i) {
+        const int64_t place = (i * 7919 + r) % rows.vocab_size;
+        const float small = float((i * 104729 + r * 31) % 1009) / 1009;
+        const float x = above ? (place < 1000   ? 8
+                                 : place < 4670 ? 1 + 0.007f * small
+                                 : place < 5540 ? 0.98f + 0.01f * small
+                                                : 1e-6f)
+                              : (place < 400    ? 8
+                                 : place < 1200 ? 1.0245f + 0.006f * small
+                                                : 1e-6f);
+        rows.row(r)[i] = x * kEdge;
+      }
+  };
+  for (uint32_t seed = 1; seed <= (kSanitized ? 2 : 24); ++seed) {
+    above = seed % 2;
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8, .candidates = 8}>(9, 9001, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2, .columns = 4, .candidates = 8}>(9, 9001, seed, 1, 1, 1,
+                                                                                                               edit);
+  }
+}
+
 /// One warp meets more than it has room for, where no sample looks; what is listed weighs enough, but does not come first.
 TEST(RaceKernel, ListsNothingIfAWarpHasNoRoom) {
   const auto edit = [](Rows<float>& rows) {
