@@ -194,6 +194,39 @@ TEST(RaceKernel, AsksWhereCountsLeaveOpen) {
   }
 }
 
+/// Two score the same: one of what the sample is not sure of, and, behind it, one that it is sure of, whoever is met first. The first one
+/// wins.
+TEST(RaceKernel, NotesWhatIsAsGood) {
+  for (uint32_t seed = 1; seed <= (kSanitized ? 2 : 16); ++seed) {
+    int64_t equal = 0;
+    const auto edit = [&](Rows<float>& rows) {
+      constexpr float kEdge = 1.0f / 4096;
+      constexpr int64_t kTogether = 2048;  // that are met in one turn
+      for (int64_t r = 0; r < rows.num_rows; ++r) {
+        float* const x = rows.row(r);
+        for (int64_t i = 0; i < rows.vocab_size; ++i) {
+          const int64_t place = (i * 7919 + r) % rows.vocab_size;
+          x[i] = kEdge * (place < 400 ? 8 : place < 1200 ? 1.0245f + 0.006f * float(i % 1009) / 1009 : 1e-6f);
+        }
+        const auto noise = [&](int64_t i) { return exponential_noise(noise_bits(seed, 5, uint32_t(r), uint32_t(i))); };
+        int64_t first = 0, second = 0;
+        for (int64_t i = 0; i < kTogether / 2; ++i)
+          if (noise(i) < noise(first)) first = i;
+        for (int64_t i = first + 1; i < kTogether; ++i)
+          if (noise(i) > 2 * noise(first) && noise(i) < 16 * noise(first)) second = i;
+        if (second == 0) continue;
+        x[first] = 1.03f * kEdge, x[second] = x[first] * noise(second) / noise(first);
+        for (int i = 0; i < 8 && x[first] / noise(first) < x[second] / noise(second); ++i) x[first] = std::nextafter(x[first], 1.0f);
+        for (int i = 0; i < 8 && x[first] / noise(first) > x[second] / noise(second); ++i) x[second] = std::nextafter(x[second], 1.0f);
+        equal += x[first] / noise(first) == x[second] / noise(second);
+      }
+    };
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .candidates = 8}>(9, 9001, seed, 1, 1, 1, edit);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 2, .candidates = 8}>(9, 9001, seed, 1, 1, 1, edit);
+    EXPECT_GE(equal, 4);
+  }
+}
+
 /// One warp meets more than it has room for, where no sample looks; what is listed weighs enough, but does not come first.
 TEST(RaceKernel, ListsNothingIfAWarpHasNoRoom) {
   const auto edit = [](Rows<float>& rows) {

@@ -68,8 +68,8 @@ struct RaceKernel {
   static constexpr bool kKnows = kColumns > 1 || kAsks;  // columns know their best
   static constexpr uint32_t kBitsOfInfinity = bit_cast<uint32_t>(kInfinity);
 
-  /// Elements of which a sample does not say whether they are kept, those that are not greater than `most`, and that were better than the
-  /// best of their column that surely is: if one of them wins in the end, it is among them, and nobody has to race again.
+  /// Elements of which a sample does not say whether they are kept, those that are not greater than `most`, and that were as good as the
+  /// best of their column that surely is, or better: if one of them wins in the end, it is among them, and nobody has to race again.
   struct Unsure {
     static constexpr int kRoom = 192;  // normal logits of deviation 3 have 7 in the mean, one row in 300 more than 50
     float most;
@@ -377,10 +377,10 @@ struct RaceKernel {
     return kWeighs ? bit_cast<float>(key) : Weight::bar_of(Weight::score_of_key(key));
   }
   __device__ bool is_unsure(float x) const { return kLists && !(x > surely_kept()); }
-  /// Notes an element of which the sample is not sure.
+  /// Notes an element of which the sample is not sure. Of one as good as the best the index decides.
   __device__ void note(float score, uint32_t index) const {
     if constexpr (kLists) {
-      if (!(Weight::key_of(score) > *static_cast<volatile uint32_t*>(&best_key()))) return;
+      if (Weight::key_of(score) < *static_cast<volatile uint32_t*>(&best_key())) return;
       const uint32_t at = atomicAdd(&smem_.unsure.count, 1u);
       if (at >= uint32_t(Unsure::kRoom)) return;
       smem_.unsure.entries[at] = order_rank(Weight::key_of(score), index);
