@@ -318,7 +318,8 @@ TEST(RaceKernel, CountsSayNothingOfWhatASampleMissed) {
 }
 
 /// Every warp lists what it meets, or knows that there was no room, and writes nowhere else.
-TEST(RowCandidates, ListWhatFits) {
+template <int kAtOnce>
+void list_what_fits() {
   constexpr int kThreads = 64, kRoom = 40, kVecs = 9;
   using Candidates = gpu::RowCandidates<kThreads, kRoom, 8>;
   struct Smem {
@@ -351,8 +352,11 @@ TEST(RowCandidates, ListWhatFits) {
       }
       fit[warp] = candidates.fit();
       if (fit[warp])
-        candidates.for_each([&](int of, int vec, int j) { return of * kVecs * 8 + vec * 8 + j; },
-                            [&](float element, int index) { listed[warp].push_back({index, element}); });
+        candidates.for_each<kAtOnce>([&](int of, int vec, int j) { return of * kVecs * 8 + vec * 8 + j; },
+                                     [&](const float (&element)[kAtOnce], const auto& index_of_one) {
+                                       for (int k = 0; k < kAtOnce; ++k)
+                                         if (element[k] != 0) listed[warp].push_back({index_of_one(k), element[k]});
+                                     });
       __syncthreads();
       if (thread == 0) behind.assign(smem.behind, smem.behind + 4);
     });
@@ -372,6 +376,11 @@ TEST(RowCandidates, ListWhatFits) {
   }
   EXPECT_GE(most_listed, kRoom - 6);
   EXPECT_LE(least_lost, kRoom + 6);
+}
+TEST(RowCandidates, ListWhatFits) {
+  list_what_fits<1>();
+  list_what_fits<2>();
+  list_what_fits<4>();
 }
 /// Beyond what 32 bits hold of sums.
 TEST(MassSum, AddsUpLongRows) {

@@ -623,9 +623,9 @@ TEST(ProbBins, LeaveLittleOfWhatIsCrowded) {
           kCluster, kThreads, sizeof(Bins::Smem), 1,
           [&] {
             Bins::Smem& smem = *reinterpret_cast<Bins::Smem*>(gpu::dynamic_smem());
-            const auto add = [&]<bool kWithin>(const Bins& bins, std::bool_constant<kWithin>) {
+            const auto add = [&]<Bins::Into kInto>(const Bins& bins, std::integral_constant<Bins::Into, kInto>) {
               for (int i = Group::rank() * kThreads + int(threadIdx.x); i < kVocabSize; i += kThreads * kCluster)
-                bins.add<kWithin>(x[size_t(i)], 1);
+                bins.add<kInto>(x[size_t(i)], 1);
               bins.tell();
               Group::sync();
             };
@@ -633,13 +633,13 @@ TEST(ProbBins, LeaveLittleOfWhatIsCrowded) {
             Group::sync();
             const Bins bins(smem, kVocabSize, top_p);
             const uint64_t sum = Bins::fixed(float(total));
-            add(bins, std::false_type{});
+            add(bins, std::integral_constant<Bins::Into, Bins::kAll>{});
             const Bins::Keys of_bins = bins.find(top_p, sum);
             Bins::Keys found = of_bins;
             const bool divides = bins.is_crowded(kMost);
             if (divides) {
               const Bins within = bins.within();
-              add(within, std::true_type{});
+              add(within, std::integral_constant<Bins::Into, Bins::kCrowded>{});
               found = within.find_within(top_p, sum);
             }
             if (threadIdx.x == 0 && Group::rank() == kCluster - 1) before = of_bins, after = found, crowded = divides;

@@ -87,11 +87,12 @@ struct RowVectors {
   /// Whether vectors are copied word by word.
   __device__ bool needs_words() const { return kAnywhere && uintptr_t(base) % 16 != 0; }
   /// A vector that lies within the row, or zeros, to this thread's own place in shared memory: where there is cp.async, by a copy that the
-  /// caller commits, or one for each word.
+  /// caller commits, or one for each word. kOnce: nobody reads it from L2 again.
+  template <bool kOnce = false>
   static __device__ void copy(unsigned char* to, const T* from, bool valid, bool by_words = false) {
     if constexpr (ptx::kHasCpAsync) {
       if (!by_words) {
-        ptx::cp_async_16(ptx::smem_address(to), from, valid);
+        ptx::cp_async_16<kOnce>(ptx::smem_address(to), from, valid);
       } else {
         copy_words(ptx::smem_address(to), from, valid);
       }

@@ -10,7 +10,8 @@
 namespace flashinfer::gpu {
 
 /// kApart: with every vector comes another, so many behind it. The ring has place for kStages, which need not be a power of two.
-template <class T, int kThreads, int kStages, bool kAnywhere = false, int kApart = 0>
+/// kOnce: what is read need not stay in L2.
+template <class T, int kThreads, int kStages, bool kAnywhere = false, int kApart = 0, bool kOnce = false>
 struct RowStream {
   using Row = RowVectors<T, kAnywhere>;
   using Vector = typename Row::Vector;
@@ -103,7 +104,7 @@ struct RowStream {
       const auto copy_all = [&](bool words) {
 #pragma unroll
         for (int i = 0; i < kTogether; ++i)
-          Row::copy(own + to + i * kVecBytes, row + index + i * kApart * kVec, uint32_t(index + i * kApart * kVec) < end, words);
+          Row::template copy<kOnce>(own + to + i * kVecBytes, row + index + i * kApart * kVec, uint32_t(index + i * kApart * kVec) < end, words);
       };
       if (by_words) [[unlikely]]
         copy_all(true);

@@ -2,16 +2,10 @@
 // Both addresses and the size are multiples of 16. Completion is counted in bytes by an mbarrier.
 #pragma once
 
+#include <flashinfer/gpu/ptx/l2_policy_sm80.cuh>
 #include <flashinfer/gpu/ptx/mbarrier_sm90.cuh>
 
 namespace flashinfer::gpu::ptx {
-
-/// Data read once: first to leave L2.
-FLASHINFER_DEVICE uint64_t l2_evict_first() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
 
 /// Between ordinary writes to shared memory and copies to the same place: in the writing thread, before the barrier.
 FLASHINFER_DEVICE void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <flashinfer/core/std.hpp>
+#include <flashinfer/gpu/ptx/l2_policy_sm80.cuh>
 
 namespace flashinfer::gpu::ptx {
 
@@ -12,10 +13,16 @@ inline constexpr bool kHasCpAsync = false;
 inline constexpr bool kHasCpAsync = true;
 #endif
 
-/// Both addresses are multiples of 16. An invalid source is not read: zeros are written.
+/// Both addresses are multiples of 16. An invalid source is not read: zeros are written. kOnce: nobody reads it again.
+template <bool kOnce = false>
 FLASHINFER_DEVICE void cp_async_16(uint32_t smem, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(valid ? 16 : 0) : "memory");
+  if constexpr (kOnce)
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(smem), "l"(global), "r"(valid ? 16 : 0),
+                 "l"(l2_evict_first())
+                 : "memory");
+  else
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(valid ? 16 : 0) : "memory");
 #endif
 }
 /// Four bytes, through L1; both addresses are multiples of 4.

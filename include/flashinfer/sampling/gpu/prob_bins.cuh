@@ -50,6 +50,8 @@ class ProbBins {
     conditional_t<(kCluster > 1), Told, Nothing> of_first;
   };
   static constexpr uint32_t kNoWindow = 0xc0000000u;  // of negative ones
+  /// What an element is added to: its bin, and the window if there is one; its bin alone; what divides crowded bins.
+  enum Into { kAll, kCoarse, kCrowded };
   /// Of a vocabulary; for the share top_p of the mass. No sum overflows, be it of all elements. `window`: bits of its least element.
   __device__ ProbBins(Smem& smem, int32_t vocab_size, float top_p, uint32_t window = kNoWindow) : smem_(smem), window_(window) {
     bits_ = min(__clzll(int64_t(max(vocab_size - 1, 1))) - 32, kMostBits);
@@ -69,7 +71,7 @@ class ProbBins {
   }
   /// By whole warps. Where the elements of some vector are equal, so may be many of the warp, which would queue at one bin: one lane adds
   /// them.
-  template <bool kWithin = false, int kCount>
+  template <Into kInto = kAll, int kCount>
   __device__ void add(const float (&x)[kCount]) const {
     bool equal = has_bin(x[0]);
     float y[kCount];
@@ -83,11 +85,11 @@ class ProbBins {
         count += __popc(__ballot_sync(0xffffffffu, x[j] == tied));
         if (x[j] == tied) y[j] = 0;
       }
-      if (threadIdx.x % kWarpSize == 0) add<kWithin>(tied, uint32_t(count));
+      if (threadIdx.x % kWarpSize == 0) add<kInto>(tied, uint32_t(count));
       if (count == kCount * kWarpSize) return;
     }
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) add<kWithin>(y[j], 1);
+    for (int j = 0; j < kCount; ++j) add<kInto>(y[j], 1);
   }
 
   /// A sum of probabilities as find() wants it.
@@ -131,7 +133,7 @@ class ProbBins {
     const bool whole = first % kPerOctave > 0 && first < kBins - 1 && (last == first || last == first - 1);
     return whole && smem_.of_first.elements > elements;
   }
-  /// What add<true>() adds up then: what lies in these two bins. The blocks meet: none are read any more, and those of this block are
+  /// What add<kCrowded>() adds up then: what lies in these two bins. The blocks meet: none are read any more, and those of this block are
   /// empty.
   __device__ ProbBins within() const {
     ProbBins bins = *this;
@@ -174,18 +176,18 @@ class ProbBins {
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
     uint32_t sums[kOwn];
     load_own(smem, top, sums);
-    uint64_t masses[kOwn], sum = 0, all;
+    uint64_t own = mass_of_own(sums, bits, top), all, above = block_sum_before<kThreads>(own, all, smem.partial);
+    // One thread or two go on, and the warps of others do not.
+    if ((above < late && above + own >= early) || (kFine && uint32_t(top - (window + kWindow - 1)) < uint32_t(kOwn))) {
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) sum += masses[i] = mass(sums[i], bits, top - i);
-    uint64_t above = block_sum_before<kThreads>(sum, all, smem.partial);
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const uint64_t with = above + masses[i];
-      if (above < early && with >= early) smem.first = top - i;
-      if (above < late && with >= late) smem.last = top - i;
-      if constexpr (kFine)
-        if (top - i == window + kWindow - 1) smem.window.above = above;
-      above = with;
+      for (int i = 0; i < kOwn; ++i) {
+        const uint64_t with = above + mass(sums[i], bits, top);
+        if (above < early && with >= early) smem.first = top - i;
+        if (above < late && with >= late) smem.last = top - i;
+        if constexpr (kFine)
+          if (top - i == window + kWindow - 1) smem.window.above = above;
+        above = with;
+      }
     }
     __syncthreads();
     if constexpr (kFine)
@@ -279,36 +281,41 @@ class ProbBins {
     const int top = kBins - 1 - int(threadIdx.x) * kOwn;
     uint32_t sums[kOwn];
     load_own(smem_, top, sums);
-    uint64_t own[kOwn], sum = 0, all;
+    const auto both = [](uint64_t mass, uint32_t count) { return (mass & ~kCounts) | count; };
+    uint32_t counts[kOwn], count = 0;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      sum += own[i] = (mass(sums[i], bits_, top - i) & ~kCounts) | uint32_t(float(sums[i]) * ptx::rcp(float(mass_of_one(bits_, top - i))));
-    }
-    uint64_t above = block_sum_before<kThreads>(sum, all, smem_.partial);
-    const auto reaches = [&](uint64_t both) {
-      return (both & ~kCounts) >= (mass_wanted & ~kCounts) && int(both & kCounts) >= count_wanted;
+    for (int i = 0; i < kOwn; ++i) count += counts[i] = uint32_t(float(sums[i]) * ptx::rcp(float(mass_of_one(bits_, top - i))));
+    const uint64_t own = both(mass_of_own(sums, bits_, top), count);
+    uint64_t all, above = block_sum_before<kThreads>(own, all, smem_.partial);
+    const auto reaches = [&](uint64_t reached) {
+      return (reached & ~kCounts) >= (mass_wanted & ~kCounts) && int(reached & kCounts) >= count_wanted;
     };
+    if (!reaches(above) && reaches(above + own)) {  // one thread
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      if (!reaches(above) && reaches(above + own[i])) smem_.first = int((above + own[i]) & kCounts), smem_.last = top - i;
-      above += own[i];
+      for (int i = 0; i < kOwn; ++i) {
+        const bool before = reaches(above);
+        above += both(mass(sums[i], bits_, top), counts[i]);
+        // What is cut off their masses, a bin has more of than all together.
+        if (!before && (i == kOwn - 1 || reaches(above))) smem_.first = int(above & kCounts), smem_.last = top - i;
+      }
     }
     __syncthreads();
     return smem_.last < 0 ? Floor{order_key(bit_cast<float>(least_)), int(all & kCounts)} : Floor{key_of(smem_.last), smem_.first};
   }
 
-  template <bool kWithin = false>
+  /// An element, so often, to bins and window.
+  template <Into kInto = kAll>
   __device__ void add(float x, uint32_t count) const {
     const uint32_t bits = bit_cast<uint32_t>(x);
     const uint32_t mass = count * (((bits & 0x7fffffu) | 0x800000u) >> (24 - bits_));
-    if constexpr (kWithin) {
+    if constexpr (kInto == kCrowded) {
       const uint32_t at = (bits - window_) >> kWithinShift;
       if (at < kBins) atomicAdd(&smem_.sums[at], mass);
       return;
     }
     // Without a branch: most warps have some that have none.
     atomicAdd(&smem_.sums[has_bin(x) ? min(int(bits >> kShift) - kFirst, kBins - 1) : kBins + int(threadIdx.x % kWarpSize)], mass);
-    if constexpr (kFine) {
+    if constexpr (kFine && kInto == kAll) {
       const uint32_t at = bits - window_;
       if (at < 1u << kWindowBits) atomicAdd(&smem_.window.sums[at >> kFineShift], mass);
     }
@@ -325,6 +332,14 @@ class ProbBins {
   __device__ bool has_bin(float x) const { return bit_cast<uint32_t>(x) - least_ <= bit_cast<uint32_t>(kInfinity) - least_; }
   static __device__ uint64_t mass(uint32_t sum, int bits, int bin) {
     return uint64_t(sum) << (kPoint - kOctaves + 2 - bits + bin / kPerOctave);
+  }
+  /// Of a thread's bins, which lie in one octave. No sum overflows, be it of all elements.
+  static __device__ uint64_t mass_of_own(const uint32_t (&sums)[kOwn], int bits, int top) {
+    static_assert(kPerOctave % kOwn == 0);
+    uint32_t sum = 0;
+#pragma unroll
+    for (const uint32_t of_bin : sums) sum += of_bin;
+    return mass(sum, bits, top);
   }
   /// What an element of a bin adds at least.
   static __device__ int mass_of_one(int bits, int bin) { return (kPerOctave + bin % kPerOctave) << kShift >> (24 - bits); }

@@ -164,7 +164,8 @@ class RaceList {
   /// f(element, index) for what this warp has listed.
   template <class F>
   __device__ void for_each(const F& f) const {
-    candidates_.for_each([this](int thread, int n, int j) { return slice_.index_of(thread, n, j); }, f);
+    candidates_.template for_each<1>([this](int thread, int n, int j) { return slice_.index_of(thread, n, j); },
+                                     [&](const float(&x)[1], const auto& index_of_one) { f(x[0], index_of_one(0)); });
   }
   static __device__ float edge(int bin) { return bit_cast<float>(uint32_t(kFirst + bin) << kShift); }
 };

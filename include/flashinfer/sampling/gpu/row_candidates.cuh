@@ -66,16 +66,22 @@ class RowCandidates {
     }
     count_ = __shfl_sync(0xffffffffu, at + to - begin, kWarpSize - 1);
   }
-  /// f(element, index) for those of this warp, which fit; index_of(thread, n, j): of the j-th element of the n-th vector that a thread has
-  /// met.
-  template <class IndexOf, class F>
+  /// f(elements, index_of_one) for those of this warp, which fit: kAtOnce of a lane together, so that their steps overlap where registers
+  /// allow, with zeros to make up the number. index_of_one(k): index_of(thread, n, j) of the k-th, the j-th element of the n-th vector that
+  /// a thread has met.
+  template <int kAtOnce, class IndexOf, class F>
   __device__ void for_each(const IndexOf& index_of, const F& f) const {
     __syncwarp();
     const int warp = int(threadIdx.x) / kWarpSize * kWarpSize;
-#pragma unroll 1  // mostly a few turns, and registers are few
-    for (int i = int(threadIdx.x) % kWarpSize; i < count_; i += kWarpSize) {
-      const int place = list_.places[i], lane = place / kRowVec % kWarpSize;
-      f(list_.values[i], index_of(warp + lane, place / (kWarpSize * kRowVec), place % kRowVec));
+#pragma unroll 1  // mostly a few turns
+    for (int i = int(threadIdx.x) % kWarpSize; i < count_; i += kAtOnce * kWarpSize) {
+      float x[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) x[k] = k == 0 || i + k * kWarpSize < count_ ? list_.values[i + k * kWarpSize] : 0.0f;
+      f(x, [&](int k) {
+        const int place = list_.places[i + k * kWarpSize], lane = place / kRowVec % kWarpSize;
+        return index_of(warp + lane, place / (kWarpSize * kRowVec), place % kRowVec);
+      });
     }
   }
   /// Writes this warp's part of a row, of so many elements from one on: f(element, index) where there are candidates, 0 elsewhere. The next

@@ -19,7 +19,7 @@ namespace flashinfer {
 template <TopkRenormConfig kConfig>
 struct TopkRenormKernel {
   using Params = RenormParams;
-  using Selection = gpu::TopkSelection<kConfig.topk(), false, false>;
+  using Selection = gpu::TopkSelection<kConfig.topk(), false, false, gpu::NoSum, true>;
   using Group = typename Selection::Group;
   static constexpr int kThreads = kConfig.threads, kCluster = kConfig.cluster, kMinBlocks = Selection::kMinBlocks;
   static_assert(kMostTopk <= kThreads);

@@ -66,7 +66,7 @@ struct ToppRenormKernel {
   using Group = gpu::RowGroup<kThreads, kCluster, kFew ? 4 : 2>;
   using Weight = gpu::RowWeight<RowValues::probs>;
   using Prefix = gpu::RowPrefix;
-  using Ring = gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kConfig.candidates > 0 ? 8 / Row::kVec : 1)>;
+  using Ring = gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kFew ? 8 / Row::kVec : 1), (kFew && kMinBlocks == 1)>;
   using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew && kCluster == 1>;
   using RankBins = gpu::RankBins<kThreads, Group, kCluster>;
   using RankRange = gpu::RankRange;
@@ -76,6 +76,7 @@ struct ToppRenormKernel {
   static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
   static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, Row::kVec>;
+  static constexpr int kAtOnce = kMinBlocks == 1 ? 4 : 2;  // of what a lane looks at of them
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // vectors of a thread
   static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
@@ -106,7 +107,7 @@ struct ToppRenormKernel {
       typename Candidates::Window window;
     };
   };
-  struct BinsApart {  // where other blocks read them while this one begins a list
+  struct BinsApart {  // where other blocks, or warps, may still need what would lie in their place
     typename Bins::Smem bins;
   };
   struct NoBins {};
@@ -204,7 +205,7 @@ struct ToppRenormKernel {
     for_each_sampled([&](const float(&x)[kVec]) {
 #pragma unroll
       for (float y : x) sum += fmaxf(y, 0.0f);
-      sample.add(x);
+      sample.template add<Bins::kCoarse>(x);
     });
     const uint64_t seen = group_.sum_of_block(Bins::fixed(sum));
     const float share = fminf(float(kSampled * kThreads * Row::kVec) / float(p_.vocab_size), 1.0f);
@@ -214,7 +215,11 @@ struct ToppRenormKernel {
       if constexpr (kCluster == 1) window_ = sample.window(top_p_, seen);
       return false;
     }
-    __syncthreads();  // the sample's bins have been read: the candidates lie there
+    __syncthreads();  // the sample's bins have been read: the candidates lie there, or their bins
+    if constexpr (kConfig.bins_apart()) {
+      Bins::clear(smem_.bins);
+      __syncthreads();  // the bins are empty: a warp that has read its part goes on at once
+    }
 
     Candidates candidates(smem_.candidates);
     if (keep_candidates(candidates, least, list_candidates(candidates, least))) return true;
@@ -272,16 +277,21 @@ struct ToppRenormKernel {
     const float heavy = heavy_from(floor);
     typename Bins::Smem& smem = bins_of(smem_.found, smem_);
     const Bins bins(smem, p_.vocab_size, top_p_);
-    __syncthreads();  // nobody reads the ring any more
-    Bins::clear(smem);
-    __syncthreads();  // the bins are empty
+    if constexpr (!kConfig.bins_apart()) {
+      __syncthreads();  // nobody reads the ring any more
+      Bins::clear(smem);
+      __syncthreads();  // the bins are empty
+    }
     float own = 0;
     if (candidates.fit()) {
-      candidates.for_each([](int, int, int) { return 0; },
-                          [&](float x, int) {
-                            bins.add(x, 1);
-                            if (x >= heavy) own += x, ++listed.num_heavy;
-                          });
+      candidates.template for_each<kAtOnce>([](int, int, int) { return 0; },
+                                            [&](const float(&x)[kAtOnce], const auto&) {
+#pragma unroll
+                                              for (float y : x) {
+                                                bins.template add<Bins::kCoarse>(y, 1);
+                                                if (y >= heavy) own += y, ++listed.num_heavy;
+                                              }
+                                            });
     }
     listed.heavy = Bins::fixed(own);
     bins.tell();
@@ -302,27 +312,30 @@ struct ToppRenormKernel {
     };
     const float most = value_of_order_key<float>(keys.most), least = value_of_order_key<float>(keys.least);
     uint64_t above = 0, of_heavy = 0;
-    candidates.for_each(index_of, [&](float x, int index) {
-      const uint64_t own = mass_of(weight_(x));
-      if (x >= heavy) of_heavy += own;
-      if (x > most) {
-        above += own;
-      } else if (x >= least && !is_full()) {
-        append(list, order_rank(order_key(x), uint32_t(index)));
+    candidates.template for_each<kAtOnce>(index_of, [&](const float(&x)[kAtOnce], const auto& index_of_one) {
+#pragma unroll
+      for (float y : x) {
+        const uint64_t own = mass_of(weight_(y));
+        if (y >= heavy) of_heavy += own;
+        if (y > most) above += own;
       }
+      gpu::for_each_hit(gpu::hits_of<kAtOnce>([&](int k) { return x[k] >= least && x[k] <= most; }), [&](int k, uint32_t&) {
+        if (!is_full()) append(list, order_rank(order_key(gpu::element_of(x, k)), uint32_t(index_of_one(k))));
+      });
     });
     if constexpr (kCluster > 1) send(list);
+    // What is light weighs, in units of the largest element, this but for the roundings of products and masses. Where they matter, exactly,
+    // by another look: one row in a thousand. Before the threads meet: these steps take as long as each other.
+    const double scale_of_light = unit * double(weight_.scale) * 0x1p40, relative = 7e-8;
+    const auto bound = [&](double sign) {
+      return fmax((light + sign * roundings) * scale_of_light * (1 + sign * relative) + sign * roundings, 0.0);
+    };
+    const double least_light = bound(-1), most_light = bound(1);
     const auto [mass_above, mass_of_heavy] = group_.sum(above, of_heavy);
     const int lane = int(threadIdx.x) % gpu::kWarpSize, of_lane = lane < kCluster ? listed_by(smem_, lane) : 0;
     if (gpu::warp_sum(of_lane) > kListed) return false;
-    // What is light weighs, in units of the largest element, this but for the roundings of products and masses. Where they matter, exactly,
-    // by another look: one row in a thousand.
-    const double scale_of_light = unit * double(weight_.scale) * 0x1p40, relative = 7e-8;
-    const auto total = [&](double sign) {
-      return uint64_t(double(mass_of_heavy) +
-                      fmax((light + sign * roundings) * scale_of_light * (1 + sign * relative) + sign * roundings, 0.0));
-    };
-    uint64_t needed = needed_mass(top_p_, total(-1)), surely = needed_mass(top_p_, total(1));
+    uint64_t needed = needed_mass(top_p_, uint64_t(double(mass_of_heavy) + least_light));
+    uint64_t surely = needed_mass(top_p_, uint64_t(double(mass_of_heavy) + most_light));
     while (!choose(smem_, true, weight_, needed, surely, mass_above)) {
       if (needed == surely) return false;
       needed = surely = needed_mass(top_p_, exact_mass());
@@ -393,11 +406,11 @@ struct ToppRenormKernel {
     float largest = -kInfinity, sum = 0;
     for_each([&](const float(&x)[kVec], int, int) {
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += x[j] + fabsf(x[j]);
+      for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += fabsf(x[j]);  // none is negative
       bins.add(x);
     });
     bins.tell();
-    const Seen seen = group_.all(Seen{Bins::fixed(0.5f * sum), order_key(largest)});
+    const Seen seen = group_.all(Seen{Bins::fixed(sum), order_key(largest)});
     weight_.max = value_of_order_key<float>(seen.most);
     typename Bins::Keys keys = bins.find(top_p_, seen.sum);
     if constexpr (kCluster > 1) {
@@ -414,7 +427,7 @@ struct ToppRenormKernel {
   /// row needs stay together.
   static __device__ __noinline__ typename Bins::Keys divide(Ring ring, Bins bins, float top_p, uint64_t total) {
     const Bins within = bins.within();
-    ring.template for_each<kVec>([](int) { return true; }, [&](const float(&x)[kVec], int, int) { within.template add<true>(x); });
+    ring.template for_each<kVec>([](int) { return true; }, [&](const float(&x)[kVec], int, int) { within.template add<Bins::kCrowded>(x); });
     within.tell();
     Group::sync();
     return within.find_within(top_p, total);

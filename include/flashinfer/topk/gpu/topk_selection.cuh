@@ -37,7 +37,7 @@ struct NoSum {
 };
 
 /// `kMany`: as TopkSample has it. `kNan`: whether the row has a NaN is wanted too. `RowSum`: and a sum.
-template <TopkConfig kConfig, bool kMany, bool kNan, class RowSum = NoSum>
+template <TopkConfig kConfig, bool kMany, bool kNan, class RowSum = NoSum, bool kOnce = false>
 class TopkSelection : TopkSample<kConfig, kMany> {
   using Sample = TopkSample<kConfig, kMany>;
   using Sample::bound_of, Sample::count_ranks, Sample::largest_of, Sample::sampled_vec, Sample::vec_of;
@@ -53,7 +53,7 @@ class TopkSelection : TopkSample<kConfig, kMany> {
   static constexpr int kStep = kWarps * kCluster * kWarpSize;  // vectors from one of a thread's to its next
 
   static constexpr bool kStreams = kConfig.stages > 0;
-  using Stream = RowStream<T, kThreads, max(kConfig.stages, 2)>;
+  using Stream = RowStream<T, kThreads, max(kConfig.stages, 2), false, 0, kOnce>;
   struct NoStream {};
   struct Sums {
     float2 sums[RowSum::kSums ? kWarps : 1];  // of warps, and their units

@@ -1,12 +1,12 @@
 // Emulated gpu/ptx/bulk_copy_sm90.cuh. A copy poisons its destination when it is issued and lands as late as it may.
 #pragma once
 
+#include <cpp_tests/gpu/emulation/flashinfer/gpu/ptx/l2_policy_sm80.cuh>
 #include <cpp_tests/gpu/emulation/flashinfer/gpu/ptx/mbarrier_sm90.cuh>
 
 namespace flashinfer::gpu::ptx {
 
 inline void async_proxy_fence() {}
-inline uint64_t l2_evict_first() { return 0; }
 inline void bulk_copy(void* shared, const void* global, uint32_t bytes, Mbarrier* barrier) {
   emulation::Block& block = emulation::Block::current();
   auto* to = static_cast<unsigned char*>(shared);

@@ -20,7 +20,8 @@ inline void cp_async(uint32_t smem, const void* global, uint32_t bytes, bool val
   std::memset(to, 0xff, bytes);
   emulation::Block::current().fiber().open.push_back({to, global, valid, bytes});
 }
-inline void cp_async_16(uint32_t smem, const void* global, bool valid) { cp_async(smem, global, 16, valid); }
+template <bool kOnce = false>
+void cp_async_16(uint32_t smem, const void* global, bool valid) { cp_async(smem, global, 16, valid); }
 inline void cp_async_4(uint32_t smem, const void* global, bool valid) { cp_async(smem, global, 4, valid); }
 inline void cp_async_commit() {
   emulation::Fiber& self = emulation::Block::current().fiber();
