@@ -410,6 +410,15 @@ TEST(ToppRenormKernel, Clusters) {
   // Equal elements in place: some blocks are done before others have read where the ties end.
   if (!kSanitized) expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 6, .chunks = 2}>(10112, 11);
 }
+/// Slices that shared memory holds as a whole.
+TEST(ToppRenormKernel, HeldSlices) {
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .held = true}>(8011, 4);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 3, .chunks = 2, .held = true}>(12279, 3);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 4, .chunks = 1, .held = true}>(18, 2);
+  expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .cluster = 2, .chunks = 2, .held = true}>(
+      9005, 7);
+  if (!kSanitized) expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 6, .chunks = 1, .held = true}>(10112, 11);
+}
 /// Rows of equal elements of which the last one kept lies where one block's slice ends and another's begins.
 TEST(ToppRenormKernel, TiesAtTheEdgeOfASlice) {
   constexpr ToppRenormConfig kConfig{.threads = 512, .cluster = 4, .chunks = 1};
@@ -444,6 +453,7 @@ TEST(ToppRenormKernel, RowsOfHalves) {
 TEST(ToppRenormKernel, FewElements) {
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .candidates = 64}>(8011, 1);
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .candidates = 256}>(30011, 4);
+  expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .candidates = 256, .blocks = 2}>(30011, 5);
   expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .chunks = 3, .candidates = 128}>(
       9003, 1);
 }

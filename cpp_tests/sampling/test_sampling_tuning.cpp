@@ -257,6 +257,9 @@ TEST(ToppRenormTuning, FitsEveryGpu) {
           ASSERT_LE(config.blocks * (config.smem_bytes() + 1024), device.smem_per_sm);
           ASSERT_LT(config.candidates > 0 ? vocab_size / (config.threads / 32) : 0, 1 << 16);
           ASSERT_LE(config.cluster, !arch.has_tma() ? 1 : arch.number < 110 ? 16 : 8);
+          // A row that begins in the middle of a vector, too: what is held must fit, wherever the row lies.
+          const int64_t most_vecs = ceil_div(vocab_size + 16 / size_of(dtype) - 1, int64_t(16 / size_of(dtype)));
+          ASSERT_TRUE(!config.held || ceil_div(most_vecs, int64_t(config.cluster)) <= int64_t(config.chunks) * config.threads);
           ASSERT_TRUE(config.cluster == 1 || num_rows <= clusters_at_once(config.cluster, 1, device));
           const LaunchShape shape = gpu::cluster_a_row(config, num_rows, true);
           ASSERT_EQ(shape.grid.x, num_rows * config.cluster);
@@ -281,6 +284,8 @@ TEST(ToppRenormTuning, FitsEveryGpu) {
   EXPECT_EQ(tuned(32).candidates, 0);
   // All of the row is in shared memory.
   EXPECT_GE(int64_t(tuned(16).chunks) * tuned(16).threads * tuned(16).cluster, 128256 / 4);
+  for (int64_t num_rows : {1, 8, 16, 24}) EXPECT_TRUE(tuned(num_rows).held);
+  for (int64_t num_rows : {64, 128, 512}) EXPECT_FALSE(tuned(num_rows).held);
 }
 
 TEST(RowLaunches, OfTheOtherOps) {

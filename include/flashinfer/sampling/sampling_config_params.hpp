@@ -151,6 +151,7 @@ struct ToppRenormConfig {
   int32_t threads = 1024;
   int32_t cluster = 1;     // blocks that share a row; more than one: SM90 up
   int32_t chunks = 4;      // of one 16-byte vector a thread, in shared memory
+  bool held = false;       // shared memory has room for a block's slice: read once
   int32_t candidates = 0;  // elements of a warp that may be kept, in shared memory
   int32_t blocks = 1;      // on an SM
 
@@ -165,8 +166,8 @@ struct ToppRenormConfig {
   }
   template <class F>
   constexpr void for_each_field(F&& f) const {
-    f("input", input), f("output", output);
-    f("threads", threads), f("cluster", cluster), f("chunks", chunks), f("candidates", candidates), f("blocks", blocks);
+    f("input", input), f("output", output), f("threads", threads), f("cluster", cluster);
+    f("chunks", chunks), f("held", held), f("candidates", candidates), f("blocks", blocks);
   }
 };
 

@@ -74,6 +74,7 @@ constexpr ToppRenormConfig tune_topp(const RenormProblem& problem, const DeviceI
   const int32_t together = config.candidates > 0 ? 2 : 1;
   for (ToppRenormConfig larger = config; fits(larger) && larger.chunks <= round_up(needed(), int64_t(2)); larger.chunks += together)
     config = larger;
+  config.held = config.candidates == 0 && config.chunks >= needed();
   return config;
 }
 

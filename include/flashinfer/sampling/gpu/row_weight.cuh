@@ -120,9 +120,9 @@ class MassSum {
     for (int j = 0; j < kCount; ++j) {
       const Bits bits(f[j]);
       high_ += bits.high, low_ += bits.low;
-      if (counts[j]) part.high_ += bits.high - kBits, part.low_ += bits.low - kBits;
+      part.high_ += counts[j] ? bits.high : kBits, part.low_ += counts[j] ? bits.low : kBits;
     }
-    elements_ += kCount;
+    elements_ += kCount, part.elements_ += kCount;
     if (fold_if_full()) part.fold();
   }
   __device__ uint64_t total() {

@@ -30,6 +30,7 @@
 #include <flashinfer/gpu/ptx/griddep_sm90.cuh>
 #include <flashinfer/gpu/ptx/opaque.cuh>
 #include <flashinfer/gpu/row_group.cuh>
+#include <flashinfer/gpu/row_held.cuh>
 #include <flashinfer/gpu/row_ring.cuh>
 #include <flashinfer/sampling/gpu/prob_bins.cuh>
 #include <flashinfer/sampling/gpu/rank_bins.cuh>
@@ -66,7 +67,11 @@ struct ToppRenormKernel {
   using Group = gpu::RowGroup<kThreads, kCluster, kFew ? 4 : 2>;
   using Weight = gpu::RowWeight<RowValues::probs>;
   using Prefix = gpu::RowPrefix;
-  using Ring = gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kFew ? 8 / Row::kVec : 1), (kFew && kMinBlocks == 1)>;
+  static constexpr bool kHeld = kConfig.held;
+  static_assert(!kHeld || !kFew);
+  using Ring = conditional_t<
+      kHeld, gpu::RowHeld<T, kThreads, kConfig.chunks>,
+      gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kFew ? 8 / Row::kVec : 1), (kFew && kMinBlocks == 1)>>;
   using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew && kCluster == 1>;
   using RankBins = gpu::RankBins<kThreads, Group, kCluster>;
   using RankRange = gpu::RankRange;
@@ -404,7 +409,7 @@ struct ToppRenormKernel {
   /// The maximum, left in weight_, and what the boundary is likely to lie between.
   __device__ typename Bins::Keys look(const Bins& bins) {
     float largest = -kInfinity, sum = 0;
-    for_each([&](const float(&x)[kVec], int, int) {
+    for_each<true>(ring_, [&](const float(&x)[kVec], int, int) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) largest = fmaxf(largest, x[j]), sum += fabsf(x[j]);  // none is negative
       bins.add(x);
@@ -417,7 +422,7 @@ struct ToppRenormKernel {
       // Not where the largest is among them: there all may be equal.
       if (bins.is_crowded(kCrowd) && keys.most < seen.most) {
         keys = divide(ring_, bins, top_p_, seen.sum);
-        ring_.turn();
+        if constexpr (!kHeld) ring_.turn();
       }
       if (!kConfig.bins_apart()) Group::leave();  // other blocks have read the bins
     }
@@ -427,7 +432,7 @@ struct ToppRenormKernel {
   /// row needs stay together.
   static __device__ __noinline__ typename Bins::Keys divide(Ring ring, Bins bins, float top_p, uint64_t total) {
     const Bins within = bins.within();
-    ring.template for_each<kVec>([](int) { return true; }, [&](const float(&x)[kVec], int, int) { within.template add<Bins::kCrowded>(x); });
+    for_each(ring, [&](const float(&x)[kVec], int, int) { within.template add<Bins::kCrowded>(x); });
     within.tell();
     Group::sync();
     return within.find_within(top_p, total);
@@ -471,17 +476,23 @@ struct ToppRenormKernel {
     const bool of_values = index_of_rank(range.high) == 0 && index_of_rank(range.low) >= uint32_t(p_.vocab_size - 1);
     span = {~uint64_t(0), 0};
     chunks_ = 0;
-    for_each([&](const float(&x)[kVec], int first, int chunk) {
+    for_each(ring_, [&](const float(&x)[kVec], int first, int chunk) {
       float f[kVec];
       bool counts[kVec];
+      uint32_t own = 0;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = x[j] > most;
+      for (int j = 0; j < kVec; ++j) {
+        f[j] = weight_(x[j]), counts[j] = x[j] > most;
+        own |= x[j] >= least && !counts[j] ? 1u << j : 0u;
+      }
       sum.add(f, counts, sum_above);
-      float largest = x[0];
+      if constexpr (!kHeld) {
+        float largest = x[0];
 #pragma unroll
-      for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
-      if (largest >= least) chunks_ |= 1u << chunk % 32;
-      gpu::for_each_hit(gpu::hits_of<kVec>([&](int j) { return x[j] >= least && x[j] <= most; }), [&](int j, uint32_t& hits) {
+        for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
+        if (largest >= least) chunks_ |= 1u << chunk % 32;
+      }
+      gpu::for_each_hit(own, [&](int j, uint32_t& hits) {
         const bool full = is_full();
         if (full && of_values && count_hits(x, first, hits, span)) return;
         const int index = first + j;
@@ -591,7 +602,7 @@ struct ToppRenormKernel {
     if (key_of_rank(range.high) == key_of_rank(range.low) && choose_tie(needed, range)) return true;
     if (threadIdx.x == 0) smem_.listed = 0;
     const RankBins bins(smem_.turn.rank_bins, weight_);
-    while (!bins.divide(needed, range, [this](const auto& f) { for_each(f); })) {
+    while (!bins.divide(needed, range, [this](const auto& f) { for_each(ring_, f); })) {
     }
     return false;
   }
@@ -665,19 +676,27 @@ struct ToppRenormKernel {
     const Prefix::Test kept = prefix.test();
     const float scale = 1.0f / weight_of_mass(prefix.mass);
     const gpu::RowWriter<Out, kVec> writer = this->writer();
-    ring_.template for_each<kVec>([this](int chunk) { return (chunks_ >> (chunk & 31) & 1) != 0; },
-                                  [&](const float(&x)[kVec], int first, int) {
-                                    float y[kVec];
+    const auto write = [&](const float(&x)[kVec], int first, int) {
+      float y[kVec];
 #pragma unroll
-                                    for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
-                                    writer.write(y, first);
-                                  });
+      for (int j = 0; j < kVec; ++j) y[j] = valid && kept(x[j], first + j) ? weight_(x[j]) * scale : 0.0f;
+      writer.write(y, first);
+    };
+    if constexpr (kHeld) {
+      for_each(ring_, write);
+    } else {
+      ring_.template for_each<kVec>([this](int chunk) { return (chunks_ >> (chunk & 31) & 1) != 0; }, write);
+    }
   }
 
-  /// f(elements, index of the first, number of the chunk) for all of this thread's elements.
-  template <class F>
-  __device__ void for_each(const F& f) {
-    ring_.template for_each<kVec>([](int) { return true; }, f);
+  /// f(elements, index of the first, number of the chunk) for all of this thread's elements. kFirst: of all passes.
+  template <bool kFirst = false, class F>
+  __device__ static void for_each(Ring& ring, const F& f) {
+    if constexpr (kHeld) {
+      ring.template for_each<kVec, kFirst>(f);
+    } else {
+      ring.template for_each<kVec>([](int) { return true; }, f);
+    }
   }
 };
 
