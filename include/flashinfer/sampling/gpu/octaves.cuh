@@ -17,18 +17,27 @@ struct OctaveCrossing {
     return in == octave && above + before <= goal && above + before + mass > goal;
   }
 };
-/// Lanes have the masses of `count` octaves, the largest first, others 0.
-FLASHINFER_DEVICE OctaveCrossing octave_crossing(uint64_t mass, int count, uint64_t goal) {
-  const int lane = int(threadIdx.x) % kWarpSize;
-  uint64_t sum = mass;
+/// What octaves weigh together with those above, by lanes.
+class OctaveSums {
+ public:
+  /// Lanes have the masses of `count` octaves, the largest first, others 0.
+  __device__ OctaveSums(uint64_t mass, int count) : mass_(mass), sum_(mass), count_(count) {
+    const int lane = int(threadIdx.x) % kWarpSize;
 #pragma unroll
-  for (int by = 1; by < kWarpSize; by *= 2) {
-    const uint64_t other = __shfl_up_sync(0xffffffffu, sum, by);
-    if (lane >= by) sum += other;
+    for (int by = 1; by < kWarpSize; by *= 2) {
+      const uint64_t other = __shfl_up_sync(0xffffffffu, sum_, by);
+      if (lane >= by) sum_ += other;
+    }
   }
-  const uint32_t past = __ballot_sync(0xffffffffu, sum > goal);
-  const int first = past ? __ffs(int(past)) - 1 : count;
-  return {count - 1 - first, __shfl_sync(0xffffffffu, sum - mass, first % kWarpSize), goal};
-}
+  __device__ OctaveCrossing crossing(uint64_t goal) const {
+    const uint32_t past = __ballot_sync(0xffffffffu, sum_ > goal);
+    const int first = past ? __ffs(int(past)) - 1 : count_;
+    return {count_ - 1 - first, __shfl_sync(0xffffffffu, sum_ - mass_, first % kWarpSize), goal};
+  }
+
+ private:
+  uint64_t mass_, sum_;
+  int count_;
+};
 
 }  // namespace flashinfer::gpu

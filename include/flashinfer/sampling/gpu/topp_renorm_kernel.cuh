@@ -445,7 +445,7 @@ struct ToppRenormKernel {
 
   /// The prefix that top_p keeps of the row.
   __device__ Prefix keep(const typename Bins::Keys& keys) {
-    __syncthreads();                                                          // the bins have been read: the list lies there
+    if constexpr (!kConfig.bins_apart()) __syncthreads();                     // the bins have been read: the list lies there
     const auto keeps_all = [this] { return gpu::ptx::opaque(top_p_) >= 1; };  // asked again: kept, it would spill
     const bool all = keeps_all();                                             // nothing needs listing
     RankRange range{all ? ~uint64_t(0) : order_rank(keys.least, uint32_t(p_.vocab_size - 1)),

@@ -117,8 +117,8 @@ class WeightCounts {
     total *= bit_cast<float>(uint32_t(127 + kBelow + kBits - least_octave) << 23);
     if (!(total < 4.6e18f)) return kUnknown;  // 2^62
     // A bin's mass is at least that of its least elements, and at most that of its largest.
-    const OctaveCrossing low = octave_crossing(mass << octave, kAtOnce, uint64_t(total * (top_p + error)));
-    const OctaveCrossing high = octave_crossing((mass + count) << octave, kAtOnce, uint64_t(total * fmaxf(top_p - error, 0.0f)));
+    const OctaveCrossing low = OctaveSums(mass << octave, kAtOnce).crossing(uint64_t(total * (top_p + error)));
+    const OctaveCrossing high = OctaveSums((mass + count) << octave, kAtOnce).crossing(uint64_t(total * fmaxf(top_p - error, 0.0f)));
     if (threadIdx.x == 0) smem_.first = -1, smem_.last = least_octave * kPerOctave - 1;
     __syncthreads();
 #pragma unroll 1
