@@ -22,15 +22,19 @@ class RowHeld {
     alignas(128) unsigned char slots[kChunks * kSlot];
   };
 
-  /// Begins to copy the slice, a group of copies a chunk, if an empty one.
-  __device__ RowHeld(Smem& smem, const Row& slice) : own_(smem.slots + threadIdx.x * 16), slice_(slice) {
-    const int first_whole = slice.first_whole();
-    const uint32_t whole = uint32_t(slice.end_whole() - first_whole);
+  __device__ RowHeld(Smem& smem, const Row& slice)
+      : own_(smem.slots + threadIdx.x * 16),
+        slice_(slice),
+        from_(slice.base + (int64_t(slice.begin) + int(threadIdx.x)) * kVec),
+        first_whole_(slice.first_whole()),
+        whole_(uint32_t(slice.end_whole() - first_whole_)) {}
+  /// Begins to copy it, a group of copies a chunk, if an empty one.
+  __device__ void start() const {
     int vec = int(threadIdx.x);
-    const T* from = slice.base + (int64_t(slice.begin) + vec) * kVec;
+    const T* from = from_;
 #pragma unroll 1
     for (int c = 0; c < kChunks; ++c, vec += kThreads, from += kThreads * kVec) {
-      if (uint32_t(vec - first_whole) < whole) {
+      if (uint32_t(vec - first_whole_) < whole_) {
         Row::copy(own_ + c * kSlot, from, true);
       } else if (c < chunks()) {
         slice_.load_part(vec, kPadding).store(reinterpret_cast<T*>(own_ + c * kSlot));
@@ -64,6 +68,9 @@ class RowHeld {
  private:
   unsigned char* const own_;
   const Row slice_;
+  const T* const from_;     // this thread's first vector
+  const int first_whole_;   // vectors of the slice from it on, whole_ of them, lie within the row; others are put together
+  const uint32_t whole_;
 
   __device__ int chunks() const { return ceil_div(slice_.count, kThreads); }
 };

@@ -26,10 +26,9 @@ class RowRing {
     alignas(128) unsigned char slots[kChunks * kSlot];
   };
 
-  /// Begins to copy the first chunks.
-  __device__ RowRing(Smem& smem, const Row& slice) : own_(smem.slots + threadIdx.x * 16), slice_(slice) { restart(); }
-  /// Where something else was in its place.
-  __device__ void restart() {
+  __device__ RowRing(Smem& smem, const Row& slice) : own_(smem.slots + threadIdx.x * 16), slice_(slice) {}
+  /// Begins to copy the first chunks; again, where something else was in their place.
+  __device__ void start() {
     const Part part = this->part();
     forwards_ = true;
     int vec = part.first;
@@ -67,7 +66,7 @@ class RowRing {
   }
   /// The first pass, by eight elements of this thread: f(those of two vectors, or of one of 16-bit numbers), of all lanes of a warp
   /// together, with padding for what lies outside the row or the slice. What the ring holds after it is lost if it was no whole number of
-  /// turns: restart() it for another. What it reads leaves L2 first, so that what the kernel writes stays there, which else the next reads
+  /// turns: start() it for another. What it reads leaves L2 first, so that what the kernel writes stays there, which else the next reads
   /// wait for (H200, renorm by top_p of 128 / 512 rows: 45.3 / 154.4 us, so 43.4 / 147.8).
   template <class F>
   __device__ void for_each_eight(const F& f) {

@@ -49,7 +49,9 @@ class RaceSlice {
       : smem_(smem),
         row_(static_cast<const T*>(row)),
         slice_(row_, vocab_size, kConfig.cluster, rank, max(kTogether * kApart, 1)),
-        held_(smem, slice_) {}
+        held_(smem, slice_) {
+    if constexpr (kHeld) held_.start();
+  }
 
   /// The index of the j-th of kCount elements that are looked at together, the first of which has this one.
   template <int kCount>

@@ -50,12 +50,18 @@ struct ToppRenormKernel {
   static __device__ void run(const Params& p) {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
-    Bins::clear(bins_of(smem.turn, smem));
-    if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
-    Group::begin(smem.group);  // and the sums are empty
+    const auto prepare = [&smem] {
+      Bins::clear(bins_of(smem.turn, smem));
+      if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
+      Group::begin(smem.group);  // and the sums are empty
+    };
+    // Addresses first: beside the wait ptxas puts them behind it, 80 instructions before the first copy. (64 registers do not hold them.)
+    if constexpr (kMinBlocks > 1) prepare();
+    ToppRenormKernel kernel(p, smem, int(blockIdx.x) / kCluster);
+    if constexpr (kMinBlocks == 1) prepare();
     gpu::ptx::griddep_wait();
     gpu::ptx::griddep_launch_dependents();
-    ToppRenormKernel(p, smem, int(blockIdx.x) / kCluster).renorm();
+    kernel.renorm();
     if (kCluster > 1) gpu::ptx::cluster_wait();  // no block leaves while another may read its shared memory
   }
 
@@ -161,16 +167,16 @@ struct ToppRenormKernel {
   static constexpr bool kAsks = kFew && kCluster > 1;
   struct Sample {
     typename Row::Vector vecs[kSampled];
-    __device__ Sample(const T* row, int vocab_size) { Row(row, vocab_size, 1, 0).template load_spread<kThreads>(vecs); }
+    __device__ void load(const T* row, int vocab_size) { Row(row, vocab_size, 1, 0).template load_spread<kThreads>(vecs); }
   };
   struct NoSample {
-    __device__ NoSample(const T*, int) {}
+    __device__ void load(const T*, int) {}
   };
 
   const Params& p_;
   Smem& smem_;
-  const float top_p_;
-  const conditional_t<kAsks, Sample, NoSample> sample_;
+  float top_p_;
+  conditional_t<kAsks, Sample, NoSample> sample_;
   Ring ring_;
   Group group_;
   Weight weight_;
@@ -180,13 +186,15 @@ struct ToppRenormKernel {
   __device__ ToppRenormKernel(const Params& p, Smem& smem, int row)
       : p_(p),
         smem_(smem),
-        top_p_(p.top_p.at(row, row)),
-        sample_(input(p, row), p.vocab_size),
         ring_(smem.ring, Row(input(p, row), p.vocab_size, kCluster, Group::rank())),
         group_(smem.group) {}
   __device__ static const T* input(const Params& p, int row) { return static_cast<const T*>(p.input) + row * p.input_stride; }
 
   __device__ void renorm() {
+    const int row = int(blockIdx.x) / kCluster;
+    sample_.load(input(p_, row), p_.vocab_size);
+    ring_.start();
+    top_p_ = p_.top_p.at(row, row);
     typename Bins::Smem& bins = bins_of(smem_.turn, smem_);
     if constexpr (kFew) {
       if (top_p_ < 1 && keep_few(Bins(bins, p_.vocab_size, top_p_))) return;
@@ -229,7 +237,7 @@ struct ToppRenormKernel {
     Candidates candidates(smem_.candidates);
     if (keep_candidates(candidates, least, list_candidates(candidates, least))) return true;
     Group::sync();  // nobody reads what this block holds any more
-    ring_.restart();
+    ring_.start();
     return false;
   }
   /// f(elements) of the sample: where a row has one block, of what its warps begin with.
