@@ -44,11 +44,14 @@ struct RaceKernel {
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     Row::clear(smem.row);
     if (kCluster > 1) Group::begin(smem.row.group);
-    gpu::ptx::griddep_wait();
-    gpu::ptx::griddep_launch_dependents();
     const int row = int(blockIdx.x) / kCluster;
+    // Addresses first, unless they are still to be read: beside the wait ptxas puts them behind it, before the first copy.
+    if (p.indices) gpu::ptx::griddep_wait();
+    RaceKernel kernel(p, smem, row);
+    if (!p.indices) gpu::ptx::griddep_wait();
+    gpu::ptx::griddep_launch_dependents();
     if (p.mixed && p.sampler_of(row) != RowSampler::race) return;  // every block of the cluster
-    RaceKernel(p, smem, row).draw();
+    kernel.draw();
   }
 
  private:
@@ -101,15 +104,15 @@ struct RaceKernel {
   Row row_;
 
   __device__ RaceKernel(const Params& p, Smem& smem, int index)
-      : p_(p), smem_(smem), index_(index), row_(smem.row, address_of(p, index), p.vocab_size) {
-    if (kLogits) row_.weight.scale = logit_scale(temperature());
-  }
+      : p_(p), smem_(smem), index_(index), row_(smem.row, address_of(p, index), p.vocab_size) {}
   __device__ static const void* address_of(const Params& p, int row) {
     return static_cast<const number_t<kConfig.input>*>(p.input) + p.input_row(row) * p.input_stride;
   }
   __device__ float temperature() const { return p_.temperature.at(index_, p_.input_row(index_)); }
 
   __device__ void draw() {
+    if (!kLists) row_.slice.begin();  // while seeds are read
+    if (kLogits) row_.weight.scale = logit_scale(temperature());
     const Noise noise(p_.seed.at(index_, index_), p_.offset.at(index_, index_), p_.draw(index_));
     const float top_p = kConfig.top_p ? p_.top_p.at(index_, p_.input_row(index_)) : 1.0f;
     uint64_t winner = 0;
@@ -252,7 +255,7 @@ struct RaceKernel {
     if (threadIdx.x == 0) smem_.most = order_key(-kInfinity);
     __syncthreads();
     if constexpr (Slice::kHeld && kConfig.min_p) find_most();
-    if (!begun_) row_.slice.begin();
+    if (kLists && !begun_) row_.slice.begin();
     if constexpr (kWeighs) row_.set_anchor();
     const Scores scores = go_over(noise, kLogits ? least_exponent(min_p) : min_p);
     row_.tell();

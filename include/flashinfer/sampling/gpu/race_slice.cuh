@@ -49,9 +49,7 @@ class RaceSlice {
       : smem_(smem),
         row_(static_cast<const T*>(row)),
         slice_(row_, vocab_size, kConfig.cluster, rank, max(kTogether * kApart, 1)),
-        held_(smem, slice_) {
-    if constexpr (kHeld) held_.start();
-  }
+        held_(smem, slice_) {}
 
   /// The index of the j-th of kCount elements that are looked at together, the first of which has this one.
   template <int kCount>
@@ -107,8 +105,12 @@ class RaceSlice {
   }
 
   /// The first look in two parts: what it begins with is on its way while something else is done.
-  __device__ void begin() const {
-    if constexpr (!kHeld) start(ptx::opaque(int(threadIdx.x)), kThreads);
+  __device__ void begin() {
+    if constexpr (kHeld) {
+      held_.start();
+    } else {
+      start(ptx::opaque(int(threadIdx.x)), kThreads);
+    }
   }
   template <class F>
   __device__ void for_each_begun(const F& f) {
