@@ -101,6 +101,7 @@ class ProbBins {
     if constexpr (kCluster > 1) {
       __syncthreads();  // the sums are complete
       const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
+#pragma unroll
       for (int octave = warp; octave < kOctaves; octave += kWarps) {
         static_assert(kPerOctave == 4 * kWarpSize && kOctaves == kWarpSize);
         const uint4 four = *reinterpret_cast<const uint4*>(&smem_.sums[octave * kPerOctave + lane * 4]);

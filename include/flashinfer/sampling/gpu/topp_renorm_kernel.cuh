@@ -53,6 +53,7 @@ struct ToppRenormKernel {
     const auto prepare = [&smem] {
       Bins::clear(bins_of(smem.turn, smem));
       if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
+      if constexpr (kListFirst) clear_places(smem.turn.list);
       Group::begin(smem.group);  // and the sums are empty
     };
     // Addresses first: beside the wait ptxas puts them behind it, 80 instructions before the first copy. (64 registers do not hold them.)
@@ -172,6 +173,12 @@ struct ToppRenormKernel {
   struct NoSample {
     __device__ void load(const T*, int) {}
   };
+
+  /// Whether nothing lies where the list will before there is one.
+  static constexpr bool kListFirst = kConfig.bins_apart() && !kFew;
+  __device__ static void clear_places(List& list) {
+    for (int place = int(threadIdx.x); place < kPlaces; place += kThreads) list.at_place[place] = 0;
+  }
 
   const Params& p_;
   Smem& smem_;
@@ -462,7 +469,7 @@ struct ToppRenormKernel {
     uint64_t needed = 0;
 #pragma unroll 1
     for (;;) {
-      const auto [whole, mass_above] = list(range, listed);
+      const auto [whole, mass_above] = list(range, listed, kListFirst && !needed);
       if (keeps_all()) {
         chunks_ = ~0u;
         return {gpu::kLowestRank, whole};
@@ -473,10 +480,12 @@ struct ToppRenormKernel {
   }
 
   /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
-  /// listed. Returns the masses of the row and of what lies above the range. The blocks meet.
-  __device__ typename Group::Pair list(const RankRange& range, RankRange& span) {
-    for (int place = int(threadIdx.x); place < kPlaces; place += kThreads) smem_.turn.list.at_place[place] = 0;
-    __syncthreads();
+  /// listed. Returns the masses of the row and of what lies above the range. The blocks meet. `empty`: the counts of places are.
+  __device__ typename Group::Pair list(const RankRange& range, RankRange& span, bool empty) {
+    if (!empty) {
+      clear_places(smem_.turn.list);
+      __syncthreads();
+    }
     gpu::MassSum sum, sum_above;
     // Kept in registers: found again for every vector, as the compiler would, they are a tenth of the loop.
     const auto value_of = [](uint32_t key) { return gpu::ptx::opaque(value_of_order_key<float>(key)); };
