@@ -353,7 +353,7 @@ void list_what_fits() {
       fit[warp] = candidates.fit();
       if (fit[warp])
         candidates.for_each<kAtOnce>([&](int of, int vec, int j) { return of * kVecs * 8 + vec * 8 + j; },
-                                     [&](const float (&element)[kAtOnce], const auto& index_of_one) {
+                                     [&](const float(&element)[kAtOnce], const auto& index_of_one) {
                                        for (int k = 0; k < kAtOnce; ++k)
                                          if (element[k] != 0) listed[warp].push_back({index_of_one(k), element[k]});
                                      });

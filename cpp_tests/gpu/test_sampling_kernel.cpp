@@ -415,8 +415,8 @@ TEST(ToppRenormKernel, HeldSlices) {
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .chunks = 4, .held = true}>(8011, 4);
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 3, .chunks = 2, .held = true}>(12279, 3);
   expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 4, .chunks = 1, .held = true}>(18, 2);
-  expect_same_topp_renorm<ToppRenormConfig{.input = DType::bf16, .output = DType::bf16, .threads = 512, .cluster = 2, .chunks = 2, .held = true}>(
-      9005, 7);
+  expect_same_topp_renorm<ToppRenormConfig{
+      .input = DType::bf16, .output = DType::bf16, .threads = 512, .cluster = 2, .chunks = 2, .held = true}>(9005, 7);
   if (!kSanitized) expect_same_topp_renorm<ToppRenormConfig{.threads = 512, .cluster = 6, .chunks = 1, .held = true}>(10112, 11);
 }
 /// Rows of equal elements of which the last one kept lies where one block's slice ends and another's begins.

@@ -1,6 +1,6 @@
 // A slice of a row, read several times, that shared memory has room for as a whole: copied once, by every thread for itself, so that nobody
-// waits for anybody (cp.async, from Ampere on; Turing loads and stores). Beside RowRing, whose passes copy what comes next, and put together
-// what lies partly outside, a turn takes some twenty instructions less.
+// waits for anybody (cp.async, from Ampere on; Turing loads and stores). Beside RowRing, whose passes copy what comes next, and put
+// together what lies partly outside, a turn takes some twenty instructions less.
 #pragma once
 
 #include <flashinfer/gpu/ptx/cp_async_sm80.cuh>
@@ -68,8 +68,8 @@ class RowHeld {
  private:
   unsigned char* const own_;
   const Row slice_;
-  const T* const from_;     // this thread's first vector
-  const int first_whole_;   // vectors of the slice from it on, whole_ of them, lie within the row; others are put together
+  const T* const from_;    // this thread's first vector
+  const int first_whole_;  // vectors of the slice from it on, whole_ of them, lie within the row; others are put together
   const uint32_t whole_;
 
   __device__ int chunks() const { return ceil_div(slice_.count, kThreads); }

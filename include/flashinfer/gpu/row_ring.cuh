@@ -11,8 +11,8 @@
 namespace flashinfer::gpu {
 
 /// A chunk is a vector of 16 bytes a thread, and a warp's are neighbours. The ring has place for kChunks. kPadding: what lies outside the
-/// row or the slice. A warp has a multiple of kTogether chunks. kOnce: the first chunks, as all that
-/// for_each_eight() reads, are seldom read again.
+/// row or the slice. A warp has a multiple of kTogether chunks. kOnce: the first chunks, as all that for_each_eight() reads, are
+/// seldom read again.
 template <class T, int kThreads, int kChunks, uint32_t kPadding = 0, bool kAnywhere = false, int kTogether = 1, bool kOnce = false>
 class RowRing {
   static constexpr int kSlot = kThreads * 16, kWarps = kThreads / kWarpSize;

@@ -104,7 +104,8 @@ struct RowStream {
       const auto copy_all = [&](bool words) {
 #pragma unroll
         for (int i = 0; i < kTogether; ++i)
-          Row::template copy<kOnce>(own + to + i * kVecBytes, row + index + i * kApart * kVec, uint32_t(index + i * kApart * kVec) < end, words);
+          Row::template copy<kOnce>(own + to + i * kVecBytes, row + index + i * kApart * kVec, uint32_t(index + i * kApart * kVec) < end,
+                                    words);
       };
       if (by_words) [[unlikely]]
         copy_all(true);

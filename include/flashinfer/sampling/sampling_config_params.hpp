@@ -159,7 +159,8 @@ struct ToppRenormConfig {
   FLASHINFER_HOST_DEVICE constexpr bool bins_apart() const { return cluster > 2 || (candidates > 0 && blocks == 1); }
   /// Chunks; candidates; lists of elements and what sorts them, or sums, which with candidates lie in the place of both; mail.
   FLASHINFER_HOST_DEVICE constexpr int32_t smem_bytes() const {
-    const int32_t inbox = cluster > 1 ? threads * 8 + cluster * 4 : 0, bins = bins_apart() ? 17 * 1024 + cluster * 128 + 128 + (cluster == 1 ? 8448 : 0) : 0;
+    const int32_t inbox = cluster > 1 ? threads * 8 + cluster * 4 : 0,
+                  bins = bins_apart() ? 17 * 1024 + cluster * 128 + 128 + (cluster == 1 ? 8448 : 0) : 0;
     const int32_t list = 67 * 512, ring = chunks * threads * 16, mail = 2048 + cluster * 64 + inbox + (candidates > 0 ? threads : 0);
     if (candidates > 0) return bins + max(ring, list) + max(threads / 32 * candidates * 6, list) + mail;
     return ring + bins + list + mail;

@@ -258,7 +258,7 @@ class ProbBins {
     return {key(max(smem.last, 0)), key(smem.first < 0 ? kBins : smem.first + 1) - 1};
   }
   static __device__ Goals goals(int bits, float top_p, uint64_t total) {
-    // In floats, whose roundings are less than `rounding`: in doubles, as needed_mass(), it takes twice as long (300 clocks).
+    // In floats, whose roundings are less than `rounding`: the steps of needed_mass(), in doubles, all threads would wait for.
     const uint64_t share = top_p > 0 ? uint64_t(fminf(top_p, 1.0f) * float(total)) : 0;
     const uint64_t goal = max(min(share, total), uint64_t(1)), rounding = goal >> 16;
     return {goal - (goal >> (bits - 1)) - rounding, goal + rounding};
@@ -299,7 +299,7 @@ class ProbBins {
       for (int i = 0; i < kOwn; ++i) {
         const bool before = reaches(above);
         above += both(mass(sums[i], bits_, top), counts[i]);
-        // What is cut off their masses, a bin has more of than all together.
+        // Of the masses more is cut off, bin by bin, than of all together: if it is none before, it is the last.
         if (!before && (i == kOwn - 1 || reaches(above))) smem_.first = int(above & kCounts), smem_.last = top - i;
       }
     }

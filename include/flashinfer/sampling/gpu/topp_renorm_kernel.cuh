@@ -3,8 +3,8 @@
 //
 // Threads:  a block for each row, so that nobody waits for other blocks, two on an SM where rows are many, one of which copies or writes
 //           while the other thinks; clusters where rows are few.
-// Memory:   a ring of chunks (row_ring.cuh), or all of a cluster's slices; candidates. What a step of few elements needs lies where the
-//           step before had its own, or an SM would have no room for two blocks.
+// Memory:   a ring of chunks (row_ring.cuh), or all of a cluster's slices (row_held.cuh); candidates. What a step of few elements needs
+//           lies where the step before had its own, or an SM would have no room for two blocks.
 // Method where few elements are kept (keep_few), bound by memory, a read and a write:
 //           1. Sums of probabilities by their upper bits (prob_bins.cuh), of a twentieth of the row, leave a value that the boundary is
 //              hardly below: of what a block's warps begin with, or, where a pair shares the row, of what both read beside it.
@@ -76,9 +76,8 @@ struct ToppRenormKernel {
   using Prefix = gpu::RowPrefix;
   static constexpr bool kHeld = kConfig.held;
   static_assert(!kHeld || !kFew);
-  using Ring = conditional_t<
-      kHeld, gpu::RowHeld<T, kThreads, kConfig.chunks>,
-      gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kFew ? 8 / Row::kVec : 1), (kFew && kMinBlocks == 1)>>;
+  using Ring = conditional_t<kHeld, gpu::RowHeld<T, kThreads, kConfig.chunks>,
+                             gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kFew ? 8 / Row::kVec : 1), (kFew && kMinBlocks == 1)>>;
   using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew && kCluster == 1>;
   using RankBins = gpu::RankBins<kThreads, Group, kCluster>;
   using RankRange = gpu::RankRange;
@@ -88,7 +87,7 @@ struct ToppRenormKernel {
   static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
   static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, Row::kVec>;
-  static constexpr int kAtOnce = kMinBlocks == 1 ? 4 : 2;  // of what a lane looks at of them
+  static constexpr int kAtOnce = kMinBlocks == 1 ? 4 : 2;                                         // of what a lane looks at of them
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // vectors of a thread
   static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
@@ -191,10 +190,7 @@ struct ToppRenormKernel {
   uint32_t chunks_ = 0;                // those in which this thread has seen what may be kept, by their numbers' low bits
 
   __device__ ToppRenormKernel(const Params& p, Smem& smem, int row)
-      : p_(p),
-        smem_(smem),
-        ring_(smem.ring, Row(input(p, row), p.vocab_size, kCluster, Group::rank())),
-        group_(smem.group) {}
+      : p_(p), smem_(smem), ring_(smem.ring, Row(input(p, row), p.vocab_size, kCluster, Group::rank())), group_(smem.group) {}
   __device__ static const T* input(const Params& p, int row) { return static_cast<const T*>(p.input) + row * p.input_stride; }
 
   __device__ void renorm() {

@@ -21,7 +21,9 @@ inline void cp_async(uint32_t smem, const void* global, uint32_t bytes, bool val
   emulation::Block::current().fiber().open.push_back({to, global, valid, bytes});
 }
 template <bool kOnce = false>
-void cp_async_16(uint32_t smem, const void* global, bool valid) { cp_async(smem, global, 16, valid); }
+void cp_async_16(uint32_t smem, const void* global, bool valid) {
+  cp_async(smem, global, 16, valid);
+}
 inline void cp_async_4(uint32_t smem, const void* global, bool valid) { cp_async(smem, global, 4, valid); }
 inline void cp_async_commit() {
   emulation::Fiber& self = emulation::Block::current().fiber();
