@@ -10,7 +10,7 @@
 namespace flashinfer::gpu {
 
 /// kApart: with every vector comes another, so many behind it. The ring has place for kStages, which need not be a power of two.
-/// kOnce: what is read need not stay in L2.
+/// kOnce: what is read leaves L2 first, to what the kernel writes.
 template <class T, int kThreads, int kStages, bool kAnywhere = false, int kApart = 0, bool kOnce = false>
 struct RowStream {
   using Row = RowVectors<T, kAnywhere>;

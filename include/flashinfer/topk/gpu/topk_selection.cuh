@@ -36,7 +36,7 @@ struct NoSum {
   __device__ void add(const float (&)[kVec]) {}
 };
 
-/// `kMany`: as TopkSample has it. `kNan`: whether the row has a NaN is wanted too. `RowSum`: and a sum.
+/// `kMany`: as TopkSample has it. `kNan`: whether the row has a NaN is wanted too. `RowSum`: and a sum. `kOnce`: as RowStream has it.
 template <TopkConfig kConfig, bool kMany, bool kNan, class RowSum = NoSum, bool kOnce = false>
 class TopkSelection : TopkSample<kConfig, kMany> {
   using Sample = TopkSample<kConfig, kMany>;
