@@ -1,6 +1,7 @@
 // A slice of a row, read several times, that shared memory has room for as a whole: copied once, by every thread for itself, so that nobody
 // waits for anybody (cp.async, from Ampere on; Turing loads and stores). Beside RowRing, whose passes copy what comes next, and put
-// together what lies partly outside, a turn takes some twenty instructions less.
+// together what lies partly outside, a turn takes some twenty instructions less. (RowSlots takes one row after another, and floats in the
+// place of elements.)
 #pragma once
 
 #include <flashinfer/gpu/ptx/cp_async_sm80.cuh>

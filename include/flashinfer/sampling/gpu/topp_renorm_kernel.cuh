@@ -70,6 +70,7 @@ struct ToppRenormKernel {
   using Prefix = gpu::RowPrefix;
   static constexpr bool kHeld = kConfig.held;
   static_assert(!kHeld || !kFew);
+  // Two blocks an SM have 64 registers a thread, and would spill if the first chunks left L2 first, too.
   using Ring = conditional_t<kHeld, gpu::RowHeld<T, kThreads, kConfig.chunks>,
                              gpu::RowRing<T, kThreads, kConfig.chunks, 0, false, (kFew ? 8 / Row::kVec : 1), (kFew && kMinBlocks == 1)>>;
   using Bins = gpu::ProbBins<kThreads, Group, kCluster, kFew && kCluster == 1>;
@@ -81,7 +82,7 @@ struct ToppRenormKernel {
   static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
   static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, Row::kVec>;
-  static constexpr int kAtOnce = kMinBlocks == 1 ? 4 : 2;                                         // of what a lane looks at of them
+  static constexpr int kAtOnce = kMinBlocks == 1 ? 4 : 2;  // candidates that a lane looks at together
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // vectors of a thread
   static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
@@ -301,8 +302,9 @@ struct ToppRenormKernel {
     }
   }
 
-  /// Lists the elements of a range, and notes the chunks that have them or larger ones. `span`: the extremes of what this thread has
-  /// listed. Returns the masses of the row and of what lies above the range. The blocks meet. `empty`: the counts of places are.
+  /// Lists the elements of a range, and notes the chunks that have them or larger ones, if they are to be copied again. `span`: the
+  /// extremes of what this thread has listed. Returns the masses of the row and of what lies above the range. The blocks meet. `empty`: the
+  /// counts of places are.
   __device__ typename Group::Pair list(const RankRange& range, RankRange& span, bool empty) {
     if (!empty) {
       clear_places(smem_.turn.list);
@@ -318,12 +320,9 @@ struct ToppRenormKernel {
     for_each(ring_, [&](const float(&x)[kVec], int first, int chunk) {
       float f[kVec];
       bool counts[kVec];
-      uint32_t own = 0;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        f[j] = weight_(x[j]), counts[j] = x[j] > most;
-        own |= x[j] >= least && !counts[j] ? 1u << j : 0u;
-      }
+      for (int j = 0; j < kVec; ++j) f[j] = weight_(x[j]), counts[j] = x[j] > most;
+      const uint32_t in_range = gpu::hits_of<kVec>([&](int j) { return x[j] >= least && !counts[j]; });
       sum.add(f, counts, sum_above);
       if constexpr (!kHeld) {
         float largest = x[0];
@@ -331,7 +330,7 @@ struct ToppRenormKernel {
         for (int j = 1; j < kVec; ++j) largest = fmaxf(largest, x[j]);
         if (largest >= least) chunks_ |= 1u << chunk % 32;
       }
-      gpu::for_each_hit(own, [&](int j, uint32_t& hits) {
+      gpu::for_each_hit(in_range, [&](int j, uint32_t& hits) {
         const bool full = is_full();
         if (full && of_values && count_hits(x, first, hits, span)) return;
         const int index = first + j;
