@@ -41,6 +41,7 @@ def logits_of(kind, batch_size, vocab_size):
 KINDS = ["normal", "zipf", "flat", "tied", "rounded", "mostly tied", "masked", "falling"]
 OF_LOGITS = {
     "from_logits": lambda x: sampling.sampling_from_logits(x, **DRAW),
+    "top_p 0.9 of logits": lambda x: sampling.top_k_top_p_sampling_from_logits(x, None, 0.9, **DRAW),
     "joint of logits": lambda x: sampling.top_k_top_p_sampling_from_logits(x, 50, 0.9, filter_apply_order="joint", **DRAW),
     "top_k = V, top_p = 1": lambda x: sampling.top_k_top_p_sampling_from_logits(x, x.shape[1], 1.0, filter_apply_order="joint", **DRAW),
     "softmax": lambda x: sampling.softmax(x),

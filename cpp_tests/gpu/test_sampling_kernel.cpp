@@ -349,9 +349,10 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
                                             {0.99995f, 0.9999f, 0.5f, 0.9999999f, 0.0f, 0.1f, 1.0f, -1.0f, 2.0f},
                                             {0.999f, 1.0f, 0.01f, 1e-9f, 0.7f, 0.97f, NAN, 0.5f, 0.0f}};
   uint32_t turn = seed;
-  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f, -1.0f, -2.0f, -3.0f}) {
+  for (float scale : {1.0f, 3000.0f, 1e7f, 1e-9f, 0.0f, -1.0f, -2.0f, -3.0f, -4.0f}) {
     if (scale < 0 && !std::is_same_v<T, float>) continue;
     if (scale == -3 && (kConfig.cluster == 1 || vocab_size < 4096)) continue;
+    if (scale == -4 && vocab_size < 4096) continue;
     const float* const shares = top_p[scale < 0 ? 0 : turn++ % 3];
     if (kConfig.cluster > 2 && scale > 1) continue;  // slow
     if (kSanitized && scale != 1 && scale != 0 && scale > -2) continue;
@@ -362,10 +363,12 @@ void expect_same_topp_renorm(int64_t vocab_size, uint32_t seed) {
         const float last = bit_cast<float>(bit_cast<uint32_t>(x) | 0xffffu);
         const float place = float((i * 7919) % 50021), in_one_bin = (1 + 1e-7f * place) / float(vocab_size);
         const float in_five_bins = (1 + 8e-7f * place) / float(vocab_size);
+        const float of_few_values = x > 0 ? std::exp2(2 * std::round(std::log2(x) / 2)) : x;
         rows.row(r)[i] = from_float<T>(scale > 0     ? x * scale
                                        : scale == -1 ? last
                                        : scale == -2 ? in_one_bin
                                        : scale == -3 ? in_five_bins
+                                       : scale == -4 ? of_few_values
                                                      : float((i * 7 + r) % (3 + r)) / 8 - 0.25f);
       }
     if (scale == 0 && vocab_size > 4)

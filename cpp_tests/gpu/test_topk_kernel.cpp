@@ -199,6 +199,49 @@ TEST(TopkKernel, MisleadingSamples) {
   }
 }
 
+/// How the first k of a row were chosen. Among few: no block read the whole row once more.
+template <TopkConfig kConfig>
+auto chosen_of(Rows<float>& x, int k, int capacity) {
+  using Selection = gpu::TopkSelection<kConfig, true, false>;
+  auto chosen = Selection::Chosen::elsewhere;
+  const TieBreak tie_break = TieBreak::small;
+  emulation::Block::run_grid(
+      unsigned(kConfig.cluster), unsigned(kConfig.threads), size_t(kConfig.smem_bytes(capacity)), 1,
+      [&] {
+        Selection::begin(k);
+        Selection selection(x.at(0), int(x.width), k, capacity, tie_break, k);
+        selection.collect();
+        const auto own = selection.choose(true, [](int, uint64_t) {});
+        if (Selection::Group::rank() == 0 && threadIdx.x == 0) chosen = own;
+      },
+      unsigned(kConfig.cluster));
+  return chosen;
+}
+
+/// The largest lie together in one chunk, in order or not: more of that than its share of those wanted reach the bound.
+TEST(TopkKernel, SortedRows) {
+  const auto expect_few = [&]<TopkConfig kConfig>(int k) {
+    for (Values kind : {Values::ascending, Values::descending}) {
+      expect_top_k<kConfig>(2048, kind, 1, 128256, k, true, TieBreak::small);
+      Rows<float> x(1, 128256, kind, 1);
+      for (bool shuffled : {false, true}) {
+        if (shuffled) std::shuffle(x.at(0), x.at(0) + 256, std::mt19937(5));
+        const auto chosen = chosen_of<kConfig>(x, k, 2048);
+        EXPECT_EQ(int(chosen), int(decltype(chosen)::among_few)) << "values " << int(kind) << (shuffled ? " shuffled" : "");
+      }
+    }
+  };
+  expect_few.operator()<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 2, .stages = 4}>(64);
+  expect_few.operator()<TopkConfig{.input = DType::f32, .threads = 1024, .vecs = 2, .stages = 4}>(64);
+  expect_few.operator()<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 2, .stages = 4, .cluster = 4}>(40);
+  for (Values kind : {Values::ascending, Values::descending}) {  // more than have their places counted
+    expect_top_k<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 2, .stages = 4, .cluster = 6}>(2048, kind, 1, 128255, 64, true,
+                                                                                                        TieBreak::large);
+    expect_top_k<TopkConfig{.input = DType::f32, .threads = 512, .vecs = 4, .stages = 0, .cluster = 16}>(2048, kind, 1, 128256, 64, true,
+                                                                                                         TieBreak::small);
+  }
+}
+
 /// Of a cluster one block has all of the largest, whose bound is too high for the others then, or all but one have them.
 TEST(TopkKernel, PartsThatDiffer) {
   constexpr TopkConfig kHeld{.input = DType::f32, .threads = 256, .vecs = 2, .stages = 0, .cluster = 8};

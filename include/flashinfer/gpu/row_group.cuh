@@ -48,6 +48,11 @@ class RowGroup {
   }
 
   __device__ explicit RowGroup(Smem& smem) : smem_(smem) {}
+  /// As a function leaves it that was given a copy: of the same shared memory.
+  __device__ RowGroup& operator=(const RowGroup& after) {
+    turn_ = after.turn_;
+    return *this;
+  }
   /// Of this block in the group.
   __device__ static int rank() {
     if constexpr (kCluster > 1) return int(ptx::cluster_rank());

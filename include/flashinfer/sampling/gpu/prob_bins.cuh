@@ -46,6 +46,7 @@ class ProbBins {
     uint32_t octaves[kOctaves], told[kCluster][kOctaves];  // sums, of this block and as those of a cluster tell each other
     uint64_t partial[kWarps];
     int first, last;
+    uint32_t tied;  // bits of a value that half of what a warp has added at once were
     conditional_t<kFine, Fine, Nothing> window;
     conditional_t<(kCluster > 1), Told, Nothing> of_first;
   };
@@ -62,11 +63,13 @@ class ProbBins {
 
   /// The threads meet before the first add().
   static __device__ void clear(Smem& smem) {
+#pragma unroll 1
     for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.sums[bin] = 0;
-    if (threadIdx.x == 0) smem.first = smem.last = -1;
+    if (threadIdx.x == 0) smem.first = smem.last = -1, smem.tied = 0;
   }
   static __device__ void clear_window(Smem& smem) {
     if constexpr (kFine)
+#pragma unroll 1
       for (int bin = int(threadIdx.x); bin < kFineBins; bin += kThreads) smem.window.sums[bin] = 0;
   }
   /// By whole warps. Where the elements of some vector are equal, so may be many of the warp, which would queue at one bin: one lane adds
@@ -85,7 +88,10 @@ class ProbBins {
         count += __popc(__ballot_sync(0xffffffffu, x[j] == tied));
         if (x[j] == tied) y[j] = 0;
       }
-      if (threadIdx.x % kWarpSize == 0) add<kInto>(tied, uint32_t(count));
+      if (threadIdx.x % kWarpSize == 0) {
+        add<kInto>(tied, uint32_t(count));
+        if (2 * count >= kCount * kWarpSize) smem_.tied = bit_cast<uint32_t>(tied);  // any of such
+      }
       if (count == kCount * kWarpSize) return;
     }
 #pragma unroll
@@ -113,6 +119,9 @@ class ProbBins {
       for (int to = warp; to < kCluster; to += kWarps) Group::of(smem_.told[Group::rank()], to)[lane] = smem_.octaves[lane];
     }
   }
+
+  /// order_key of a value that many neighbours have, or of zero. When the threads have met.
+  __device__ uint32_t tied() const { return order_key(bit_cast<float>(smem_.tied)); }
 
   /// Keys of the least and the largest value with which the mass of what is not smaller may reach top_p of `total`. Right but for what the
   /// caller sees from exact masses: a row that does not sum to one, roundings of `total`. In every thread, which meet; after tell() in

@@ -43,7 +43,8 @@ struct RaceKernel {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     Row::clear(smem.row);
-    if (kCluster > 1) Group::begin(smem.row.group);
+    // A row that is listed is sampled at once; others meet before they are looked at.
+    if (kCluster > 1 || kLists) Group::begin(smem.row.group);
     const int row = int(blockIdx.x) / kCluster;
     // Addresses first, unless they are still to be read: beside the wait ptxas puts them behind it, before the first copy.
     if (p.indices) gpu::ptx::griddep_wait();
@@ -99,8 +100,8 @@ struct RaceKernel {
 
   const Params& p_;
   Smem& smem_;
-  const int index_;     // of the row
-  bool begun_ = false;  // its first look
+  const int index_;    // of the row
+  bool begun_ = true;  // its first look
   Row row_;
 
   __device__ RaceKernel(const Params& p, Smem& smem, int index)
@@ -111,35 +112,39 @@ struct RaceKernel {
   __device__ float temperature() const { return p_.temperature.at(index_, p_.input_row(index_)); }
 
   __device__ void draw() {
-    if (!kLists) row_.slice.begin();  // while seeds are read
+    // While seeds are read.
+    conditional_t<kLists, typename Row::List::Sample, Nothing> sample;
+    if constexpr (kLists) sample.times = row_.slice.sample(sample.x);
+    row_.slice.begin();
     if (kLogits) row_.weight.scale = logit_scale(temperature());
     const Noise noise(p_.seed.at(index_, index_), p_.offset.at(index_, index_), p_.draw(index_));
     const float top_p = kConfig.top_p ? p_.top_p.at(index_, p_.input_row(index_)) : 1.0f;
     uint64_t winner = 0;
-    if (!race_listed(noise.sparse(), top_p, winner)) winner = kept_winner(noise, top_p);
+    if (!race_listed(sample, noise.sparse(), top_p, winner)) winner = kept_winner(noise, top_p);
     if (Group::rank() != 0 || threadIdx.x != 0) return;
     write_token(p_, index_, winner ? int32_t(index_of_rank(winner)) : 0);
     if (p_.valid) p_.valid[index_] = winner != 0;
   }
   /// The winner among what top_p keeps, if that is few, or 0; false: the whole row must race, of which the first look has begun if
   /// `begun_`.
-  __device__ bool race_listed(const FewNoise& noise, float top_p, uint64_t& winner) {
+  template <class Sample>
+  __device__ bool race_listed(const Sample& sample, const FewNoise& noise, float top_p, uint64_t& winner) {
     if constexpr (kLists) {
       if (threadIdx.x == 0) smem_.below = smem_.unsure.most = 0, smem_.unsure.count = 0;
       if (top_p >= 1) return false;
       typename Row::List list = row_.list();
-      begun_ = true;
-      const bool few = list.begin(fmaxf(top_p, 0.0f));
+      const bool few = list.is_few(sample, fmaxf(top_p, 0.0f));
       if (kEdges && threadIdx.x == 0 && !few) smem_.below = list.low(), smem_.unsure.most = list.high();
       if (!few) return false;
       begun_ = false;
       if (!list.list(top_p, row_.roundings())) return false;
-      if (!row_.weight.set(value_of_order_key<float>(list.most()), 1)) return true;
+      if (!row_.set_weight(value_of_order_key<float>(list.most()), 1)) return true;
       uint64_t rank = gpu::kLowestRank - 1;
       while ((winner = list.race(noise, rank + 1))) {
         rank = rank_of(winner);
         const auto [before, total] = list.share_before(rank);
         if (row_.keeps(rank, top_p, before, total)) break;
+        rank = max(rank, row_.refused());
       }
       return true;
     }
@@ -148,22 +153,23 @@ struct RaceKernel {
   /// The winner of the row among what top_p and min_p keep.
   __device__ uint64_t kept_winner(const Noise& noise, float top_p) {
     Rest rest;
-    uint64_t winner = race(noise, rest), refused = 0;
+    uint64_t winner = race(noise, rest);
     top_p = gpu::ptx::opaque(top_p);  // or what follows from it is known beforehand, and spills
     const FewNoise few = noise.sparse();
     if constexpr (kEdges) {
-      if (rest.valid && !(top_p >= 1)) refused = row_.find_edges(top_p, p_.vocab_size);
-      const auto is_refused = [&](float x) { return (uint64_t(order_key(x)) << 32 | 0xffffffffu) <= refused; };
+      if (rest.valid && !(top_p >= 1)) row_.find_edges(top_p);
+      const auto is_refused = [this](float x) { return order_rank(order_key(x), 0) <= row_.refused(); };
       bool right = !(below() > kNever) || is_refused(below());
       if constexpr (kLists) {
         // What is not above a value that is refused itself does not matter; if that is kept, what has been noted does.
         if (rest.valid && right && surely_kept() > below() && !is_refused(surely_kept())) {
-          right = winner && row_.surely_keeps(surely_kept()) && best_of_unsure(winner, refused, top_p);
+          right = winner && row_.surely_keeps(surely_kept()) && best_of_unsure(winner, top_p);
           if (right) return winner;
         }
       }
-      // Where the sample was wrong, all race.
-      if (rest.valid && !right) rest.races = rest.all = true;
+      // Where the sample was wrong, all race that may be kept, beside the best that surely is.
+      if (rest.valid && !right)
+        rest.races = rest.all = true, rest.floor = max(rest.floor, row_.refused() + 1), rest.sure = row_.surely_kept();
     }
     for (;;) {
       if (rest.races) winner = race_again(few, rest);  // one copy
@@ -171,34 +177,33 @@ struct RaceKernel {
       if constexpr (kAsks) return judge(few, winner, top_p);
       if (row_.keeps(rank_of(winner), top_p)) return winner;
       row_.slice.prefetch_column_of(index_of_rank(winner));  // it races again in any case, and the others wait for it
-      rest = {.valid = true, .races = true, .floor = max(rank_of(winner), refused) + 1};
+      rest = {.valid = true, .races = true, .floor = max(rank_of(winner), row_.refused()) + 1};
     }
   }
   /// Puts what is better and kept, of what the sample is not sure of, in the place of the best that surely is. False: it had no room for
   /// all of that. The same in all blocks.
-  __device__ bool best_of_unsure(uint64_t& winner, uint64_t refused, float top_p) {
+  __device__ bool best_of_unsure(uint64_t& winner, float top_p) {
     constexpr uint64_t kLost = ~uint64_t(0);
     for (;;) {
       const int count = int(smem_.unsure.count);
       uint64_t best = count > Unsure::kRoom ? kLost : 0;
       if (int(threadIdx.x) < min(count, Unsure::kRoom)) {
         const uint64_t entry = smem_.unsure.entries[threadIdx.x];
-        if (entry > winner && rank_of(entry) > refused) best = max(best, entry);
+        if (entry > winner && rank_of(entry) > row_.refused()) best = max(best, entry);
       }
       best = row_.group.max(best);
       if (best == kLost) return false;
       if (!best) return true;
-      refused = rank_of(best);
-      if (!row_.keeps(refused, top_p)) continue;  // nor what comes after it
+      if (!row_.keeps(rank_of(best), top_p)) continue;  // nor what comes after it
       winner = best;
       return true;
     }
   }
   /// What must race again, if the row is valid: the elements from a rank up that have a chance beside another, or beside none; `all` of
-  /// them, or those of columns that are known to have better ones.
+  /// them, or those of columns that are known to have better ones. What columns know counts from the rank `sure` up.
   struct Rest {
     bool valid = false, races = false, all = false;
-    uint64_t floor = gpu::kLowestRank, other = 0;
+    uint64_t floor = gpu::kLowestRank, other = 0, sure = 0;
   };
   /// Of the element that has this score.
   __device__ uint64_t rank_of(uint64_t entry) const { return row_.slice.rank_of(index_of_rank(entry)); }
@@ -267,7 +272,7 @@ struct RaceKernel {
     const Outcome outcome =
         row_.group.all(Outcome{scores.best, Weight::key_of(scores.second), scores.most != scores.most ? ~0u : order_key(scores.most)});
     const uint64_t best = outcome.best;
-    rest.valid = outcome.most != ~0u && row_.weight.set(value_of_order_key<float>(outcome.most), temperature());
+    rest.valid = outcome.most != ~0u && row_.set_weight(value_of_order_key<float>(outcome.most), temperature());
     if (!rest.valid) return 0;
     if constexpr (kConfig.min_p) {
       rest.floor = row_.weight.floor(min_p);
@@ -282,7 +287,7 @@ struct RaceKernel {
   __device__ uint64_t race_again(const FewNoise& noise, const Rest& rest) {
     if constexpr (kKnows) {
       const uint64_t best = best_of_lane();
-      return race_known(noise, rest.floor, row_.group.max(best && !rest.all && rank_of(best) >= rest.floor ? best : 0), rest.all);
+      return race_known(noise, rest.floor, row_.group.max(best && rank_of(best) >= max(rest.floor, rest.sure) ? best : 0), rest.all);
     } else {
       return row_.group.max(race_columns(noise, rest.floor, 1, rest.other, 0));
     }

@@ -40,17 +40,20 @@ class RaceList {
   };
   __device__ RaceList(Smem& smem, Slice& slice, Group& group) : smem_(smem), slice_(slice), group_(group), candidates_(smem.candidates) {}
 
-  /// The threads meet before begin().
+  /// The threads meet before is_few().
   static __device__ void clear(Smem& smem) {
+#pragma unroll 1
     for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.counts[bin] = 0;
     if (threadIdx.x == 0) smem.low = -1, smem.high = kBins, smem.bar = 0;
   }
 
-  /// Begins a look at the row, and says whether what top_p may keep seems to be few. The threads meet.
-  __device__ bool begin(float top_p) {
-    float x[Slice::kSampled];
-    const float times = slice_.sample(x);
-    slice_.begin();
+  /// What each thread has of the sample, and how many times as many the row has.
+  struct Sample {
+    float x[Slice::kSampled], times;
+  };
+  /// Says whether what top_p may keep seems to be few, by a sample of the row. The threads meet.
+  __device__ bool is_few(const Sample& sample, float top_p) {
+    const auto& [x, times] = sample;
 #pragma unroll
     for (int j = 0; j < Slice::kSampled; ++j)
       if (x[j] > 0) atomicAdd(&smem_.counts[min(max(int(bit_cast<uint32_t>(x[j]) >> kShift) - kFirst, 0), kBins - 1)], 1u);
@@ -84,7 +87,7 @@ class RaceList {
     return low >= 0 && float(low & ((1 << kCountBits) - 1)) * times < 0.7f * float(kRoom * kWarps * kCluster);
   }
 
-  /// Reads the row, after begin(). False: the whole row must race, as one with a NaN or a negative element does.
+  /// Reads the row, a look at which has begun. False: the whole row must race, as one with a NaN or a negative element does.
   __device__ bool list(float top_p, float error) {
     float total = 0;
     uint32_t most = 0;  // bits, in the order of what is not negative, and all else above
@@ -108,10 +111,10 @@ class RaceList {
     most_ = seen.most, total_ = seen.total;
     return !seen.lost && seen.listed > (fmaxf(top_p, 0.0f) + error) * seen.total;
   }
-  /// What the sample says that top_p surely keeps nothing below of, if the row sums to one; 0: it does not know.
-  __device__ float low() const { return low_; }
+  /// The largest of what the sample says top_p surely keeps nothing of, if the row sums to one; 0: it does not know.
+  __device__ float low() const { return low_ > 0 ? bit_cast<float>(bit_cast<uint32_t>(low_) - 1) : 0.0f; }
   /// From which on it surely keeps all, if the row sums to one; low(): the sample does not know.
-  __device__ float high() const { return high_; }
+  __device__ float high() const { return high_ > low_ ? high_ : low(); }
   /// order_key of the row's largest element.
   __device__ uint32_t most() const { return most_; }
 

@@ -4,7 +4,9 @@
 // Of a row of which a sample says that few elements may be kept, these race alone (race_list.cuh). Else:
 // Bounds of that mass come from counts of what weighs about the same, taken as the row is read (weight_counts.cuh); where rows are many
 // these tell at once for all elements where top_p ends. What they do not decide, two rows in a thousand, and rows of which nothing was
-// counted, are looked at again, first for sums of floats; what these do not decide has exact masses.
+// counted, are looked at again, first for sums of floats; what these do not decide has exact masses. Where many elements have the value at
+// which top_p ends (rounded logits), the look tells of all of them at once (H200, us of 128 such rows in the place of one look for each
+// that seems to win: 118, now see NOTES).
 #pragma once
 
 #include <flashinfer/gpu/ptx/opaque.cuh>
@@ -12,6 +14,7 @@
 #include <flashinfer/sampling/gpu/race.cuh>
 #include <flashinfer/sampling/gpu/race_list.cuh>
 #include <flashinfer/sampling/gpu/race_slice.cuh>
+#include <flashinfer/sampling/gpu/row_ties.cuh>
 #include <flashinfer/sampling/gpu/weight_counts.cuh>
 
 namespace flashinfer::gpu {
@@ -41,11 +44,22 @@ class RaceRow {
 
  public:
   using List = RaceList<Slice, Group, kConfig.threads, kConfig.cluster, kConfig.candidates>;
+  using Ties = RowTies<kConfig.threads>;
+  /// A rank that is not kept, nor anything after it, and one that is, with all before it.
+  struct Known {
+    uint64_t refused, kept;
+  };
+  static constexpr Known kNothing{0, ~uint64_t(0)};
   struct Smem {
     typename Slice::Smem slice;
     typename Group::Smem group;
-    conditional_t<kCounts, typename Counts::Smem, Nothing> counts;
+    union {
+      conditional_t<kCounts, typename Counts::Smem, Nothing> counts;
+      conditional_t<kEdges, typename Ties::Smem, Nothing> ties;  // when the edges are known
+    };
     conditional_t<kLists, typename List::Smem, Nothing> list;
+    conditional_t<kEdges, Known, Nothing> known;
+    conditional_t<kEdges, Weight, Nothing> weight;  // for learn(), up to which it would not stay in registers
   };
 
   Slice slice;
@@ -53,12 +67,14 @@ class RaceRow {
   Weight weight;  // of a logit, its scale; the rest when the row's maximum is known
 
   __device__ RaceRow(Smem& smem, const void* row, int vocab_size)
-      : slice(smem.slice, row, vocab_size, Group::rank()), group(smem.group), counts_(smem.counts), list_(smem.list) {}
+      : slice(smem.slice, row, vocab_size, Group::rank()), group(smem.group), smem_(smem), counts_(smem.counts) {}
 
   /// The threads meet before the first count().
   __device__ static void clear(Smem& smem) {
     if constexpr (kCounts) Counts(smem.counts).clear();
     if constexpr (kLists) List::clear(smem.list);
+    if constexpr (kEdges)
+      if (threadIdx.x == 0) smem.known = kNothing;
   }
   /// Logits: log2 of what the row seems to weigh, the same in all of its blocks: by a sample, its largest element for itself and the rest
   /// for as many as they are fewer than the row.
@@ -96,41 +112,68 @@ class RaceRow {
   }
 
   /// What races if it is few.
-  __device__ List list() { return List(list_, slice, group); }
+  __device__ List list() { return List(smem_.list, slice, group); }
 
-  // After the row's maximum is known.
+  /// The row's maximum is known. False: there is nothing to weigh.
+  __device__ bool set_weight(float largest, float temperature) {
+    const bool valid = weight.set(largest, temperature);
+    if constexpr (kEdges)
+      if (threadIdx.x == 0) smem_.weight = weight;
+    return valid;
+  }
+
+  // After that.
 
   /// The least element that belongs to the mass that top_p is a share of. Those before a rank that min_p keeps do.
   __device__ void set_least_in_total(float least) { least_in_total_ = least; }
-  /// At once for all that may win: H100, us at 64 / 128 / 512 rows 24.4 / 37.7 / 112, by sums for each that wins 26.9 / 40.5 / 115, with a
-  /// top_p of 0.5 26.4 / 42.6 / 124 and 36.5 / 51.5 / 130. In larger clusters sums are told sooner. Returns a rank that surely is not kept.
-  __device__ uint64_t find_edges(float top_p, int32_t vocab_size) {
-    edges_ = Counts(counts_).find(fmaxf(top_p, 0.0f), weigh(weight.max), roundings());
-    if (edges_.first < 0) return 0;
-    const float edge = Counts::edge(edges_.first);
-    const float refused = kLogits ? (ptx::lg2(edge * (1 - 1e-4f)) + anchor_) / weight.scale : edge;
-    if (kLogits && !(weigh(refused) * (1 + Counts::kSlack) < edge)) return 0;  // around a large anchor they are coarse
-    return order_rank(order_key(refused), uint32_t(vocab_size - 1)) - 1;
+  /// At once for all that may win, by counts: H100, us at 64 / 128 / 512 rows 24.4 / 37.7 / 112, by sums for each that wins 26.9 / 40.5 /
+  /// 115, with a top_p of 0.5 26.4 / 42.6 / 124 and 36.5 / 51.5 / 130. In larger clusters sums are told sooner. The blocks meet.
+  __device__ void find_edges(float top_p) {
+    const auto [first, last] = Counts(counts_).find(fmaxf(top_p, 0.0f), weigh(weight.max), roundings());
+    // Logits whose weights are surely beyond a bin's edge, unless they are too coarse for that around a large anchor.
+    const auto beside = [&](float edge, float sign) {
+      return kLogits ? (ptx::lg2(edge * (1 + sign * 1e-4f)) + anchor_) / weight.scale : edge;
+    };
+    if (threadIdx.x == 0) {
+      Known known = kNothing;
+      const float above = Counts::edge(max(first, 0)), below = Counts::edge(last + 1);
+      const float refused = beside(above, -1), kept = beside(below, 1);
+      if (first >= 0 && (!kLogits || weigh(refused) * (1 + Counts::kSlack) < above))
+        known.refused = order_rank(order_key(refused), ~0u) - 1;
+      if (last < Counts::kUnknown.last && weigh(kept) * (1 - Counts::kSlack) >= below) known.kept = order_rank(order_key(kept), ~0u);
+      smem_.known = known;
+    }
+    __syncthreads();
   }
-  /// After find_edges(): whether it surely keeps what is greater than this.
-  __device__ bool surely_keeps(float x) const { return Counts::bin_or_none(weigh(x) * (1 - Counts::kSlack)) > edges_.last; }
+  /// With edges: a rank that surely is not kept, nor anything after it.
+  __device__ uint64_t refused() const {
+    if constexpr (kEdges) return smem_.known.refused;
+    return 0;
+  }
+  /// With edges: a rank from which up all is kept.
+  __device__ uint64_t surely_kept() const { return smem_.known.kept; }
+  /// With edges: whether it surely keeps what is greater than this.
+  __device__ bool surely_keeps(float x) const { return order_rank(order_key(x), ~0u) >= smem_.known.kept; }
   /// Whether top_p of the row keeps an element of this rank, or of what min_p keeps of the row. In all blocks.
   __device__ bool keeps(uint64_t rank, float top_p) {
     Verdict verdict = Verdict::unknown;
-    if constexpr (kEdges) verdict = by_edges(rank);
+    if constexpr (kEdges) verdict = rank <= smem_.known.refused ? Verdict::refused : rank >= smem_.known.kept ? Verdict::kept : verdict;
     return verdict == Verdict::unknown ? keeps_by_row(rank, top_p) : verdict == Verdict::kept;
   }
   /// By another look at the row, or two. Exact masses of logits take 40 us a row, of probabilities 15; sums of floats 15.
   __device__ bool keeps_by_row(uint64_t rank, float top_p) {
     Verdict verdict = Verdict::unknown;
     if constexpr (!kCounts || kLogits) verdict = by_sums(rank, top_p);
-    return verdict == Verdict::unknown ? by_masses(rank, top_p) : verdict == Verdict::kept;
+    if (verdict == Verdict::unknown) return by_masses(rank, top_p);
+    const bool kept = verdict == Verdict::kept;
+    if constexpr (kEdges) tell(smem_, kept ? Known{smem_.known.refused, rank} : Known{rank, smem_.known.kept});
+    return kept;
   }
 
   /// Whether top_p keeps an element before which, of what a list says, there is so much.
   __device__ bool keeps(uint64_t rank, float top_p, float before, float total) {
     const float needed = fmaxf(top_p, 0.0f) * total, error = roundings() * total;
-    return before + error < needed || (!(before - error > needed) && by_masses(rank, top_p));
+    return before + error < needed || (!(before - error > needed) && keeps(rank, top_p));
   }
 
   /// What this thread knows of the mass before an element: by how much it is at most too much for it to be kept, and at least enough for it
@@ -150,12 +193,11 @@ class RaceRow {
   }
 
  private:
+  Smem& smem_;
   decltype(Smem::counts)& counts_;
-  decltype(Smem::list)& list_;
   float anchor_ = 0;                   // of logits that are counted
   float seen_ = 0;                     // with counts: the mass of what this thread has read
   float least_in_total_ = -kInfinity;  // min_p
-  typename Counts::Edges edges_ = {};
 
   /// The weight of a sample, relative to its largest.
   struct Sample {
@@ -168,11 +210,6 @@ class RaceRow {
   __device__ float weigh(float x) const { return kLogits ? ptx::ex2(PortableScalar::fma(x, weight.scale, -anchor_)) : x; }
   __device__ bool in_total(float x) const { return !kConfig.min_p || x >= least_in_total_; }
 
-  __device__ Verdict by_edges(uint64_t rank) const {
-    const float winner = weigh(value_of_order_key<float>(key_of_rank(rank)));
-    if (Counts::bin_or_none(winner * (1 - Counts::kSlack)) > edges_.last) return Verdict::kept;
-    return Counts::bin_or_none(winner * (1 + Counts::kSlack)) < edges_.first ? Verdict::refused : Verdict::unknown;
-  }
   /// A fifth of the instructions of a logit's exact mass, half of a probability's.
   __device__ Verdict by_sums(uint64_t rank, float top_p) {
     float total = 0, before = 0;
@@ -191,6 +228,10 @@ class RaceRow {
     return part + error < needed ? Verdict::kept : part - error > needed ? Verdict::refused : Verdict::unknown;
   }
   __device__ bool by_masses(uint64_t rank, float top_p) {
+    if constexpr (kEdges) {
+      group = learn(smem_, slice, group, value_of_order_key<float>(key_of_rank(rank)), top_p);
+      return rank > smem_.known.refused;
+    }
     MassSum sum, before;
     const RowPrefix::Test is_before = RowPrefix{rank + 1, 0}.test();
     slice.for_each_backwards([&](const float(&x)[kVec], int first) {
@@ -202,6 +243,52 @@ class RaceRow {
     });
     const auto [total, mass] = group.sum(sum.total(), before.total());
     return mass < needed_mass(ptx::opaque(top_p), total);  // not as a double for all looks
+  }
+  /// Which elements of this value are kept. The blocks meet. A function of its own, for all that ask: it takes as long to compile as the
+  /// rest.
+  static __device__ __noinline__ Group learn(Smem& smem, Slice slice, Group group, float value, float top_p) {
+    __syncthreads();  // all threads know the edges
+    const Weight weight = smem.weight;
+    Ties::clear(smem.ties);
+    __syncthreads();  // nothing is counted
+    const Ties ties(smem.ties, slice.length());
+    MassSum sum, sum_above;
+    slice.for_each_backwards([&](const float(&x)[kVec], int first) {
+      float f[kVec];
+      bool counts[kVec];
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) f[j] = weight(x[j]), counts[j] = x[j] > value;
+      sum.add(f, counts, sum_above);
+#pragma unroll
+      for (int j = 0; j < kVec; ++j)
+        if (x[j] == value) ties.add(first + j);
+    });
+    const auto [total, above] = group.sum(sum.total(), sum_above.total());
+    const auto [own, before] = ties.count();
+    const int rank = Group::rank();
+    const uint64_t counts = group.sum(threadIdx.x == 0 ? uint64_t(own) << 32 * rank : 0);
+    const uint64_t all = uint32_t(counts) + (counts >> 32), others = rank > 0 ? uint32_t(counts) : 0;  // others: of the first block
+    const uint64_t needed = needed_mass(ptx::opaque(top_p), total), each = mass_of(weight(value));
+    const uint32_t key = order_key(value);
+    Known known{order_rank(key, 0), order_rank(key, ~0u)};
+    if (above >= needed) {
+      known.kept = smem.known.kept;
+    } else if (const uint64_t wanted = each ? (needed - above - 1) / each + 1 : ~uint64_t(0); wanted >= all) {
+      known.refused = smem.known.refused;
+    } else {
+      uint64_t last = 0;  // the last one that is kept, which one block has
+      if (wanted > others && wanted - others <= own)
+        last = order_rank(key, uint32_t(ties.find(uint32_t(wanted - others), before, [&](int index) { return slice.has(index, value); })));
+      last = group.max(last);
+      known = {last - 1, last};
+    }
+    tell(smem, known);
+    return group;
+  }
+  __device__ static void tell(Smem& smem, const Known& known) {
+    __syncthreads();  // all threads have read what was known
+    if (threadIdx.x == 0) smem.known = known;
+    __syncthreads();
   }
 };
 

@@ -91,8 +91,14 @@ class RaceSlice {
   }
   /// Of each thread, or one more.
   __device__ int elements() const { return turns(ptx::opaque(0)) * kStep; }  // once for all looks it would spill
+  __device__ int length() const { return slice_.length; }
   /// The rank of an element of the row.
   __device__ uint64_t rank_of(uint32_t token) const { return order_rank(order_key(load_float(row_ + token)), token); }
+
+  /// Whether this block has an element of this index, and that is its value.
+  __device__ bool has(int index, float value) const {
+    return uint32_t(index) < uint32_t(slice_.length) && slice_.holds(index) && load_float(row_ + index) == value;
+  }
 
   /// A vector of each thread, those of warps spread over the whole row, with NaN for what lies outside. Returns how many times as many the
   /// row has. (Spread by threads they take 3 us of 128 rows more, H100.)

@@ -114,9 +114,7 @@ __device__ bool ToppRenormKernel<kConfig>::keep_candidates(const Candidates& can
 
   List& list = smem_.found.list;
   const int begin = ring_.part_begin();
-  const auto index_of = [begin](int thread, int vec, int j) {
-    return begin + (vec * gpu::kWarpSize + thread % gpu::kWarpSize) * Row::kVec + j;
-  };
+  const auto index_of = [begin](int thread, int vec, int j) { return index_in(begin, thread, vec, j); };
   const float most = value_of_order_key<float>(keys.most), least = value_of_order_key<float>(keys.least);
   uint64_t above = 0, of_heavy = 0;
   candidates.template for_each<kAtOnce>(index_of, [&](const float(&x)[kAtOnce], const auto& index_of_one) {
@@ -140,12 +138,16 @@ __device__ bool ToppRenormKernel<kConfig>::keep_candidates(const Candidates& can
   const double least_light = bound(-1), most_light = bound(1);
   const auto [mass_above, mass_of_heavy] = group_.sum(above, of_heavy);
   const int lane = int(threadIdx.x) % gpu::kWarpSize, of_lane = lane < kCluster ? listed_by(smem_, lane) : 0;
-  if (gpu::warp_sum(of_lane) > kListed) return false;
+  const bool crowded = gpu::warp_sum(of_lane) > kListed;
   uint64_t needed = needed_mass(top_p_, uint64_t(double(mass_of_heavy) + least_light));
   uint64_t surely = needed_mass(top_p_, uint64_t(double(mass_of_heavy) + most_light));
-  while (!choose(smem_, true, weight_, needed, surely, mass_above)) {
-    if (needed == surely) return false;
-    needed = surely = needed_mass(top_p_, exact_mass());
+  if (crowded) {
+    if (!choose_crowded(smem_, group_, candidates, weight_, ring_.slice(), begin, needed, surely)) return false;
+  } else {
+    while (!choose(smem_, true, weight_, needed, surely, mass_above)) {
+      if (needed == surely) return false;
+      needed = surely = needed_mass(top_p_, exact_mass());
+    }
   }
   if constexpr (kCluster > 1) {
     if (__any_sync(0xffffffffu, of_lane > Inbox::kSlots)) Group::sync();  // others have fetched this block's list
@@ -156,6 +158,24 @@ __device__ bool ToppRenormKernel<kConfig>::keep_candidates(const Candidates& can
   candidates.write(begin, ring_.part_length(), writer(), smem_.found.window,
                    [&](float x, int index) { return is_kept(x, index) ? weight_(x) * scale : 0.0f; });
   return true;
+}
+
+template <ToppRenormConfig kConfig>
+__device__ __noinline__ bool ToppRenormKernel<kConfig>::choose_crowded(Smem& smem, Group group, Candidates candidates, Weight weight,
+                                                                       Row slice, int begin, uint64_t needed, uint64_t surely) {
+  List& list = smem.found.list;
+  Ties::clear(list.ties);
+  const uint32_t key = uint32_t(group.max(smem.listed ? key_of_rank(list.ranks[0]) : 0));
+  const float value = value_of_order_key<float>(key);
+  const Ties ties(list.ties, slice.length);
+  uint64_t above = 0;
+  candidates.template for_each<1>([begin](int thread, int vec, int j) { return index_in(begin, thread, vec, j); },
+                                  [&](const float(&x)[1], const auto& index_of_one) {
+                                    if (x[0] > value) above += mass_of(weight(x[0]));
+                                    if (x[0] == value) ties.add(index_of_one(0));
+                                  });
+  above = group.sum(above);
+  return choose_tie(smem, list, weight, slice, needed, surely, {key, above});
 }
 
 template <ToppRenormConfig kConfig>

@@ -30,6 +30,7 @@
 #include <flashinfer/sampling/gpu/rank_bins.cuh>
 #include <flashinfer/sampling/gpu/row_candidates.cuh>
 #include <flashinfer/sampling/gpu/row_hits.cuh>
+#include <flashinfer/sampling/gpu/row_ties.cuh>
 #include <flashinfer/sampling/gpu/row_weight.cuh>
 #include <flashinfer/sampling/renorm_params.hpp>
 #include <flashinfer/sampling/sampling_config_params.hpp>
@@ -47,7 +48,7 @@ struct ToppRenormKernel {
     const auto prepare = [&smem] {
       Bins::clear(bins_of(smem.turn, smem));
       if (threadIdx.x == 0) smem.listed = 0, smem.prefix.rank = 0;
-      if constexpr (kListFirst) clear_places(smem.turn.list);
+      if constexpr (kListFirst) Ties::clear(smem.turn.list.ties);
       Group::begin(smem.group);  // and the sums are empty
     };
     // Addresses first: beside the wait ptxas puts them behind it, 80 instructions before the first copy. (64 registers do not hold them.)
@@ -80,14 +81,13 @@ struct ToppRenormKernel {
   static constexpr int kListed = 1024;  // elements of the list, of all blocks together
   static constexpr int kPerThread = kListed / kThreads;
   static constexpr int kCrowd = kListed / 2;  // more elements of a bin than these are divided first
-  static constexpr int kPlaces = 1024;        // of 128 elements, in rows of 128 Ki
+  using Ties = gpu::RowTies<kThreads>;
   using Candidates = gpu::RowCandidates<kThreads, kConfig.candidates, Row::kVec>;
   static constexpr int kAtOnce = kMinBlocks == 1 ? 4 : 2;  // candidates that a lane looks at together
   static constexpr float kRoom = 0.8f * float(kConfig.candidates * (kThreads / gpu::kWarpSize));  // warps get unequal shares
   static constexpr int kSampled = 3;                                                              // vectors of a thread
   static constexpr float kLight = 0.88f;  // of what top_p leaves out: the rest is for the sample's error
   static constexpr float kFewest = 2000;  // candidates: of a peaked row a sample has too few to tell
-  static_assert(kPlaces % kThreads == 0);
   static_assert(kPerThread * kThreads == kListed);
 
   struct List {
@@ -95,7 +95,7 @@ struct ToppRenormKernel {
     alignas(16) uint64_t sorted[2 * kListed];  // of all blocks, and room to sort them
     union {
       gpu::RankSelectSmem<kThreads> select;
-      uint32_t at_place[kPlaces];  // how many elements there were, listed or not
+      typename Ties::Smem ties;  // of its elements, listed or not
     };
   };
   /// What blocks of a cluster have sent each other of their lists, if it is little.
@@ -144,9 +144,7 @@ struct ToppRenormKernel {
     typename Group::Smem group;
     conditional_t<(kCluster > 1), Inbox, NoInbox> inbox;
     uint64_t partial[kThreads / gpu::kWarpSize];
-    uint64_t before;  // the ties before the place that was found
     Prefix prefix;
-    int found_place;
     uint32_t listed;
   };
   /// Those that lie in this place, or apart.
@@ -170,9 +168,6 @@ struct ToppRenormKernel {
 
   /// Whether nothing lies where the list will before there is one.
   static constexpr bool kListFirst = kConfig.bins_apart() && !kFew;
-  __device__ static void clear_places(List& list) {
-    for (int place = int(threadIdx.x); place < kPlaces; place += kThreads) list.at_place[place] = 0;
-  }
 
   const Params& p_;
   Smem& smem_;
@@ -231,6 +226,19 @@ struct ToppRenormKernel {
   };
   /// Of a row of which list_candidates() says this of what the thread has met. The blocks meet.
   __device__ bool keep_candidates(const Candidates& candidates, float floor, Listed listed);
+  /// A value that many elements have, and the mass above it.
+  struct Tie {
+    uint32_t key;
+    uint64_t above;
+  };
+  /// The prefix, where the list has no room, if it ends among elements of one value: most of those that were listed are such, and so is any
+  /// of them. Two rounds of the group, so that it is as it was.
+  static __device__ __noinline__ bool choose_crowded(Smem& smem, Group group, Candidates candidates, Weight weight, Row slice, int begin,
+                                                     uint64_t needed, uint64_t surely);
+  /// Of a candidate's place, in a part of the row that begins there.
+  static __device__ int index_in(int begin, int thread, int vec, int j) {
+    return begin + (vec * gpu::kWarpSize + thread % gpu::kWarpSize) * Row::kVec + j;
+  }
   /// Lists what reaches a value.
   __device__ Listed list_candidates(Candidates& candidates, float least);
   /// By a look that needs no shared memory: one row in a thousand.
@@ -253,17 +261,21 @@ struct ToppRenormKernel {
       bins.add(x);
     });
     bins.tell();
-    const Seen seen = group_.all(Seen{Bins::fixed(sum), order_key(largest)});
+    const Seen seen = group_.all(Seen{Bins::fixed(sum), order_key(largest), kCluster > 1 ? bins.tied() : 0});
     weight_.max = value_of_order_key<float>(seen.most);
     typename Bins::Keys keys = bins.find(top_p_, seen.sum);
+    // A value that many neighbours have and that may be the boundary's mostly is: what lies beside it need not be told apart.
+    const uint32_t tied = kCluster > 1 ? seen.tied : bins.tied();
+    const bool among_ties = tied >= keys.least && tied <= keys.most;
     if constexpr (kCluster > 1) {
       // Not where the largest is among them: there all may be equal.
-      if (bins.is_crowded(kCrowd) && keys.most < seen.most) {
+      if (!among_ties && bins.is_crowded(kCrowd) && keys.most < seen.most) {
         keys = divide(ring_, bins, top_p_, seen.sum);
         if constexpr (!kHeld) ring_.turn();
       }
       if (!kConfig.bins_apart()) Group::leave();  // other blocks have read the bins
     }
+    if (among_ties) keys = {tied, tied};
     return keys;
   }
   /// Another look, at what lies in bins that are crowded. A function of its own, with what it needs of its own: the instructions that every
@@ -277,8 +289,8 @@ struct ToppRenormKernel {
   }
   struct Seen {
     uint64_t sum = 0;
-    uint32_t most = 0;  // a key
-    __device__ Seen of_warp() const { return {gpu::warp_sum(sum), gpu::warp_max(most)}; }
+    uint32_t most = 0, tied = 0;  // keys
+    __device__ Seen of_warp() const { return {gpu::warp_sum(sum), gpu::warp_max(most), gpu::warp_max(tied)}; }
   };
 
   /// The prefix that top_p keeps of the row.
@@ -307,7 +319,7 @@ struct ToppRenormKernel {
   /// counts of places are.
   __device__ typename Group::Pair list(const RankRange& range, RankRange& span, bool empty) {
     if (!empty) {
-      clear_places(smem_.turn.list);
+      Ties::clear(smem_.turn.list.ties);
       __syncthreads();
     }
     gpu::MassSum sum, sum_above;
@@ -337,7 +349,7 @@ struct ToppRenormKernel {
         const uint64_t rank = order_rank(order_key(gpu::element_of(x, j)), uint32_t(index));
         if (!range.contains(rank)) return;
         span.low = min(span.low, rank), span.high = max(span.high, rank);
-        atomicAdd(&smem_.turn.list.at_place[index >> place_shift()], 1u);
+        ties_of(smem_.turn.list).add(index);
         if (!full) append(smem_.turn.list, rank);
       });
       __syncwarp();  // or lanes that had none go on alone
@@ -348,14 +360,14 @@ struct ToppRenormKernel {
   /// Of hits that the list has no room for, what else is to be known, of all at once: their extremes, and where they are. False: that is
   /// two places.
   __device__ bool count_hits(const float (&x)[kVec], int first, uint32_t& hits, RankRange& span) const {
-    const int place = first >> place_shift();
-    if (place != (first + kVec - 1) >> place_shift()) return false;
+    const Ties ties = ties_of(smem_.turn.list);
+    if (ties.place_of(first) != ties.place_of(first + kVec - 1)) return false;
     float least = kInfinity, most = -kInfinity;
 #pragma unroll
     for (int j = 0; j < kVec; ++j)
       if (hits >> j & 1) least = fminf(least, x[j]), most = fmaxf(most, x[j]);
     span.low = min(span.low, order_rank(order_key(least), ~0u)), span.high = max(span.high, order_rank(order_key(most), 0));
-    atomicAdd(&smem_.turn.list.at_place[place], uint32_t(__popc(hits)));
+    ties.add(first, uint32_t(__popc(hits)));
     hits = 0;
     return true;
   }
@@ -437,7 +449,9 @@ struct ToppRenormKernel {
     // What was listed may span less than the range: one value, where that is tied. Then all blocks have read this one's list.
     const auto [high, low] = group_.max(span.high, ~span.low);
     if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
-    if (key_of_rank(range.high) == key_of_rank(range.low) && choose_tie(needed, range)) return true;
+    if (key_of_rank(range.high) == key_of_rank(range.low) &&
+        choose_tie(smem_, smem_.turn.list, weight_, ring_.slice(), needed, needed, {key_of_rank(range.high), range.above}))
+      return true;
     if (threadIdx.x == 0) smem_.listed = 0;
     const RankBins bins(smem_.turn.rank_bins, weight_);
     while (!bins.divide(needed, range, [this](const auto& f) { for_each(ring_, f); })) {
@@ -445,62 +459,42 @@ struct ToppRenormKernel {
     return false;
   }
 
-  /// Elements of which at_place counts one share a place.
-  __device__ int place_shift() const { return max(54 - __clzll(int64_t(p_.vocab_size - 1)), 0); }
-  /// The prefix, if it ends within a range of one value, all of which has been listed. False, or known, in every block.
-  __device__ bool choose_tie(uint64_t needed, const RankRange& range) {
-    const uint64_t each = mass_of(weight_(value_of_order_key<float>(key_of_rank(range.high))));
-    if (each == 0) return false;
-    const uint64_t wanted = (needed - range.above - 1) / each + 1;  // ties
-    constexpr int kOwn = kPlaces / kThreads;
-    const uint32_t* const counts = &smem_.turn.list.at_place[int(threadIdx.x) * kOwn];
-    uint64_t sum = 0, own;
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) sum += counts[i];
-    uint64_t before = gpu::block_sum_before<kThreads>(sum, own, smem_.partial);
-    const auto [first, all] = ties_of_blocks(uint32_t(own));
+  __device__ Ties ties_of(List& list) const { return {list.ties, p_.vocab_size}; }
+  /// The prefix, if it ends among the elements of one value, all of which have been counted, for any mass from `needed` to `surely`. False,
+  /// or known, in every block.
+  static __device__ bool choose_tie(Smem& smem, List& list, const Weight& weight, const Row& slice, uint64_t needed, uint64_t surely,
+                                    const Tie& tie) {
+    const float value = value_of_order_key<float>(tie.key);
+    const uint64_t each = mass_of(weight(value));
+    if (each == 0 || needed <= tie.above) return false;
+    const auto ties_in = [&](uint64_t mass) { return (mass - tie.above - 1) / each + 1; };
+    const uint64_t wanted = ties_in(needed);
+    if (needed != surely && ties_in(surely) != wanted) return false;
+    const Ties ties(list.ties, slice.length);
+    const auto [own, before] = ties.count();
+    const auto [first, all] = ties_of_blocks(smem, own);
     if (all < wanted) return false;
     if (first < wanted && first + own >= wanted) {  // in this block's slice
-      before += first;
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
-        if (before < wanted && before + counts[i] >= wanted) smem_.found_place = int(threadIdx.x) * kOwn + i, smem_.before = before;
-        before += counts[i];
-      }
-      __syncthreads();  // the place is known
-      find_tie(range, wanted, {0, range.above + wanted * each});
+      const int index = ties.find(uint32_t(wanted - first), before, [&](int i) {
+        return i < slice.length && slice.holds(i) && gpu::load_float(slice.base + slice.skip + i) == value;
+      });
+      if (threadIdx.x == 0)
+        for (int r = 0; r < kCluster; ++r) *Group::of(&smem.prefix, r) = {order_rank(tie.key, uint32_t(index)), tie.above + wanted * each};
     }
     Group::sync();  // the prefix has arrived
     return true;
   }
   /// The ties in the slices of blocks before this one, and in all. The blocks meet.
-  __device__ typename Group::Pair ties_of_blocks(uint32_t own) {
+  static __device__ typename Group::Pair ties_of_blocks(Smem& smem, uint32_t own) {
     if constexpr (kCluster == 1) {
       __syncthreads();
       return {0, own};
     } else {
       const int lane = int(threadIdx.x) % gpu::kWarpSize;
-      if (int(threadIdx.x) < kCluster) *Group::of(&smem_.inbox.listed[Group::rank()], int(threadIdx.x)) = int(own);
+      if (int(threadIdx.x) < kCluster) *Group::of(&smem.inbox.listed[Group::rank()], int(threadIdx.x)) = int(own);
       Group::sync();
-      const int ties = lane < kCluster ? smem_.inbox.listed[lane] : 0;
+      const int ties = lane < kCluster ? smem.inbox.listed[lane] : 0;
       return {uint64_t(gpu::warp_sum(lane < Group::rank() ? ties : 0)), uint64_t(gpu::warp_sum(ties))};
-    }
-  }
-  /// The rank of the last tie that is wanted, which lies in this block's slice at the place that was found; to every block. The threads
-  /// meet.
-  __device__ void find_tie(const RankRange& range, uint64_t wanted, Prefix prefix) {
-    const Row& row = ring_.slice();
-    const int first = smem_.found_place << place_shift(), end = min(first + (1 << place_shift()), p_.vocab_size);
-    uint64_t before = smem_.before, all;
-    for (int start = first; start < end; start += kThreads) {
-      const int index = start + int(threadIdx.x);
-      const bool own = index < end && row.holds(index);
-      prefix.rank = own ? order_rank(order_key(gpu::load_float(row.base + row.skip + index)), uint32_t(index)) : 0;
-      const uint64_t tie = range.contains(prefix.rank) ? 1 : 0;
-      if (before + gpu::block_sum_before<kThreads>(tie, all, smem_.partial) + 1 == wanted && tie)
-        for (int r = 0; r < kCluster; ++r) *Group::of(&smem_.prefix, r) = prefix;
-      before += all;
-      __syncthreads();
     }
   }
 

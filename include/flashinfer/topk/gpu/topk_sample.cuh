@@ -50,11 +50,13 @@ class TopkSample {
   /// The vector that this lane has of chunk `c` of this block.
   __device__ static int vec_of(int c) { return (c * kCluster + Group::rank()) * kWarpSize + int(threadIdx.x) % kWarpSize; }
 
-  /// The i-th vector of this lane's sample: the block's chunks if registers can hold them, else as many, spread over the row.
+  /// The i-th vector of this lane's sample: the block's chunks if registers can hold them, else as many, spread over the row: the first of
+  /// as large a part for each, and of later parts the last, for of a row that rises the last chunk has the largest elements. (Evenly, by a
+  /// division by kSamples - 1, 16-bit inputs spill on sm_120.)
   __device__ int sampled_vec(int i) const { return sampled_vec(i, chunks_); }
   __device__ static int sampled_vec(int i, int chunks) {
-    const int sample = i * kWarps + int(threadIdx.x) / kWarpSize;
-    return vec_of(chunks <= kSamples ? sample : int(int64_t(sample) * chunks / kSamples));
+    const int sample = i * kWarps + int(threadIdx.x) / kWarpSize, later = 2 * i >= kVecs;
+    return vec_of(chunks <= kSamples ? sample : int(int64_t(sample + later) * chunks / kSamples) - later);
   }
 
   __device__ static float largest_of(const Vec& held) {
@@ -100,16 +102,21 @@ class TopkSample {
     return above_floor ? above_floor : bound;
   }
 
+  /// Of this block. After bound_of(), unless that has let all in.
+  __device__ float largest_sampled() const {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    return value_of_order_key<float>(warp_max(lane < kWarps ? uint32_t(smem_.select.most[lane]) : 0u));
+  }
+
  private:
   static __device__ Smem& smem() { return *reinterpret_cast<Smem*>(dynamic_smem()); }
   Smem& smem_;
 
   /// What of the sample a few more reach than are wanted. The threads meet.
   __device__ uint64_t bound_of_sample(uint32_t own, int wanted) {
-    const int slack = wanted / 4;
     // Few: the largest element of each thread will do. Many: every element, read again, from L1.
-    const bool few = 2 * wanted <= min(chunks_, kWarps) * kWarpSize;
-    uint64_t bound;
+    bool few = 2 * wanted <= min(chunks_, kWarps) * kWarpSize;
+    uint64_t bound = 0;
     int reached = row_.length;  // elements that reach it
     if (few) {
       if (wanted <= KthKeySmem<kThreads>::kMostWanted) {
@@ -117,8 +124,15 @@ class TopkSample {
         if (reached <= 2 * wanted + 8) return uint64_t(key) << 32;
       }
       // Many of one warp, or equal ones.
-      bound = uint64_t(block_kth_key(own, wanted, slack, reached)) << 32;
-    } else {
+      const uint32_t key = block_kth_key(own, wanted, wanted / 4, reached);
+      bound = uint64_t(key) << 32;
+      // All of one warp: the chosen lie together, and of a sorted row in that chunk. No more of them than it shows may reach the bound, 44
+      // of 64: then one block read the row again, up to seven times (H200, `top_k` 64 of 16 rows 115 us instead of 10.5). So as many of the
+      // sample's elements as are wanted of the row. In a masked row the floor is the bound.
+      if (wanted < wanted_ && reached <= kWarpSize && is_of_one_warp(key) && !floor().is_shared) few = false, wanted = wanted_;
+    }
+    const int slack = wanted / 4;
+    if (!few) {
       if constexpr (kMany) {
         const uint64_t by_bins = key_by_bins(row_, chunks_, wanted);
         if (by_bins && int(uint32_t(by_bins)) <= wanted + slack) return by_bins >> 32 << 32;
@@ -141,6 +155,23 @@ class TopkSample {
     const uint32_t low = ~warp_max(own ? ~own : 0u), high = warp_max(own);
     const int warp = int(threadIdx.x) / kWarpSize;
     if (threadIdx.x % kWarpSize == 0) smem_.select.least[warp] = low, smem_.select.most[warp] = high;
+  }
+  /// Whether one warp has all of the threads' largest elements that reach the key. After tell_extremes() and a barrier.
+  __device__ bool is_of_one_warp(uint32_t key) const {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    return __popc(__ballot_sync(0xffffffffu, lane < kWarps && uint32_t(smem_.select.most[lane]) >= key)) == 1;
+  }
+  /// The least of the threads' largest elements, and whether most warps have it: of a row that is not masked hardly two. After
+  /// tell_extremes() and a barrier.
+  struct Floor {
+    uint32_t key;
+    bool is_shared;
+  };
+  __device__ Floor floor() const {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    const uint32_t low = lane < kWarps ? uint32_t(smem_.select.least[lane]) : ~0u, key = ~warp_max(~low);
+    const int of_floor = __popc(__ballot_sync(0xffffffffu, low == key)), all = __popc(__ballot_sync(0xffffffffu, low != ~0u));
+    return {key, 2 * of_floor > all};
   }
   /// The key of what as many of the sample's elements reach as are wanted, but for a bin: bins of equal width between the least of the
   /// threads' largest elements and the largest of all. What lies below has none. By their upper bits (select_rank) most elements share a
@@ -178,19 +209,16 @@ class TopkSample {
   /// all that lies above the floor is let in, the least of the threads' largest elements, if it is likely to fit; else 0. After
   /// tell_extremes().
   __device__ uint64_t bound_above_floor(uint32_t own, int sampled) {
-    const int lane = int(threadIdx.x) % kWarpSize;
-    const uint32_t low = lane < kWarps ? uint32_t(smem_.select.least[lane]) : ~0u, floor = ~warp_max(~low);
-    if (threadIdx.x == 0) smem_.floor = floor;
-    // Of other rows hardly two warps have the same.
-    const int of_floor = __popc(__ballot_sync(0xffffffffu, low == floor)), all = __popc(__ballot_sync(0xffffffffu, low != ~0u));
-    if (2 * of_floor <= all) return 0;
-    const bool rises = own > floor, warp_rises = __any_sync(0xffffffffu, rises);
-    const int above = __syncthreads_count(rises), warps = __syncthreads_count(lane == 0 && warp_rises);
+    const Floor floor = this->floor();
+    if (threadIdx.x == 0) smem_.floor = floor.key;
+    if (!floor.is_shared) return 0;
+    const bool rises = own > floor.key, warp_rises = __any_sync(0xffffffffu, rises);
+    const int above = __syncthreads_count(rises), warps = __syncthreads_count(threadIdx.x % kWarpSize == 0 && warp_rises);
     if (above == 0 || 4 * above > min(sampled, kWarps) * kWarpSize) return 0;  // not masked
     // Elements that lie together are hardly as many as their share of the sample says: if there were, more of their chunks would be in it.
     const bool together = above > warps * kWarpSize / 4;
     const float elements = float(above * kVec) * float(chunks_) * ptx::rcp(float(sampled));  // of the block
-    return elements <= float(together ? 2 * capacity_ : capacity_ / kCluster) ? uint64_t(floor + 1) << 32 : 0;
+    return elements <= float(together ? 2 * capacity_ : capacity_ / kCluster) ? uint64_t(floor.key + 1) << 32 : 0;
   }
 
   /// Elements of this value are many: as large a part of the row is let in as of the sample is wanted.

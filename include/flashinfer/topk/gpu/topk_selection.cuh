@@ -4,11 +4,11 @@
 // Bound by: memory; a row is read once. Few rows: by the chain load, bound, collect, send, place.
 // Threads:  a cluster of blocks a row (one block below SM90); warps take turns at chunks of 32 16-byte vectors, chunks go round the blocks.
 // Method:   a bound that a few more than k elements reach, from a sample of the row (its largest element of each thread, spread over
-//           the row; of a row that is masked but for a few, all of those); one pass collects what reaches it; the first block sorts the
-//           candidates of all and cuts at k, or only cuts where they are wanted by their indices. That is exact: where the bound was too
-//           high or too low for that, which the counts tell, a mask leaves less than k and the rest are the first of its elements, or the
-//           first block collects once more by a bound of its own, and where that does not do, selects by radix, digit by digit. Ranks
-//           contain the index, so rows of equal elements are no special case.
+//           the row; where these lie in one chunk, as in sorted rows, every element; of a row that is masked but for a few, all of those);
+//           one pass collects what reaches it; the first block sorts the candidates of all and cuts at k, or only cuts where they are
+//           wanted by their indices. That is exact: where the bound was too high or too low for that, which the counts tell, a mask leaves
+//           less than k and the rest are the first of its elements, or the first block collects once more by a bound of its own, and where
+//           that does not do, selects by radix, digit by digit. Ranks contain the index, so rows of equal elements are no special case.
 // Memory:   shared: the candidates (dynamic), what each warp has put by of them in the place of one histogram, and a ring of what is on
 //           its way (RowStream) where registers do not hold the row.
 // Sync:     barriers of the block; the first block of a cluster waits for what the others send it.
@@ -40,7 +40,7 @@ struct NoSum {
 template <TopkConfig kConfig, bool kMany, bool kNan, class RowSum = NoSum, bool kOnce = false>
 class TopkSelection : TopkSample<kConfig, kMany> {
   using Sample = TopkSample<kConfig, kMany>;
-  using Sample::bound_of, Sample::count_ranks, Sample::largest_of, Sample::sampled_vec, Sample::vec_of;
+  using Sample::bound_of, Sample::count_ranks, Sample::largest_of, Sample::largest_sampled, Sample::sampled_vec, Sample::vec_of;
   using Sample::capacity_, Sample::chunks_, Sample::row_, Sample::tie_break_, Sample::wanted_;
   using typename Sample::Vec;
 
@@ -205,7 +205,7 @@ class TopkSelection : TopkSample<kConfig, kMany> {
     uint64_t bound = bound_of(best);
     for (bool in_registers = whole;; in_registers = false) {
       const Limits limits = limits_of(bound);
-      sum_.begin(limits.limit);
+      if constexpr (RowSum::kSums) sum_.begin(bound ? largest_sampled() : -kInfinity);
       if (kHeld && in_registers) {
 #pragma unroll
         for (int i = 0; i < kVecs; ++i)
