@@ -42,7 +42,6 @@ class RaceList {
 
   /// The threads meet before is_few().
   static __device__ void clear(Smem& smem) {
-#pragma unroll 1
     for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.counts[bin] = 0;
     if (threadIdx.x == 0) smem.low = -1, smem.high = kBins, smem.bar = 0;
   }

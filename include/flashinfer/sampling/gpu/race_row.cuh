@@ -4,9 +4,9 @@
 // Of a row of which a sample says that few elements may be kept, these race alone (race_list.cuh). Else:
 // Bounds of that mass come from counts of what weighs about the same, taken as the row is read (weight_counts.cuh); where rows are many
 // these tell at once for all elements where top_p ends. What they do not decide, two rows in a thousand, and rows of which nothing was
-// counted, are looked at again, first for sums of floats; what these do not decide has exact masses. Where many elements have the value at
-// which top_p ends (rounded logits), the look tells of all of them at once (H200, us of 128 such rows in the place of one look for each
-// that seems to win: 118, now see NOTES).
+// counted, are looked at again, first for sums of floats; what these do not decide has exact masses. Where blocks find
+// edges that look tells of all elements of its value at once, of which there are many where logits are rounded (row_ties.cuh; H200, 128
+// rows of equal elements 55 us, by a look for each that seems to win 78).
 #pragma once
 
 #include <flashinfer/gpu/ptx/opaque.cuh>
@@ -67,7 +67,7 @@ class RaceRow {
   Weight weight;  // of a logit, its scale; the rest when the row's maximum is known
 
   __device__ RaceRow(Smem& smem, const void* row, int vocab_size)
-      : slice(smem.slice, row, vocab_size, Group::rank()), group(smem.group), smem_(smem), counts_(smem.counts) {}
+      : slice(smem.slice, row, vocab_size, Group::rank()), group(smem.group), smem_(smem) {}
 
   /// The threads meet before the first count().
   __device__ static void clear(Smem& smem) {
@@ -99,7 +99,7 @@ class RaceRow {
   __device__ float count(float x) {
     const float own = weigh(x);
     see(own);
-    Counts(counts_).add(own);
+    Counts(smem_.counts).add(own);
     return own;
   }
   /// Adds to the mass that this thread has seen; count() takes negative probabilities for what they are, so see() them again after
@@ -108,7 +108,7 @@ class RaceRow {
   __device__ void forget() { seen_ = 0; }
   /// When all have been counted; a round of the group follows.
   __device__ void tell() const {
-    if constexpr (kEdges) Counts(counts_).tell(seen_);
+    if constexpr (kEdges) Counts(smem_.counts).tell(seen_);
   }
 
   /// What races if it is few.
@@ -129,7 +129,7 @@ class RaceRow {
   /// At once for all that may win, by counts: H100, us at 64 / 128 / 512 rows 24.4 / 37.7 / 112, by sums for each that wins 26.9 / 40.5 /
   /// 115, with a top_p of 0.5 26.4 / 42.6 / 124 and 36.5 / 51.5 / 130. In larger clusters sums are told sooner. The blocks meet.
   __device__ void find_edges(float top_p) {
-    const auto [first, last] = Counts(counts_).find(fmaxf(top_p, 0.0f), weigh(weight.max), roundings());
+    const auto [first, last] = Counts(smem_.counts).find(fmaxf(top_p, 0.0f), weigh(weight.max), roundings());
     // Logits whose weights are surely beyond a bin's edge, unless they are too coarse for that around a large anchor.
     const auto beside = [&](float edge, float sign) {
       return kLogits ? (ptx::lg2(edge * (1 + sign * 1e-4f)) + anchor_) / weight.scale : edge;
@@ -180,7 +180,7 @@ class RaceRow {
   /// to be refused. Sums over the group give the verdict.
   __device__ typename Group::Pair by_counts(uint64_t rank, float top_p) const {
     const float winner = weigh(value_of_order_key<float>(key_of_rank(rank))), largest = weigh(weight.max);
-    const auto [least, most] = Counts(counts_).above(winner, largest, seen_);
+    const auto [least, most] = Counts(smem_.counts).above(winner, largest, seen_);
     const float unit = kLogits ? 1 / largest : weight.scale, share = fmaxf(top_p, 0.0f);
     const float total = ptx::opaque(seen_) * unit, own = Group::rank() == 0 && threadIdx.x == 0 ? winner * unit : 0.0f;
     float too_much = fminf(most * unit, kMost) - own - (share - roundings()) * total;
@@ -194,7 +194,6 @@ class RaceRow {
 
  private:
   Smem& smem_;
-  decltype(Smem::counts)& counts_;
   float anchor_ = 0;                   // of logits that are counted
   float seen_ = 0;                     // with counts: the mass of what this thread has read
   float least_in_total_ = -kInfinity;  // min_p

@@ -48,7 +48,6 @@ class WeightCounts {
 
   /// The threads meet before the first add().
   __device__ void clear() const {
-#pragma unroll 1
     for (int four = int(threadIdx.x); four < kBins / 4; four += kThreads) reinterpret_cast<uint4*>(smem_.counts)[four] = {};
   }
   /// Without a branch, which some element of a warp always takes; an addition of one takes those of a warp that hit one word at once. 512
