@@ -48,6 +48,7 @@ class RowGroup {
   }
 
   __device__ explicit RowGroup(Smem& smem) : smem_(smem) {}
+  RowGroup(const RowGroup&) = default;
   /// As a function leaves it that was given a copy: of the same shared memory.
   __device__ RowGroup& operator=(const RowGroup& after) {
     turn_ = after.turn_;

@@ -43,8 +43,7 @@ struct RaceKernel {
     static_assert(sizeof(Smem) <= kConfig.smem_bytes());
     Smem& smem = *reinterpret_cast<Smem*>(gpu::held_dynamic_smem());
     Row::clear(smem.row);
-    // A row that is listed is sampled at once; others meet before they are looked at.
-    if (kCluster > 1 || kLists) Group::begin(smem.row.group);
+    if (kCluster > 1) Group::begin(smem.row.group);
     const int row = int(blockIdx.x) / kCluster;
     // Addresses first, unless they are still to be read: beside the wait ptxas puts them behind it, before the first copy.
     if (p.indices) gpu::ptx::griddep_wait();
@@ -100,8 +99,8 @@ struct RaceKernel {
 
   const Params& p_;
   Smem& smem_;
-  const int index_;    // of the row
-  bool begun_ = true;  // its first look
+  const int index_;     // of the row
+  bool begun_ = false;  // its first look
   Row row_;
 
   __device__ RaceKernel(const Params& p, Smem& smem, int index)
@@ -112,28 +111,25 @@ struct RaceKernel {
   __device__ float temperature() const { return p_.temperature.at(index_, p_.input_row(index_)); }
 
   __device__ void draw() {
-    // While seeds are read.
-    conditional_t<kLists, typename Row::List::Sample, Nothing> sample;
-    if constexpr (kLists) sample.times = row_.slice.sample(sample.x);
-    row_.slice.begin();
+    if (!kLists) row_.slice.begin();  // while seeds are read
     if (kLogits) row_.weight.scale = logit_scale(temperature());
     const Noise noise(p_.seed.at(index_, index_), p_.offset.at(index_, index_), p_.draw(index_));
     const float top_p = kConfig.top_p ? p_.top_p.at(index_, p_.input_row(index_)) : 1.0f;
     uint64_t winner = 0;
-    if (!race_listed(sample, noise.sparse(), top_p, winner)) winner = kept_winner(noise, top_p);
+    if (!race_listed(noise.sparse(), top_p, winner)) winner = kept_winner(noise, top_p);
     if (Group::rank() != 0 || threadIdx.x != 0) return;
     write_token(p_, index_, winner ? int32_t(index_of_rank(winner)) : 0);
     if (p_.valid) p_.valid[index_] = winner != 0;
   }
   /// The winner among what top_p keeps, if that is few, or 0; false: the whole row must race, of which the first look has begun if
   /// `begun_`.
-  template <class Sample>
-  __device__ bool race_listed(const Sample& sample, const FewNoise& noise, float top_p, uint64_t& winner) {
+  __device__ bool race_listed(const FewNoise& noise, float top_p, uint64_t& winner) {
     if constexpr (kLists) {
       if (threadIdx.x == 0) smem_.below = smem_.unsure.most = 0, smem_.unsure.count = 0;
       if (top_p >= 1) return false;
       typename Row::List list = row_.list();
-      const bool few = list.is_few(sample, fmaxf(top_p, 0.0f));
+      begun_ = true;
+      const bool few = list.begin(fmaxf(top_p, 0.0f));
       if (kEdges && threadIdx.x == 0 && !few) smem_.below = list.low(), smem_.unsure.most = list.high();
       if (!few) return false;
       begun_ = false;

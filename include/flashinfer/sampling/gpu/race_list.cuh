@@ -40,19 +40,18 @@ class RaceList {
   };
   __device__ RaceList(Smem& smem, Slice& slice, Group& group) : smem_(smem), slice_(slice), group_(group), candidates_(smem.candidates) {}
 
-  /// The threads meet before is_few().
+  /// Before begin().
   static __device__ void clear(Smem& smem) {
     for (int bin = int(threadIdx.x); bin < kBins; bin += kThreads) smem.counts[bin] = 0;
     if (threadIdx.x == 0) smem.low = -1, smem.high = kBins, smem.bar = 0;
   }
 
-  /// What each thread has of the sample, and how many times as many the row has.
-  struct Sample {
-    float x[Slice::kSampled], times;
-  };
-  /// Says whether what top_p may keep seems to be few, by a sample of the row. The threads meet.
-  __device__ bool is_few(const Sample& sample, float top_p) {
-    const auto& [x, times] = sample;
+  /// Begins a look at the row, and says whether what top_p may keep seems to be few. The threads meet.
+  __device__ bool begin(float top_p) {
+    float x[Slice::kSampled];
+    const float times = slice_.sample(x);
+    slice_.begin();
+    __syncthreads();  // all counts are empty; meanwhile the sample is on its way
 #pragma unroll
     for (int j = 0; j < Slice::kSampled; ++j)
       if (x[j] > 0) atomicAdd(&smem_.counts[min(max(int(bit_cast<uint32_t>(x[j]) >> kShift) - kFirst, 0), kBins - 1)], 1u);
@@ -86,7 +85,7 @@ class RaceList {
     return low >= 0 && float(low & ((1 << kCountBits) - 1)) * times < 0.7f * float(kRoom * kWarps * kCluster);
   }
 
-  /// Reads the row, a look at which has begun. False: the whole row must race, as one with a NaN or a negative element does.
+  /// Reads the row, after begin(). False: the whole row must race, as one with a NaN or a negative element does.
   __device__ bool list(float top_p, float error) {
     float total = 0;
     uint32_t most = 0;  // bits, in the order of what is not negative, and all else above

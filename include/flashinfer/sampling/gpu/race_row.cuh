@@ -243,8 +243,8 @@ class RaceRow {
     const auto [total, mass] = group.sum(sum.total(), before.total());
     return mass < needed_mass(ptx::opaque(top_p), total);  // not as a double for all looks
   }
-  /// Which elements of this value are kept. The blocks meet. A function of its own, for all that ask: it takes as long to compile as the
-  /// rest.
+  /// Which elements of this value are kept; the group as it leaves it. The blocks meet. A function of its own, for all that ask: it takes
+  /// as long to compile as the rest.
   static __device__ __noinline__ Group learn(Smem& smem, Slice slice, Group group, float value, float top_p) {
     __syncthreads();  // all threads know the edges
     const Weight weight = smem.weight;
@@ -258,9 +258,7 @@ class RaceRow {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) f[j] = weight(x[j]), counts[j] = x[j] > value;
       sum.add(f, counts, sum_above);
-#pragma unroll
-      for (int j = 0; j < kVec; ++j)
-        if (x[j] == value) ties.add(first + j);
+      for_each_hit(hits_of<kVec>([&](int j) { return x[j] == value; }), [&](int j, uint32_t&) { ties.add(first + j); });
     });
     const auto [total, above] = group.sum(sum.total(), sum_above.total());
     const auto [own, before] = ties.count();
