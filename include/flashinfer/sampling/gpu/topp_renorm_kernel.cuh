@@ -449,6 +449,7 @@ struct ToppRenormKernel {
     // What was listed may span less than the range: one value, where that is tied. Then all blocks have read this one's list.
     const auto [high, low] = group_.max(span.high, ~span.low);
     if (high >= ~low) range.high = min(range.high, high), range.low = max(range.low, ~low);
+    // All elements of that value have been counted: divisions keep values whole, or leave fewer elements than a list takes.
     if (key_of_rank(range.high) == key_of_rank(range.low) &&
         choose_tie(smem_, smem_.turn.list, weight_, ring_.slice(), needed, needed, {key_of_rank(range.high), range.above}))
       return true;
