@@ -4,9 +4,9 @@
 // Of a row of which a sample says that few elements may be kept, these race alone (race_list.cuh). Else:
 // Bounds of that mass come from counts of what weighs about the same, taken as the row is read (weight_counts.cuh); where rows are many
 // these tell at once for all elements where top_p ends. What they do not decide, two rows in a thousand, and rows of which nothing was
-// counted, are looked at again, first for sums of floats; what these do not decide has exact masses. Where blocks find
-// edges that look tells of all elements of its value at once, of which there are many where logits are rounded (row_ties.cuh; H200, 128
-// rows of equal elements 55 us, by a look for each that seems to win 78).
+// counted, are looked at again, first for sums of floats; what these do not decide has exact masses. Where there are edges,
+// that look tells of all elements of its value at once, of which there are many where logits are rounded (row_ties.cuh; H200, 128 rows of
+// equal elements 55 us, by a look for each that seems to win 78).
 #pragma once
 
 #include <flashinfer/gpu/ptx/opaque.cuh>
@@ -264,13 +264,13 @@ class RaceRow {
     const auto [own, before] = ties.count();
     const int rank = Group::rank();
     const uint64_t counts = group.sum(threadIdx.x == 0 ? uint64_t(own) << 32 * rank : 0);
-    const uint64_t all = uint32_t(counts) + (counts >> 32), others = rank > 0 ? uint32_t(counts) : 0;  // others: of the first block
+    const uint64_t all = uint32_t(counts) + (counts >> 32), others = rank > 0 ? uint32_t(counts) : 0;  // those of blocks before
     const uint64_t needed = needed_mass(ptx::opaque(top_p), total), each = mass_of(weight(value));
     const uint32_t key = order_key(value);
     Known known{order_rank(key, 0), order_rank(key, ~0u)};
     if (above >= needed) {
       known.kept = smem.known.kept;
-    } else if (const uint64_t wanted = each ? (needed - above - 1) / each + 1 : ~uint64_t(0); wanted >= all) {
+    } else if (const uint64_t wanted = each ? ties_needed(needed, above, each) : ~uint64_t(0); wanted >= all) {
       known.refused = smem.known.refused;
     } else {
       uint64_t last = 0;  // the last one that is kept, which one block has

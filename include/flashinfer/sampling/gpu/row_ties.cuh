@@ -7,6 +7,9 @@
 
 namespace flashinfer::gpu {
 
+/// How many elements that weigh `each`, more than 0, make a mass what is needed, of which less lies above them.
+FLASHINFER_DEVICE uint64_t ties_needed(uint64_t needed, uint64_t above, uint64_t each) { return (needed - above - 1) / each + 1; }
+
 /// Of the ties that one block has met.
 template <int kThreads>
 class RowTies {
@@ -18,7 +21,7 @@ class RowTies {
   struct Smem {
     uint32_t at_place[kPlaces];
     uint32_t partial[kThreads / kWarpSize];
-    uint32_t before;  // the place that was found
+    uint32_t before;  // those before the place that was found
     int place, index;
   };
   __device__ RowTies(Smem& smem, int vocab_size) : smem_(smem), shift_(max(54 - __clzll(int64_t(vocab_size - 1)), 0)) {}

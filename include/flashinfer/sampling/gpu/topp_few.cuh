@@ -6,7 +6,7 @@
 // 2. The row is read: the mass of what is lighter, its maximum, and for each warp a list of the elements that reach that value.
 // 3. Of the lists alone: which bin of such sums has the boundary, the mass above it, the order of what lies in it, the row. What
 //    is listed has exact masses, so that only the roundings of what is lighter are not known; one row in a thousand is looked
-//    at again for them.
+//    at again for them. Where what the bin has are more than have their order found, and equal, their places are counted.
 #pragma once
 
 #include <flashinfer/sampling/gpu/topp_renorm_kernel.cuh>

@@ -14,9 +14,9 @@
 //           2. Exact masses, of the row and of what lies above those bins; what lies in them, some dozens of elements, is listed, and
 //              sent to all blocks. What each of them weighs, and what lies above it, tells the last element of the prefix.
 //           3. The row is written. What no kept element was near in 2 is not read.
-//           Where the list has no room because the bins hold one value (flat rows, ties), counts by places in the row tell which of its
-//           elements is the last. Where they hold more, or sums do not bear the bins out, a narrower range is found by exact masses in
-//           bins of ranks, and listed again: two more passes, seldom four.
+//           Where the list has no room because the bins hold one value (flat rows, ties; of values that many neighbours have 1 tells),
+//           counts by places in the row tell which of its elements is the last (row_ties.cuh). Where they hold more, or sums do not bear
+//           the bins out, a narrower range is found by exact masses in bins of ranks, and listed again: two more passes, seldom four.
 // A block reads its own slice only, and writes when it knows the prefix: the output may be the input.
 #pragma once
 
@@ -468,9 +468,8 @@ struct ToppRenormKernel {
     const float value = value_of_order_key<float>(tie.key);
     const uint64_t each = mass_of(weight(value));
     if (each == 0 || needed <= tie.above) return false;
-    const auto ties_in = [&](uint64_t mass) { return (mass - tie.above - 1) / each + 1; };
-    const uint64_t wanted = ties_in(needed);
-    if (needed != surely && ties_in(surely) != wanted) return false;
+    const uint64_t wanted = gpu::ties_needed(needed, tie.above, each);
+    if (needed != surely && gpu::ties_needed(surely, tie.above, each) != wanted) return false;
     const Ties ties(list.ties, slice.length);
     const auto [own, before] = ties.count();
     const auto [first, all] = ties_of_blocks(smem, own);
