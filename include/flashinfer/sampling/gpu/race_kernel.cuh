@@ -163,10 +163,10 @@ struct RaceKernel {
           if (right) return winner;
         }
       }
-      // Where the sample was wrong, all race that may be kept, beside the best that surely is: without its bar each of them needs a
-      // division (H200, 128 rows some of which are such: 120 us, 49 with it).
-      if (rest.valid && !right)
-        rest.races = rest.all = true, rest.floor = max(rest.floor, row_.refused() + 1), rest.sure = row_.surely_kept();
+      // Where the sample was wrong, all race that may be kept, beside the best that has raced: if anything that has not is kept, all
+      // that has is, for it lies above. (Without its bar each of them needs a division: H200, 128 rows some of which are such 120 us, with
+      // it 49.)
+      if (rest.valid && !right) rest.races = rest.all = true, rest.floor = max(rest.floor, row_.refused() + 1);
     }
     for (;;) {
       if (rest.races) winner = race_again(few, rest);  // one copy
@@ -197,10 +197,10 @@ struct RaceKernel {
     }
   }
   /// What must race again, if the row is valid: the elements from a rank up that have a chance beside another, or beside none; `all` of
-  /// them, or those of columns that are known to have better ones. What columns know counts from the rank `sure` up.
+  /// them, or those of columns that are known to have better ones.
   struct Rest {
     bool valid = false, races = false, all = false;
-    uint64_t floor = gpu::kLowestRank, other = 0, sure = 0;
+    uint64_t floor = gpu::kLowestRank, other = 0;
   };
   /// Of the element that has this score.
   __device__ uint64_t rank_of(uint64_t entry) const { return row_.slice.rank_of(index_of_rank(entry)); }
@@ -284,7 +284,7 @@ struct RaceKernel {
   __device__ uint64_t race_again(const FewNoise& noise, const Rest& rest) {
     if constexpr (kKnows) {
       const uint64_t best = best_of_lane();
-      return race_known(noise, rest.floor, row_.group.max(best && rank_of(best) >= max(rest.floor, rest.sure) ? best : 0), rest.all);
+      return race_known(noise, rest.floor, row_.group.max(best && rank_of(best) >= rest.floor ? best : 0), rest.all);
     } else {
       return row_.group.max(race_columns(noise, rest.floor, 1, rest.other, 0));
     }

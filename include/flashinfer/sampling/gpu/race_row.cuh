@@ -150,8 +150,6 @@ class RaceRow {
     if constexpr (kEdges) return smem_.known.refused;
     return 0;
   }
-  /// With edges: a rank from which up all is kept.
-  __device__ uint64_t surely_kept() const { return smem_.known.kept; }
   /// With edges: whether it surely keeps what is greater than this.
   __device__ bool surely_keeps(float x) const { return order_rank(order_key(x), ~0u) >= smem_.known.kept; }
   /// Whether top_p of the row keeps an element of this rank, or of what min_p keeps of the row. In all blocks.
