@@ -9,6 +9,7 @@
 #include <bindings/jax.hpp>
 #include <flashinfer/core/check.hpp>
 #include <flashinfer/core/math.hpp>
+#include <flashinfer/jit/jit_kernels.hpp>
 
 namespace flashinfer::bindings {
 namespace {
@@ -239,7 +240,8 @@ void Call::use_device(const char* argument, Device device, const TensorType& typ
   if (device.type == DeviceType::cpu) return;
   if (type.api) {
     if (type.api->current_stream(dlpack::kCuda, device.index, &context_.stream) != 0) throw nb::python_error();
-  } else if (type.framework == TensorType::kCupy) {
+  } else if (type.framework == TensorType::kCupy) {  // which tells the stream of the current GPU
+    const cu::CurrentContext current(JitKernels::global().context_of(device.index));
     const nb::object stream = nb::module_::import_("cupy").attr("cuda").attr("get_current_stream")();
     context_.stream = reinterpret_cast<void*>(nb::cast<uintptr_t>(stream.attr("ptr")));
   } else if (type.framework == TensorType::kTvmFfi) {
@@ -304,12 +306,15 @@ Output Call::allocate(const char* argument, DType dtype, const int64_t* shape, i
     Check(op_).fail(argument, "a tensor: none can be made in the framework of " + std::string(first_argument_), "None");
   nb::object sizes = nb::steal(PyTuple_New(ndim));
   for (int i = 0; i < ndim; ++i) PyTuple_SET_ITEM(sizes.ptr(), i, PyLong_FromLongLong(shape[i]));
-  output.object = nb::module_::import_(numpy ? "numpy" : "cupy").attr("empty")(sizes, numpy_dtype(dtype));
-  if (jax) output.conversion = Output::kNumpyToJax;
-  if (numpy)
+  if (numpy) {
+    output.object = nb::module_::import_("numpy").attr("empty")(sizes, numpy_dtype(dtype));
     view.data = read_numpy(argument, output.object.ptr(), true).data;
-  else
+    if (jax) output.conversion = Output::kNumpyToJax;
+  } else {  // CuPy makes arrays on the current GPU
+    const cu::CurrentContext current(JitKernels::global().context_of(view.device.index));
+    output.object = nb::module_::import_("cupy").attr("empty")(sizes, numpy_dtype(dtype));
     view.data = read_dlpack(argument, output.object.ptr(), true, first_).data;
+  }
   return output;
 }
 

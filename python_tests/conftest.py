@@ -20,7 +20,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    kept = items if torch.cuda.is_available() else [item for item in items if not item.get_closest_marker("gpu")]
+    needed = {"gpu": 1, "two_gpus": 2}
+    missing = [marker for marker, gpus in needed.items() if torch.cuda.device_count() < gpus]
+    kept = [item for item in items if not any(item.get_closest_marker(marker) for marker in missing)]
     most, seed = config.getoption("--cases"), config.getoption("--cases-seed")
     if most:
         functions = collections.defaultdict(list)
@@ -37,7 +39,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    return request.param
+    """Where a test's tensors are. FLASHINFER_TEST_DEVICE=cuda:1: on a GPU that is not the current one, and may not become it."""
+    if request.param == "cpu":
+        yield "cpu"
+    else:
+        current = torch.cuda.current_device()
+        yield os.environ.get("FLASHINFER_TEST_DEVICE", "cuda")
+        assert torch.cuda.current_device() == current
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import flashinfer
 @pytest.mark.parametrize("bitorder", ["big", "little"])
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 64, 999, 5000, 131072, 999999])
 def test_packbits(generator, device, n, bitorder):
-    x = torch.rand(n, generator=generator) < 0.5
-    y = flashinfer.packbits(x.to(device), bitorder)
-    assert y.dtype == torch.uint8 and y.device.type == device
-    assert np.array_equal(y.cpu().numpy(), np.packbits(x.numpy(), bitorder=bitorder))
+    x = (torch.rand(n, generator=generator) < 0.5).to(device)
+    y = flashinfer.packbits(x, bitorder)
+    assert y.dtype == torch.uint8 and y.device == x.device
+    assert np.array_equal(y.cpu().numpy(), np.packbits(x.cpu().numpy(), bitorder=bitorder))
 
 
 def test_big_is_the_default_and_bytes_count_as_booleans(device):

@@ -180,8 +180,9 @@ def test_batch_indices_positions(device, lens, rest, index, given):
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 @pytest.mark.parametrize("page_size", [1, 16])
 def test_seq_lens(device, page_size, index):
-    lens = flashinfer.get_seq_lens(ints(device, [0, 3, 3, 4, 300], index), ints(device, [page_size, 0, 1, page_size // 2], index), page_size)
-    assert lens.dtype == index and lens.device.type == device
+    indptr = ints(device, [0, 3, 3, 4, 300], index)
+    lens = flashinfer.get_seq_lens(indptr, ints(device, [page_size, 0, 1, page_size // 2], index), page_size)
+    assert lens.dtype == index and lens.device == indptr.device
     assert lens.tolist() == [3 * page_size, 0, 1, 295 * page_size + page_size // 2]
     assert flashinfer.get_seq_lens(ints(device, [0], index), ints(device, [], index), page_size).tolist() == []
 
