@@ -16,7 +16,7 @@ import torch
 import flashinfer
 from flashinfer import sampling
 
-DRAW = dict(seed=1, offset=2)
+CALLS = 8  # of a graph, each of other rows and with other draws: together they are more than L2 holds, and some rows take longer
 
 
 def logits_of(kind, batch_size, vocab_size):
@@ -40,23 +40,23 @@ def logits_of(kind, batch_size, vocab_size):
 
 KINDS = ["normal", "zipf", "flat", "tied", "rounded", "mostly tied", "masked", "falling"]
 OF_LOGITS = {
-    "from_logits": lambda x: sampling.sampling_from_logits(x, **DRAW),
-    "top_p 0.9 of logits": lambda x: sampling.top_k_top_p_sampling_from_logits(x, None, 0.9, **DRAW),
-    "joint of logits": lambda x: sampling.top_k_top_p_sampling_from_logits(x, 50, 0.9, filter_apply_order="joint", **DRAW),
-    "top_k = V, top_p = 1": lambda x: sampling.top_k_top_p_sampling_from_logits(x, x.shape[1], 1.0, filter_apply_order="joint", **DRAW),
-    "softmax": lambda x: sampling.softmax(x),
-    "top_k_mask 50": lambda x: sampling.top_k_mask_logits(x, 50),
-    "top_k 64": lambda x: flashinfer.top_k(x, 64),
+    "from_logits": lambda x, draw: sampling.sampling_from_logits(x, **draw),
+    "top_p 0.9 of logits": lambda x, draw: sampling.top_k_top_p_sampling_from_logits(x, None, 0.9, **draw),
+    "joint of logits": lambda x, draw: sampling.top_k_top_p_sampling_from_logits(x, 50, 0.9, filter_apply_order="joint", **draw),
+    "top_k = V, top_p = 1": lambda x, draw: sampling.top_k_top_p_sampling_from_logits(x, x.shape[1], 1.0, filter_apply_order="joint", **draw),
+    "softmax": lambda x, _: sampling.softmax(x),
+    "top_k_mask 50": lambda x, _: sampling.top_k_mask_logits(x, 50),
+    "top_k 64": lambda x, _: flashinfer.top_k(x, 64),
 }
 OF_PROBS = {
-    "from_probs": lambda x: sampling.sampling_from_probs(x, **DRAW),
-    "top_p 0.9": lambda x: sampling.top_p_sampling_from_probs(x, 0.9, **DRAW),
-    "top_p 1": lambda x: sampling.top_p_sampling_from_probs(x, 1.0, **DRAW),
-    "min_p 0.1": lambda x: sampling.min_p_sampling_from_probs(x, 0.1, **DRAW),
-    "top_k 50": lambda x: sampling.top_k_sampling_from_probs(x, 50, **DRAW),
-    "top_k = V": lambda x: sampling.top_k_sampling_from_probs(x, x.shape[1], **DRAW),
-    "top_p_renorm 0.9": lambda x: sampling.top_p_renorm_probs(x, 0.9),
-    "top_k_renorm 50": lambda x: sampling.top_k_renorm_probs(x, 50),
+    "from_probs": lambda x, draw: sampling.sampling_from_probs(x, **draw),
+    "top_p 0.9": lambda x, draw: sampling.top_p_sampling_from_probs(x, 0.9, **draw),
+    "top_p 1": lambda x, draw: sampling.top_p_sampling_from_probs(x, 1.0, **draw),
+    "min_p 0.1": lambda x, draw: sampling.min_p_sampling_from_probs(x, 0.1, **draw),
+    "top_k 50": lambda x, draw: sampling.top_k_sampling_from_probs(x, 50, **draw),
+    "top_k = V": lambda x, draw: sampling.top_k_sampling_from_probs(x, x.shape[1], **draw),
+    "top_p_renorm 0.9": lambda x, _: sampling.top_p_renorm_probs(x, 0.9),
+    "top_k_renorm 50": lambda x, _: sampling.top_k_renorm_probs(x, 50),
 }
 
 
@@ -70,13 +70,12 @@ def main():
     torch.manual_seed(0)
     times = {}
     for batch_size in map(int, args.batch_sizes.split(",")):
-        num_sets = min(8, max(2, int(200e6 // (batch_size * args.vocab_size * 4))))  # more than L2 holds
         for kind in KINDS:
-            logits = [logits_of(kind, batch_size, args.vocab_size) for _ in range(num_sets)]
+            logits = [logits_of(kind, batch_size, args.vocab_size) for _ in range(CALLS)]
             probs = [x.softmax(-1) for x in logits]
             for ops, inputs in ((OF_LOGITS, logits), (OF_PROBS, probs)):
-                calls = {name: lambda i, op=op, inputs=inputs: op(inputs[i % num_sets]) for name, op in ops.items()}
-                for name, us in timing.compare(calls, "cuda", repetitions=9, calls=8).items():
+                calls = {name: lambda i, op=op, inputs=inputs: op(inputs[i], dict(seed=1, offset=i)) for name, op in ops.items()}
+                for name, us in timing.compare(calls, "cuda", repetitions=9, calls=CALLS).items():
                     times.setdefault(f"{name}/bs{batch_size}", {})[kind] = round(us, 2)
     print(f"{'':30s} {'normal':>8s}   times as long: {' '.join(f'{kind:>11s}' for kind in KINDS[1:])}")
     for name, us in times.items():

@@ -88,6 +88,7 @@ TEST(RaceKernel, EndsAmongEqualOnes) {
       using T = std::remove_cvref_t<decltype(rows.data[0])>;
       for (T& x : rows.data) x = from_float<T>(rounded(to_float(x)));
     };
+    const auto equal = [&](auto& rows) { std::fill(rows.data.begin(), rows.data.end(), rows.data[0]); };
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8}>(9, 4099, seed, 1, 1, 1, powers);
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 2, .columns = 8}>(9, 5001, seed, 1, 0.8f, 1, powers);
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8, .candidates = 64}>(9, 4099, seed, 1, 0.9f, 1, powers);
@@ -95,6 +96,9 @@ TEST(RaceKernel, EndsAmongEqualOnes) {
     expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .columns = 8}>(9, 5003, seed, 1, 1, 1, whole);
     expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .top_p = true, .cluster = 2}>(9, 5003, seed, 1, 0.9f, 1, whole);
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .cluster = 4, .columns = 4}>(9, 5001, seed, 1, 0.9f, 1, powers);
+    expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8}>(9, 4099, seed, 1, 1, 1, equal);
+    expect_same_race<RaceConfig{.values = kLogits, .top_p = true, .cluster = 2}>(9, 5001, seed, 1, 1, 1, equal);
+    expect_same_race<RaceConfig{.input = DType::bf16, .values = kLogits, .top_p = true, .columns = 8}>(9, 5003, seed, 1, 0.9f, 1, equal);
   }
 }
 

@@ -251,19 +251,25 @@ class RaceRow {
     const Ties ties(smem.ties, slice.length());
     MassSum sum, sum_above;
     slice.for_each_backwards([&](const float(&x)[kVec], int first) {
+      bool others = false;
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) {
+        if (x[j] == value) ties.add(first + j);
+        others |= x[j] != value;
+      }
+      if (!others) return;  // rows of equal elements need no sums
       float f[kVec];
       bool counts[kVec];
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) f[j] = weight(x[j]), counts[j] = x[j] > value;
+      for (int j = 0; j < kVec; ++j) f[j] = weight(x[j] == value ? -kInfinity : x[j]), counts[j] = x[j] > value;
       sum.add(f, counts, sum_above);
-      for_each_hit(hits_of<kVec>([&](int j) { return x[j] == value; }), [&](int j, uint32_t&) { ties.add(first + j); });
     });
-    const auto [total, above] = group.sum(sum.total(), sum_above.total());
+    const auto [beside, above] = group.sum(sum.total(), sum_above.total());
     const auto [own, before] = ties.count();
     const int rank = Group::rank();
     const uint64_t counts = group.sum(threadIdx.x == 0 ? uint64_t(own) << 32 * rank : 0);
     const uint64_t all = uint32_t(counts) + (counts >> 32), others = rank > 0 ? uint32_t(counts) : 0;  // those of blocks before
-    const uint64_t needed = needed_mass(ptx::opaque(top_p), total), each = mass_of(weight(value));
+    const uint64_t each = mass_of(weight(value)), needed = needed_mass(ptx::opaque(top_p), beside + all * each);
     const uint32_t key = order_key(value);
     Known known{order_rank(key, 0), order_rank(key, ~0u)};
     if (above >= needed) {
