@@ -76,13 +76,26 @@ def test_launches(run):
     assert calls == ["retain 1", "load", launch.format(1, 1), launch.format(1, 0), launch.format(1, 1), "retain 0", launch.format(0, 1)]
 
 
-def test_streams_of_cupy(run):
-    calls, _ = run(
-        "cupy = types.ModuleType('cupy')\n"
-        "cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=4660))\n"
-        "sys.modules['cupy'] = cupy\nLender.__module__ = 'cupy'\nrmsnorm(0)"
-    )
-    assert calls[-1] == "launch device=0 stream=4660 pdl=1"
+CUPY = """
+import ctypes
+driver = ctypes.CDLL('libcuda.so.1')
+def current_device():
+    context = ctypes.c_void_p()
+    driver.cuCtxGetCurrent(ctypes.byref(context))
+    return (context.value or 1000) - 1000
+cupy = types.ModuleType('cupy')
+cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=4660 + current_device()))
+cupy.empty = lambda shape, dtype: Lender(*shape, device=(2, current_device()))
+sys.modules['cupy'] = cupy
+Lender.__module__ = 'cupy'
+"""
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_cupy(run, device):
+    """CuPy tells the stream of the current GPU, and makes arrays there: the arrays' GPU is that for as long."""
+    calls, _ = run(CUPY + f"out = flashinfer.rmsnorm(*tensors({device})[:2])\nassert out.__dlpack_device__() == (2, {device}) and current_device() == 0")
+    assert calls[-1] == f"launch device={device} stream={4660 + device} pdl=1"
 
 
 def test_empty_tensors_launch_nothing(run):
