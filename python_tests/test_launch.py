@@ -84,7 +84,7 @@ def current_device():
     driver.cuCtxGetCurrent(ctypes.byref(context))
     return (context.value or 1000) - 1000
 cupy = types.ModuleType('cupy')
-cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=4660 + current_device()))
+cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=streams[current_device()]))
 cupy.empty = lambda shape, dtype: Lender(*shape, device=(2, current_device()))
 sys.modules['cupy'] = cupy
 Lender.__module__ = 'cupy'
@@ -92,10 +92,14 @@ Lender.__module__ = 'cupy'
 
 
 @pytest.mark.parametrize("device", [0, 1])
-def test_cupy(run, device):
-    """CuPy tells the stream of the current GPU, and makes arrays there: the arrays' GPU is that for as long."""
-    calls, _ = run(CUPY + f"out = flashinfer.rmsnorm(*tensors({device})[:2])\nassert out.__dlpack_device__() == (2, {device}) and current_device() == 0")
-    assert calls[-1] == f"launch device={device} stream={4660 + device} pdl=1"
+@pytest.mark.parametrize("stream", [0, 1, 1234])
+def test_cupy(run, device, stream):
+    """CuPy tells the stream of the current GPU, and makes arrays there: the arrays' GPU is that for as long. It is told the stream."""
+    calls, _ = run(
+        CUPY + f"streams = {{{device}: {stream}, {1 - device}: 77}}\nx, w, _ = tensors({device})\nout = flashinfer.rmsnorm(x, w)\n"
+        f"assert out.__dlpack_device__() == (2, {device}) and x.streams == out.streams == [{stream or 1}] and current_device() == 0"
+    )
+    assert calls[-1] == f"launch device={device} stream={stream} pdl=1"
 
 
 def test_empty_tensors_launch_nothing(run):
