@@ -268,18 +268,20 @@ class RaceRow {
     const auto [own, before] = ties.count();
     const int rank = Group::rank();
     const uint64_t counts = group.sum(threadIdx.x == 0 ? uint64_t(own) << 32 * rank : 0);
-    const uint64_t all = uint32_t(counts) + (counts >> 32), others = rank > 0 ? uint32_t(counts) : 0;  // those of blocks before
+    // Of 32 bits: with more, the caller would spill.
+    const uint32_t all = uint32_t(counts) + uint32_t(counts >> 32), others = rank > 0 ? uint32_t(counts) : 0;  // those of blocks before
     const uint64_t each = mass_of(weight(value)), needed = needed_mass(ptx::opaque(top_p), beside + all * each);
+    const uint64_t kept = above >= needed ? 0 : each ? ties_needed(needed, above, each) : all;
     const uint32_t key = order_key(value);
-    Known known{order_rank(key, 0), order_rank(key, ~0u)};
-    if (above >= needed) {
-      known.kept = smem.known.kept;
-    } else if (const uint64_t wanted = each ? ties_needed(needed, above, each) : ~uint64_t(0); wanted >= all) {
-      known.refused = smem.known.refused;
+    Known known;
+    if (kept == 0) {
+      known = {order_rank(key, 0), smem.known.kept};
+    } else if (kept >= all) {
+      known = {smem.known.refused, order_rank(key, ~0u)};
     } else {
       uint64_t last = 0;  // the last one that is kept, which one block has
-      if (wanted > others && wanted - others <= own)
-        last = order_rank(key, uint32_t(ties.find(uint32_t(wanted - others), before, [&](int index) { return slice.has(index, value); })));
+      if (kept > others && kept - others <= own)
+        last = order_rank(key, uint32_t(ties.find(uint32_t(kept) - others, before, [&](int index) { return slice.has(index, value); })));
       last = group.max(last);
       known = {last - 1, last};
     }
