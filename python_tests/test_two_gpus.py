@@ -65,7 +65,7 @@ def test_both_compute_the_same(values):
 
 
 def test_threads(values):
-    """One for each GPU, as servers have them, and one that changes GPUs with every op, whichever is current."""
+    """One for each GPU, as servers have them, and two that change GPUs with every step, whichever is current."""
     expected = [x.cpu() for x in ops(values("cuda:0"))]
     equal = []
 

@@ -183,7 +183,7 @@ TEST(RaceKernel, NotesWhatASampleIsNotSureOf) {
         rows.row(r)[i] = x / (float(rows.vocab_size) * 1.315f);
       }
   };
-  for (uint32_t seed = 1; seed <= (kSanitized ? 3 : 6); ++seed) {
+  for (uint32_t seed = 1; seed <= (kSanitized ? 3 : 12); ++seed) {
     mixed = seed % 2;
     const float sum = mixed ? 1 + 0.02f * float(seed % 8) : 1;
     expect_same_race<RaceConfig{.values = kProbs, .top_p = true, .columns = 8, .candidates = 8}>(9, 9001, seed, 1, 1, sum, edit);
@@ -296,7 +296,7 @@ TEST(RaceKernel, SettlesCloseScores) {
 /// Two elements, of one thread or two, whose scores are equal but for a rounding of their logits.
 TEST(RaceKernel, SettlesTwoThatAreClose) {
   constexpr int64_t kRows = 9, kVocab = 1001;
-  for (uint32_t seed = 1; seed <= (kSanitized ? 3 : 6); ++seed) {
+  for (uint32_t seed = 1; seed <= (kSanitized ? 3 : 12); ++seed) {
     const auto edit = [seed](Rows<float>& rows) {
       for (int64_t r = 0; r < kRows; ++r) {
         std::fill_n(rows.row(r), kVocab, -9.0f);
