@@ -34,7 +34,8 @@ Block::Block(unsigned threads, size_t smem_bytes, uint32_t seed, unsigned cluste
       random_(seed) {
   smem_ = memory_.get() + (128 - uintptr_t(memory_.get()) % 128) % 128;
   for (unsigned i = 0; i < fibers_.size(); ++i) {
-    fibers_[i].stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+    if (i == stacks_.size()) stacks_.push_back(std::make_unique_for_overwrite<char[]>(kStackBytes));
+    fibers_[i].stack = stacks_[i].get();
     fibers_[i].index = {i % threads, 0, 0};
     fibers_[i].rank = int(i / threads);
     fibers_[i].lane = int(i) % kLanes;
@@ -71,12 +72,14 @@ void Block::run(const std::function<void()>& body) {
   cluster_barrier_ = {};
   running_threads_.assign(size_t(cluster_), int(fibers_.size()) / cluster_);
   const int warps = (int(fibers_.size()) + kLanes - 1) / kLanes;
-  const Order order = draw_order(warps);
+  able_.clear();
+  for (int warp = 0; warp < warps; ++warp) able_.push_back(lanes_of(warp));
+  order_ = draw_order(warps);
   for (int turn = int(random_() % warps), idle = 0; idle <= 2 * warps;) {
     // A warp runs on until none of its lanes can: other warps are as far behind or ahead as barriers allow.
     bool ran = false;
-    for (int i = 0; i < lanes_of(turn) && (idle >= warps || !order.is_late(turn)); ++i) {
-      Fiber& f = fibers_[turn * kLanes + (order.last_lane_first ? lanes_of(turn) - 1 - i : i)];
+    for (int i = 0; i < lanes_of(turn) && able_[size_t(turn)] > 0 && (idle >= warps || !order_.is_late(turn)); ++i) {
+      Fiber& f = lane(turn, i);
       if (f.state == Fiber::polling && f.ready()) f.state = Fiber::runnable;
       if (f.state == Fiber::fresh || f.state == Fiber::runnable) resume(f), ran = true;
     }
@@ -96,7 +99,7 @@ void Block::resume(Fiber& f) {
   f.state = Fiber::runnable;
   ucontext_t context;
   getcontext(&context);
-  context.uc_stack.ss_sp = f.stack.get();
+  context.uc_stack.ss_sp = f.stack;
   context.uc_stack.ss_size = kStackBytes;
   context.uc_link = nullptr;
   makecontext(&context, enter, 0);
@@ -106,7 +109,7 @@ void Block::resume(Fiber& f) {
 void Block::enter() {
   (*current_->body_)();
   Block& block = *current_;
-  block.running_->state = Fiber::done;
+  block.wait(*block.running_, Fiber::done, "");
   const int rank = block.running_->rank;
   if (--block.running_threads_[size_t(rank)] == 0 && block.cluster_ > 1) {
     unsigned char* const smem = block.smem_of(rank);
@@ -120,7 +123,11 @@ void Block::enter() {
 }
 
 void Block::suspend() {
-  if (__builtin_setjmp(running_->here) == 0) go_on(scheduler_);
+  if (__builtin_setjmp(running_->here) != 0) return;
+  const int next = running_->lane + (order_.last_lane_first ? -1 : 1);
+  Fiber* const lanes = &fibers_[size_t(running_->warp * kLanes)];
+  if (0 <= next && next < lanes_of(running_->warp) && lanes[next].state == Fiber::runnable) running_ = &lanes[next];
+  go_on(running_->state == Fiber::runnable ? running_->here : scheduler_);  // the next lane without asking run(), which would take it
 }
 
 void Block::fail(const char* what, const char* where) {
@@ -128,9 +135,14 @@ void Block::fail(const char* what, const char* where) {
   std::abort();
 }
 
-bool Block::arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count) {
+void Block::wait(Fiber& self, Fiber::State state, const char* name) {
   self.state = state;
   self.waits_for = name;
+  --able_[size_t(self.warp)];
+}
+
+bool Block::arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count) {
+  wait(self, state, name);
   for (int i = count; i-- > 0;) {  // they arrive in the order of their indices, most often: the last is the first to be missing
     if (others[i].state == Fiber::done) continue;
     if (others[i].state != state) return false;
@@ -141,7 +153,7 @@ bool Block::arrive(Fiber& self, Fiber::State state, const char* name, Fiber* oth
 
 void Block::release(Fiber* others, int count) {
   for (int i = 0; i < count; ++i)
-    if (others[i].state != Fiber::done) others[i].state = Fiber::runnable;
+    if (others[i].state != Fiber::done) others[i].state = Fiber::runnable, ++able_[size_t(others[i].warp)];
 }
 
 bool Block::meet(const char* name, const void* argument, void* result) {
@@ -205,12 +217,17 @@ int Block::count_in_block(bool predicate) {
 
 void Block::arrive_at_cluster() {
   fiber().cluster_round = cluster_barrier_.round;
-  if (++cluster_barrier_.arrived == int(fibers_.size())) cluster_barrier_.arrived = 0, ++cluster_barrier_.round;
+  if (++cluster_barrier_.arrived < int(fibers_.size())) return;
+  cluster_barrier_.arrived = 0;
+  ++cluster_barrier_.round;
+  for (Fiber& f : fibers_)
+    if (f.state == Fiber::in_cluster) f.state = Fiber::runnable, ++able_[size_t(f.warp)];
 }
 
 void Block::wait_for_cluster() {
-  const unsigned round = fiber().cluster_round;
-  wait_until("cluster barrier", [this, round] { return cluster_barrier_.round != round; });
+  if (cluster_barrier_.round != fiber().cluster_round) return;
+  wait(fiber(), Fiber::in_cluster, "cluster barrier");
+  suspend();
 }
 
 MbarrierState& Block::mbarrier(const void* barrier) {

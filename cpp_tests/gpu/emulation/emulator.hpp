@@ -52,8 +52,8 @@ using Place = void* [5];
 
 struct Fiber {
   Place here;
-  std::unique_ptr<char[]> stack;
-  enum State { fresh, runnable, in_warp, in_block, polling, done } state = fresh;
+  char* stack = nullptr;
+  enum State { fresh, runnable, in_warp, in_block, in_cluster, polling, done } state = fresh;
   const char* waits_for = "";
   std::function<bool()> ready;           // polling: may it run on?
   std::vector<PendingArrival> arrivals;  // oldest first
@@ -144,25 +144,30 @@ class Block {
     bool is_late(int warp) const { return (first <= warp && warp < last) != others_are_late; }
   };
   Order draw_order(int warps);
+  Order order_;
 
   void run(const std::function<void()>& body);
+  Fiber& lane(int warp, int i) { return fibers_[size_t(warp * kLanes + (order_.last_lane_first ? lanes_of(warp) - 1 - i : i))]; }
   bool land_one();
   /// True in the last lane of the warp to come: met_ is what all came with. False in the others, once that one has called part().
   bool meet(const char* name, const void* argument, void* result);
   void part();
   bool arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count);
-  static void release(Fiber* others, int count);
+  void wait(Fiber& self, Fiber::State state, const char* name);
+  void release(Fiber* others, int count);
   void resume(Fiber& f);
   static void enter();
   void suspend();
   [[noreturn]] void fail(const char* what, const char* where);
 
   static inline Block* current_ = nullptr;
+  static inline std::vector<std::unique_ptr<char[]>> stacks_;  // of all launches: new ones cost a fifth of a test in page faults
   size_t smem_bytes_;
   int cluster_;
   std::unique_ptr<unsigned char[]> memory_;
   unsigned char* smem_ = nullptr;
   std::vector<Fiber> fibers_;
+  std::vector<int> able_;  // lanes of each warp that may run, or have to be asked
   std::mt19937 random_;
   int pending_ = 0;  // arrivals of all fibers
   struct Named {
@@ -289,6 +294,22 @@ template <class T>
 T __shfl_down_sync(unsigned, T x, unsigned by, int width = 32) {
   const int self = emulation::Block::current().fiber().lane;
   return emulation::shuffle("__shfl_down_sync", x, self % width + int(by) < width ? self + int(by) : self);
+}
+namespace emulation {
+template <class Op>
+unsigned reduce(const char* name, unsigned x, Op op) {
+  return Block::current().collect<unsigned>(name, x, [op](const unsigned* const* a, unsigned* const* r) {
+    unsigned all = *a[0];
+    for (int i = 1; i < Block::kLanes; ++i) all = op(all, *a[i]);
+    for (int i = 0; i < Block::kLanes; ++i) *r[i] = all;
+  });
+}
+}  // namespace emulation
+inline unsigned __reduce_add_sync(unsigned, unsigned x) {
+  return emulation::reduce("__reduce_add_sync", x, [](unsigned a, unsigned b) { return a + b; });
+}
+inline unsigned __reduce_max_sync(unsigned, unsigned x) {
+  return emulation::reduce("__reduce_max_sync", x, [](unsigned a, unsigned b) { return a < b ? b : a; });
 }
 inline unsigned __ballot_sync(unsigned, int predicate) {
   return emulation::Block::current().collect<unsigned>("__ballot_sync", predicate, [](const int* const* a, unsigned* const* r) {

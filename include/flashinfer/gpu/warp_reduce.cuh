@@ -37,14 +37,14 @@ FLASHINFER_DEVICE float warp_max(float x) {
 
 /// Of integers over the whole warp. One instruction a word from Ampere on (REDUX), whose sums are of 32 bits: 64 bits take three of 22.
 FLASHINFER_DEVICE uint32_t warp_max(uint32_t x) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   return __reduce_max_sync(0xffffffffu, x);
 #else
   return warp_reduce(x, [](uint32_t a, uint32_t b) { return a < b ? b : a; });
 #endif
 }
 FLASHINFER_DEVICE uint32_t warp_sum(uint32_t x) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   return __reduce_add_sync(0xffffffffu, x);
 #else
   return warp_reduce(x, Sum{});
