@@ -144,15 +144,16 @@ class Block {
     bool is_late(int warp) const { return (first <= warp && warp < last) != others_are_late; }
   };
   Order draw_order(int warps);
-  Order order_;
 
   void run(const std::function<void()>& body);
+  /// Of a warp, the one whose turn is the i-th.
   Fiber& lane(int warp, int i) { return fibers_[size_t(warp * kLanes + (order_.last_lane_first ? lanes_of(warp) - 1 - i : i))]; }
   bool land_one();
   /// True in the last lane of the warp to come: met_ is what all came with. False in the others, once that one has called part().
   bool meet(const char* name, const void* argument, void* result);
   void part();
   bool arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count);
+  /// Until release(), or the cluster's barrier.
   void wait(Fiber& self, Fiber::State state, const char* name);
   void release(Fiber* others, int count);
   void resume(Fiber& f);
@@ -167,6 +168,7 @@ class Block {
   std::unique_ptr<unsigned char[]> memory_;
   unsigned char* smem_ = nullptr;
   std::vector<Fiber> fibers_;
+  Order order_;            // of this launch
   std::vector<int> able_;  // lanes of each warp that may run, or have to be asked
   std::mt19937 random_;
   int pending_ = 0;  // arrivals of all fibers

@@ -35,7 +35,8 @@ FLASHINFER_DEVICE float warp_max(float x) {
   return warp_reduce<kLanes>(x, Max{});
 }
 
-/// Of integers over the whole warp. One instruction a word from Ampere on (REDUX), whose sums are of 32 bits: 64 bits take three of 22.
+/// Of integers over the whole warp. One instruction a word from Ampere on (REDUX), whose sums are of 32 bits: 64 bits take three of 22. The
+/// tests' emulator, a host, has it too.
 FLASHINFER_DEVICE uint32_t warp_max(uint32_t x) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   return __reduce_max_sync(0xffffffffu, x);
