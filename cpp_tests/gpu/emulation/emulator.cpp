@@ -141,6 +141,11 @@ void Block::wait(Fiber& self, Fiber::State state, const char* name) {
   --able_[size_t(self.warp)];
 }
 
+void Block::wake(Fiber& f) {
+  f.state = Fiber::runnable;
+  ++able_[size_t(f.warp)];
+}
+
 bool Block::arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count) {
   wait(self, state, name);
   for (int i = count; i-- > 0;) {  // they arrive in the order of their indices, most often: the last is the first to be missing
@@ -153,7 +158,7 @@ bool Block::arrive(Fiber& self, Fiber::State state, const char* name, Fiber* oth
 
 void Block::release(Fiber* others, int count) {
   for (int i = 0; i < count; ++i)
-    if (others[i].state != Fiber::done) others[i].state = Fiber::runnable, ++able_[size_t(others[i].warp)];
+    if (others[i].state != Fiber::done) wake(others[i]);
 }
 
 bool Block::meet(const char* name, const void* argument, void* result) {
@@ -221,7 +226,7 @@ void Block::arrive_at_cluster() {
   cluster_barrier_.arrived = 0;
   ++cluster_barrier_.round;
   for (Fiber& f : fibers_)
-    if (f.state == Fiber::in_cluster) f.state = Fiber::runnable, ++able_[size_t(f.warp)];
+    if (f.state == Fiber::in_cluster) wake(f);
 }
 
 void Block::wait_for_cluster() {

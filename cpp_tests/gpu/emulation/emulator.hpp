@@ -153,8 +153,9 @@ class Block {
   bool meet(const char* name, const void* argument, void* result);
   void part();
   bool arrive(Fiber& self, Fiber::State state, const char* name, Fiber* others, int count);
-  /// Until release(), or the cluster's barrier.
+  /// Whether run() may take a lane changes here alone.
   void wait(Fiber& self, Fiber::State state, const char* name);
+  void wake(Fiber& f);
   void release(Fiber* others, int count);
   void resume(Fiber& f);
   static void enter();
@@ -162,7 +163,7 @@ class Block {
   [[noreturn]] void fail(const char* what, const char* where);
 
   static inline Block* current_ = nullptr;
-  static inline std::vector<std::unique_ptr<char[]>> stacks_;  // of all launches: new ones cost a fifth of a test in page faults
+  static inline std::vector<std::unique_ptr<char[]>> stacks_;  // of all launches: a seventh of a sanitized test was their page faults
   size_t smem_bytes_;
   int cluster_;
   std::unique_ptr<unsigned char[]> memory_;
